@@ -1,0 +1,305 @@
+"""Every setting, as typed frozen models. YAML profiles in, YAML out.
+
+Knows nothing of how anything is computed. Units are in the field names or descriptions. `load_config` resolves
+a profile and overrides; errors name the field and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ctan.errors import ConfigError
+from ctan.files import sha256_of_json
+
+Architecture = Literal["stl", "hps", "mtan", "ctan"]
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+PROFILES = ("smoke", "cpu", "gpu")
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Settings):
+    """Which data set, what the networks see of it, and how it is split."""
+
+    dataset: Literal["openkbp"] = Field("openkbp", description="data set, a module of ctan.datasets")
+    inputs: Literal["ct", "ct+targets", "oracle"] = Field(
+        "ct+targets",
+        description="ct: planning CT alone; ct+targets: and the physician's targets; "
+        "oracle: and the true OAR contours (an upper bound, never a fair result)",
+    )
+    signed_distance: bool = Field(False, description="add the signed distance to the targets (mm/50, clipped) as a channel")
+    num_folds: int = Field(5, ge=2, description="folds the training patients are divided into; fold f tunes")
+    split_seed: int = Field(0, ge=0, description="seed of the fold assignment")
+    max_train_cases: int | None = Field(None, ge=2, description="use only the first N training cases")
+    max_evaluation_cases: int | None = Field(None, ge=1, description="use only the first N evaluation cases")
+
+
+class ValidationConfig(Settings):
+    """The gate between raw data and everything else."""
+
+    max_quarantined_share: float = Field(
+        0.05, ge=0, le=1, description="stop when a larger share of the cases is quarantined"
+    )
+    max_dose_gy: float = Field(100.0, gt=0, description="largest plausible dose in Gy")
+    min_spacing_mm: float = Field(0.5, gt=0, description="smallest plausible voxel edge in mm")
+    max_spacing_mm: float = Field(10.0, gt=0, description="largest plausible voxel edge in mm")
+    target_dose_tolerance: float = Field(
+        0.15, gt=0, lt=1, description="mean dose in a target may differ from its prescription by this share"
+    )
+
+
+class PreprocessConfig(Settings):
+    """The working grid. Axes are those of the data set; OpenKBP: (posterior, left, inferior)."""
+
+    grid_shape: tuple[int, int, int] = Field((96, 128, 128), description="voxels of the working grid per axis")
+    grid_spacing_mm: tuple[float, float, float] | None = Field(
+        None, description="voxel edges of the working grid in mm per axis; null: native, nothing is resampled"
+    )
+    cases_per_shard: int = Field(16, ge=1, description="cases in one shard file of the store")
+
+
+class NetworkConfig(Settings):
+    """The parts all architectures share, and the options of MTAN and CTAN."""
+
+    spatial_dims: Literal[2, 3] = 3
+    num_stages: int = Field(5, ge=1, le=7, description="encoder stages; every stage but the first halves the grid")
+    base_width: int = Field(16, ge=1, description="channels of the first stage; doubles every stage")
+    max_width: int = Field(192, ge=1, description="upper bound of the channels")
+    norm: Literal["instance", "group", "batch"] = Field(
+        "instance", description="affine normalisation; group (8 groups) is used wherever a task has an image-level head"
+    )
+    upsample: Literal["deconv", "nearest", "trilinear"] = Field("deconv", description="upsampling in the decoders")
+    io_stride: Literal[1, 2] = Field(
+        1, description="2: space-to-depth at the input and depth-to-space at dense heads (3D on a CPU)"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before image-level heads")
+    mask_reduction: int = Field(4, ge=1, description="MTAN and CTAN: middle channels of the masks are C divided by this")
+    mask_down: Literal["stride", "pool"] = Field(
+        "stride", description="MTAN and CTAN: how f_i halves the grid; pool after the convolution is as published"
+    )
+    decoder_attention: bool = Field(False, description="MTAN: attention in the decoder too (the authors' SegNet layout)")
+    ctae: bool = Field(True, description="CTAN: cross-task attention encoder")
+    ctae_exchange: Literal["add", "gate", "mask_from_other", "none"] = Field(
+        "add", description="CTAN: how tasks exchange their views in the encoder"
+    )
+    ctae_residual: bool = Field(True, description="CTAN: keep the shared features p_i in each task's view")
+    ctab: bool = Field(True, description="CTAN: cross-task attention bottleneck")
+    ctab_heads: int = Field(4, ge=1, description="CTAN: attention heads of the bottleneck")
+    ctab_pos: Literal["none", "sincos"] = Field("none", description="CTAN: position code of the bottleneck's tokens")
+    ctab_self: bool = Field(False, description="CTAN: each task also attends to itself")
+    ctab_ffn: bool = Field(False, description="CTAN: feed-forward block after the bottleneck's attention")
+
+
+class TrainingConfig(Settings):
+    """Optimisation. The schedule is fixed: the final EMA weights are what is evaluated."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training cases")
+    batch_size: int = Field(1, ge=1, description="cases a step")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW, after warm-up")
+    min_learning_rate: float = Field(1e-6, ge=0, description="end of the cosine")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW; none on norms and biases")
+    gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="upper bound of min(ema_decay, (1+n)/(10+n))")
+    task_weighting: Literal["equal", "dwa", "uncertainty"] = Field("equal", description="how task losses are summed")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the device computes in it (AVX512_BF16, AMX, CUDA), else fp32"
+    )
+    flip_probability: float = Field(0.5, ge=0, le=1, description="left-right flips; paired structures are swapped")
+    rotate_probability: float = Field(0.0, ge=0, le=1, description="rotation about z by multiples of 40 degrees")
+    translate_voxels: int = Field(0, ge=0, description="largest shift per axis that keeps mask and structures inside")
+    early_stopping_patience: int = Field(0, ge=0, description="epochs without a better tuning score; 0: off")
+    tuning_every: int = Field(0, ge=0, description="score the tuning cases every N epochs; 0: only at the end")
+    checkpoint_minutes: float = Field(10.0, ge=0, description="also save within an epoch after this many minutes")
+    num_workers: int = Field(0, ge=0, description="processes that load cases; 0: in the training process")
+
+
+class EvaluationConfig(Settings):
+    """Scoring."""
+
+    num_bootstrap: int = Field(10_000, ge=100, description="bootstrap resamples of the patients")
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
+    test_time_flip: bool = Field(False, description="average with the prediction for the flipped image")
+    num_figure_cases: int = Field(2, ge=0, description="cases shown in the report with slices and DVH")
+    hd95: bool = Field(False, description="also compute HD95 in mm (slow on the native grid)")
+
+
+class PromotionConfig(Settings):
+    """The gate in front of the registry."""
+
+    model_name: str = Field("", description="registered model; empty: ctan-<dataset>")
+    min_improvement_percent: float = Field(
+        0.0, ge=0, description="mean relative improvement over the champion needed, on the evaluation split"
+    )
+    enabled: bool = Field(True, description="false: compare only, touch no registry")
+
+
+class RunConfig(Settings):
+    """Everything a run depends on. Printed in full and logged with every run."""
+
+    profile: str = "cpu"
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ARCHITECTURES
+    folds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    data: DataConfig = DataConfig()
+    validation: ValidationConfig = ValidationConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    promotion: PromotionConfig = PromotionConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        for name in ("architectures", "folds", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} lists a value twice: {list(values)}")
+        for fold in self.folds:
+            if not 0 <= fold < self.data.num_folds:
+                raise ValueError(f"folds: {fold} is not in 0..{self.data.num_folds - 1} (data.num_folds)")
+        step = self.network.io_stride * 2 ** (self.network.num_stages - 1)
+        for size in self.preprocess.grid_shape:
+            if size % step:
+                raise ValueError(
+                    f"preprocess.grid_shape {list(self.preprocess.grid_shape)} must be divisible by {step} "
+                    f"(io_stride {self.network.io_stride}, {self.network.num_stages} stages)"
+                )
+            if size // step < 2:
+                raise ValueError(
+                    f"network.num_stages {self.network.num_stages} leaves {size // step} voxels of {size}: "
+                    f"use fewer stages or a larger preprocess.grid_shape"
+                )
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """Name of the registered model."""
+        return self.promotion.model_name or f"ctan-{self.data.dataset}"
+
+    def hash(self, *sections: str) -> str:
+        """Return the SHA-256 of the named sections (all when none is named)."""
+        value = self.model_dump(mode="json", include=set(sections) if sections else None)
+        return sha256_of_json(value)
+
+    def to_yaml(self) -> str:
+        """Return the settings as YAML in the order they are declared."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | None = None) -> RunConfig:
+    """Resolve a profile and overrides into settings.
+
+    Args:
+        profile: a packaged profile (`smoke`, `cpu`, `gpu`) or the path of a YAML file, which may name a packaged
+            one to start from under the key `profile`.
+        overrides: dotted fields and values, `{"training.epochs": 5}` or `["training.epochs=5"]` (values are YAML).
+
+    Raises:
+        ConfigError: naming the field and what is allowed.
+    """
+    values = _read_profile(profile)
+    for field, value in _parse_overrides(overrides).items():
+        _set(values, field, value)
+    return _build(values, f"profile {profile!r}")
+
+
+def config_from_yaml(path: Path) -> RunConfig:
+    """Read settings that `RunConfig.to_yaml` wrote.
+
+    Raises:
+        ConfigError: when the file is missing, is not YAML or does not hold valid settings.
+    """
+    return _build(_read_yaml(path), str(path))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+    return values
+
+
+def _read_profile(profile: str) -> dict[str, Any]:
+    if profile in PROFILES:
+        text = resources.files("ctan").joinpath(f"profiles/{profile}.yaml").read_text(encoding="utf-8")
+        return {"profile": profile, **(yaml.safe_load(text) or {})}
+    if not profile.endswith((".yaml", ".yml")):
+        raise ConfigError(f"profile: unknown {profile!r}; allowed: {', '.join(PROFILES)}, or the path of a YAML file")
+    values = _read_yaml(Path(profile))
+    base = values.pop("profile", None)
+    start = _read_profile(base) if base in PROFILES else {}
+    return _merge(start, values) | {"profile": Path(profile).stem}
+
+
+def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in update.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, Any]:
+    if isinstance(overrides, dict):
+        return overrides
+    parsed: dict[str, Any] = {}
+    for item in overrides or []:
+        field, equals, text = item.partition("=")
+        if not equals or not field.strip():
+            raise ConfigError(f"override {item!r}: expected FIELD=VALUE, such as training.epochs=5")
+        try:
+            parsed[field.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {item!r}: the value is not valid YAML: {error}") from error
+    return parsed
+
+
+def _set(values: dict[str, Any], field: str, value: Any) -> None:
+    *parents, last = field.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{field}: {parent} is not a group of settings")
+    values[last] = value
+
+
+def _build(values: dict[str, Any], where: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+
+
+def _explain(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _fields_beside(problem["loc"])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{field}: unknown setting; {hint}allowed: {', '.join(known)}"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
+    return f"{field}: {message} (found {problem['input']!r})" if field else message
+
+
+def _fields_beside(location: tuple[Any, ...]) -> list[str]:
+    model: Any = RunConfig
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -1,0 +1,32 @@
+"""Errors a user can cause. The command line prints them as one message, without a traceback."""
+
+from __future__ import annotations
+
+
+class CtanError(Exception):
+    """Bad input or a refused action: says what was found, where, what was expected and what to do."""
+
+
+class ConfigError(CtanError):
+    """A setting that does not exist or has a value that is not allowed."""
+
+
+class CaseError(CtanError):
+    """One case cannot be used. Ingestion turns it into a quarantine row instead of stopping."""
+
+    def __init__(self, case_id: str, reason: str) -> None:
+        super().__init__(f"{case_id}: {reason}")
+        self.case_id = case_id
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[CaseError], tuple[str, str]]:
+        """Pickle with both arguments, so that worker processes can raise it."""
+        return (type(self), (self.case_id, self.reason))
+
+
+class DataError(CtanError):
+    """A folder, manifest, store or artifact as a whole cannot be used."""
+
+
+class GateError(CtanError):
+    """The data did not pass the validation gate."""

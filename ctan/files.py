@@ -1,0 +1,105 @@
+"""Atomic writes and content hashes: nothing half-written stays, and every artifact can be named by its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to write a file or a folder to; rename it onto `target` on success.
+
+    On an exception the unfinished path is removed and `target` stays as it was. A folder that exists
+    already is kept when a concurrent writer finished first (both wrote the same content-addressed bytes).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        yield beside
+        if beside.is_dir():
+            for path in beside.rglob("*"):
+                if path.is_file():
+                    _sync(path)
+            if target.is_dir():
+                shutil.rmtree(beside)
+            else:
+                beside.rename(target)
+        else:
+            _sync(beside)
+            beside.replace(target)
+        _sync(target.parent)
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        else:
+            beside.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `target`, atomically."""
+    with atomic_path(target) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys to `target`, atomically."""
+    write_text(target, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_folder(folder: Path, names: Iterable[str] | None = None) -> str:
+    """Return one SHA-256 over the names and bytes of the files directly in `folder`, in name order.
+
+    Args:
+        folder: folder whose files are hashed.
+        names: file names to include; all regular files when None.
+    """
+    digest = hashlib.sha256()
+    chosen = sorted(names) if names is not None else sorted(p.name for p in folder.iterdir() if p.is_file())
+    for name in chosen:
+        digest.update(f"{name}\0{sha256_of_file(folder / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def sha256_of_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_hash(*rooms: str) -> str:
+    """Return the SHA-256 over the Python sources of the named rooms of `ctan`.
+
+    Args:
+        rooms: modules or packages inside `ctan`, such as `"networks"` or `"tasks"`.
+    """
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for room in sorted(rooms):
+        base = root / room
+        sources = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+        for source in sources:
+            digest.update(f"{source.relative_to(root).as_posix()}\0".encode())
+            digest.update(source.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()

@@ -1,0 +1,176 @@
+"""The kinds of task: what is predicted, how it is scored, and which way is better.
+
+Knows neither data sets nor architectures. Importing this module does not import torch.
+
+Array shapes: `B` batch, `S` structures, `K` classes, `...` spatial axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A figure of merit.
+
+    Attributes:
+        name: such as `"dice_mean"`.
+        higher_is_better: which way is better.
+        unit: unit to print, `""` for a ratio.
+        label: name for tables and plots.
+    """
+
+    name: str
+    higher_is_better: bool
+    unit: str
+    label: str
+
+
+DICE_MEAN = MetricSpec("dice_mean", True, "", "Dice")
+HD95 = MetricSpec("hd95_mm", False, "mm", "HD95")
+DOSE_SCORE = MetricSpec("dose_score", False, "Gy", "Dose score")
+DVH_SCORE = MetricSpec("dvh_score", False, "Gy", "DVH score")
+BALANCED_ACCURACY = MetricSpec("balanced_accuracy", True, "", "Balanced accuracy")
+MACRO_AUC = MetricSpec("macro_auc", True, "", "Macro AUC")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to predict. Networks, losses and tables are keyed by `name`."""
+
+    name: str
+
+    kind: ClassVar[str]
+    head: ClassVar[Literal["dense", "image"]]  # a map at the input's resolution, or a vector per image
+    primary_metric: ClassVar[MetricSpec]
+    metrics: ClassVar[tuple[MetricSpec, ...]]
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels of the head's output."""
+        raise NotImplementedError
+
+    def loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
+        """Return this task's scalar loss in float32.
+
+        Args:
+            output: (B, num_outputs, ...) raw head output.
+            target: this task's entry of the batch, see each kind of task.
+        """
+        raise NotImplementedError
+
+    def activate(self, output: Tensor) -> Tensor:
+        """Turn raw head output into the predicted quantity (probability, Gy), same shape, float32."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the task so that `task_from_json` can rebuild it."""
+        return {"kind": self.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}}
+
+
+@dataclass(frozen=True)
+class Segmentation(Task):
+    """Contouring: one sigmoid a structure, structures may overlap.
+
+    Target: `masks` (B, S, ...) float 0/1 and `known` (B, S) bool. A structure that was not contoured is
+    unknown, not absent: neither loss nor metric sees it.
+    """
+
+    structures: tuple[str, ...] = ()
+    mirrored_pairs: tuple[tuple[str, str], ...] = ()  # (left, right): swapped by a left-right flip
+
+    kind: ClassVar[str] = "segmentation"
+    head: ClassVar[Literal["dense", "image"]] = "dense"
+    primary_metric: ClassVar[MetricSpec] = DICE_MEAN
+    metrics: ClassVar[tuple[MetricSpec, ...]] = (DICE_MEAN, HD95)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.structures)
+
+    @property
+    def mirrored_order(self) -> tuple[int, ...]:
+        """Structure order after a left-right flip: position s of the flipped image shows `structures[order[s]]`."""
+        swap = {a: b for a, b in self.mirrored_pairs} | {b: a for a, b in self.mirrored_pairs}
+        return tuple(self.structures.index(swap.get(name, name)) for name in self.structures)
+
+    def loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
+        from ctan.training.losses import segmentation_loss
+
+        return segmentation_loss(output, target["masks"], target["known"])
+
+    def activate(self, output: Tensor) -> Tensor:
+        return output.float().sigmoid()
+
+
+@dataclass(frozen=True)
+class DoseRegression(Task):
+    """Dose prediction. The head's output is dose / `scale_gy`.
+
+    Target: `dose` (B, 1, ...) Gy and `mask` (B, 1, ...) 0/1, where dose can be non-zero.
+    """
+
+    scale_gy: float = 70.0
+
+    kind: ClassVar[str] = "dose"
+    head: ClassVar[Literal["dense", "image"]] = "dense"
+    primary_metric: ClassVar[MetricSpec] = DOSE_SCORE
+    metrics: ClassVar[tuple[MetricSpec, ...]] = (DOSE_SCORE, DVH_SCORE)
+
+    @property
+    def num_outputs(self) -> int:
+        return 1
+
+    def loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
+        from ctan.training.losses import dose_loss
+
+        return dose_loss(output, target["dose"] / self.scale_gy, target["mask"])
+
+    def activate(self, output: Tensor) -> Tensor:
+        return output.float().clamp_min(0) * self.scale_gy
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """Diagnosis: softmax over classes.
+
+    Target: `label` (B,) int64 and `known` (B,) bool.
+    """
+
+    classes: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()  # from the training fold; empty for equal weights
+
+    kind: ClassVar[str] = "classification"
+    head: ClassVar[Literal["dense", "image"]] = "image"
+    primary_metric: ClassVar[MetricSpec] = BALANCED_ACCURACY
+    metrics: ClassVar[tuple[MetricSpec, ...]] = (BALANCED_ACCURACY, MACRO_AUC)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.classes)
+
+    def loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
+        from ctan.training.losses import classification_loss
+
+        return classification_loss(output, target["label"], target["known"], self.class_weights)
+
+    def activate(self, output: Tensor) -> Tensor:
+        return output.float().softmax(dim=1)
+
+
+TASK_KINDS: dict[str, type[Task]] = {cls.kind: cls for cls in (Segmentation, DoseRegression, Classification)}
+
+
+def task_from_json(value: dict[str, Any]) -> Task:
+    """Rebuild a task described by `Task.to_json`."""
+    fields = {k: v for k, v in value.items() if k != "kind"}
+    as_tuples = {
+        k: tuple(tuple(x) if isinstance(x, list) else x for x in v) if isinstance(v, list) else v
+        for k, v in fields.items()
+    }
+    return TASK_KINDS[value["kind"]](**as_tuples)
