@@ -37,7 +37,9 @@ class DataConfig(Settings):
         description="ct: planning CT alone; ct+targets: and the physician's targets; "
         "oracle: and the true OAR contours (an upper bound, never a fair result)",
     )
-    signed_distance: bool = Field(False, description="add the signed distance to the targets (mm/50, clipped) as a channel")
+    signed_distance: bool = Field(
+        False, description="add the signed distance to the targets (mm/50, clipped) as a channel"
+    )
     num_folds: int = Field(5, ge=2, description="folds the training patients are divided into; fold f tunes")
     split_seed: int = Field(0, ge=0, description="seed of the fold assignment")
     max_train_cases: int | None = Field(None, ge=2, description="use only the first N training cases")
@@ -83,11 +85,15 @@ class NetworkConfig(Settings):
         1, description="2: space-to-depth at the input and depth-to-space at dense heads (3D on a CPU)"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before image-level heads")
-    mask_reduction: int = Field(4, ge=1, description="MTAN and CTAN: middle channels of the masks are C divided by this")
+    mask_reduction: int = Field(
+        4, ge=1, description="MTAN and CTAN: middle channels of the masks are C divided by this"
+    )
     mask_down: Literal["stride", "pool"] = Field(
         "stride", description="MTAN and CTAN: how f_i halves the grid; pool after the convolution is as published"
     )
-    decoder_attention: bool = Field(False, description="MTAN: attention in the decoder too (the authors' SegNet layout)")
+    decoder_attention: bool = Field(
+        False, description="MTAN: attention in the decoder too (the authors' SegNet layout)"
+    )
     ctae: bool = Field(True, description="CTAN: cross-task attention encoder")
     ctae_exchange: Literal["add", "gate", "mask_from_other", "none"] = Field(
         "add", description="CTAN: how tasks exchange their views in the encoder"

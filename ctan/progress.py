@@ -26,10 +26,8 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         yield from rich_track(items, total=total, description=what, console=Console(stderr=True))
         return
     start = last = time.monotonic()
-    done = 0
-    for item in items:
+    for done, item in enumerate(items, start=1):
         yield item
-        done += 1
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES or done == total:
             left = (now - start) / done * (total - done)

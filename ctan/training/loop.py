@@ -1,0 +1,303 @@
+"""The training loop: read top to bottom, it is all there is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+
+from ctan.config import ARCHITECTURES, RunConfig
+from ctan.datasets import get_dataset
+from ctan.errors import ConfigError, DataError
+from ctan.inference import save_network
+from ctan.inputs import num_input_channels
+from ctan.networks import count_macs, count_parameters
+from ctan.precision import Precision, autocast, resolve_precision
+from ctan.store import Store, StorePointer, open_store
+from ctan.tasks import Task
+from ctan.tracking.runs import TrainingRun, training_run
+from ctan.training.checkpoint import CheckpointKey, Position, load_checkpoint, save_checkpoint
+from ctan.training.console import Console
+from ctan.training.data import Batch, EpochOrder, TrainingCases, make_loader
+from ctan.training.history import write_history
+from ctan.training.optim import clip_gradients
+from ctan.training.session import Best, Session
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What one training came to.
+
+    Attributes:
+        epochs: complete epochs.
+        losses: mean training loss of the last epoch by task, `""` for the total.
+        step_seconds: mean seconds of an optimiser step, data loading included.
+        best_epoch: epoch (from 1) with the best tuning error, 0 when it was not measured.
+    """
+
+    arch: str
+    fold: int
+    seed: int
+    run_id: str
+    epochs: int
+    losses: dict[str, float]
+    step_seconds: float
+    num_parameters: int
+    macs_per_case: int
+    best_epoch: int
+    best_tuning_error: float | None
+
+
+def train(
+    pointer: StorePointer, arch: str, fold: int, seed: int, config: RunConfig, checkpoint_root: Path, model_dir: Path
+) -> TrainSummary:
+    """Train one architecture; go on from its checkpoint when there is one.
+
+    Args:
+        pointer: the store to read cases from.
+        arch: one of `ctan.config.ARCHITECTURES`.
+        fold: its cases tune, the other training cases train.
+        seed: of weights, order and augmentation.
+        config: all settings.
+        checkpoint_root: folder for checkpoints, one sub-folder a training.
+        model_dir: receives `model.safetensors`, `model.json` and `history.parquet`.
+
+    Raises:
+        ConfigError: for an unknown architecture or fold.
+        DataError: when the fold leaves nothing to train on, or the checkpoint is damaged or of another training.
+    """
+    if arch not in ARCHITECTURES:
+        raise ConfigError(f"arch: unknown architecture {arch!r}; allowed: {', '.join(ARCHITECTURES)}")
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    precision = resolve_precision(config.training.precision, accelerator.device)
+    torch.use_deterministic_algorithms(accelerator.device.type == "cpu", warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_flush_denormal(True)
+    set_seed(seed)
+
+    store = open_store(pointer)
+    tasks = get_dataset(config.data.dataset).tasks(config.data)
+    train_ids, tuning_ids = _cases_of(store, fold, config)
+    order = EpochOrder(len(train_ids), seed)
+    loader = accelerator.prepare(make_loader(TrainingCases(store, train_ids, tasks, config, seed), order, config))
+    tuning = make_loader(TrainingCases(store, tuning_ids, tasks, config, None), None, config)
+    session = Session.start(arch, tasks, config, len(loader), accelerator)
+
+    key = CheckpointKey.of(pointer, arch, fold, seed, config)
+    folder = checkpoint_root / key.folder
+    saved = load_checkpoint(folder, key)
+    console = Console(
+        f"{arch} fold {fold} seed {seed}", config.training.epochs, len(loader), not accelerator.is_main_process
+    )
+    if saved is not None:
+        session.restore(saved)
+        console.say(
+            f"already trained, {session.position.epoch} epochs"
+            if session.finished
+            else f"resumed after {session.position.epoch} epochs and {session.position.step} steps"
+        )
+    facts = _facts(session, config)
+    loop = _Loop(accelerator, session, tasks, config, precision, loader, order, tuning, console, folder, key)
+    with training_run(config, pointer, arch, fold, seed, run_id=session.run_id or None) as run:
+        session.run_id = run.run_id
+        run.set_tags(
+            {"precision": precision, "device": accelerator.device.type, **{k: str(v) for k, v in facts.items()}}
+        )
+        with console.live():
+            loop.run(run)
+        model_json = {
+            "arch": arch,
+            "fold": fold,
+            "seed": seed,
+            "dataset": config.data.dataset,
+            "tasks": [task.to_json() for task in tasks],
+            "in_channels": num_input_channels(config),
+            "config": config.model_dump(mode="json"),
+            "store_key": pointer.key,
+            "data_hash": pointer.data_hash,
+            "code_hash": key.code_hash,
+            "config_hash": config.hash(),
+            "run_id": run.run_id,
+            "tracking_uri": run.tracking_uri,
+            "epochs": session.position.epoch,
+            "step_seconds": session.seconds / max(1, session.num_steps_done),
+            "device": accelerator.device.type,
+            "precision": precision,
+            **facts,
+        }
+        if accelerator.is_main_process:
+            save_network(model_dir, session.evaluated_weights(config), model_json)
+            write_history(model_dir / "history.parquet", session.history)
+            run.log_model(model_dir)
+    return TrainSummary(
+        arch=arch,
+        fold=fold,
+        seed=seed,
+        run_id=session.run_id,
+        epochs=session.position.epoch,
+        losses={row["task"]: row["loss"] for row in session.history if row["epoch"] == session.position.epoch},
+        step_seconds=model_json["step_seconds"],
+        best_epoch=session.best.epoch + 1,
+        best_tuning_error=session.best.error if session.best.epoch >= 0 else None,
+        **facts,
+    )
+
+
+def _cases_of(store: Store, fold: int, config: RunConfig) -> tuple[list[str], list[str]]:
+    if not 0 <= fold < config.data.num_folds:
+        raise ConfigError(f"fold: {fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)")
+    train_ids = store.case_ids(split="train", not_fold=fold)
+    tuning_ids = store.case_ids(split="train", fold=fold)
+    if not train_ids or not tuning_ids:
+        raise DataError(
+            f"fold {fold} leaves {len(train_ids)} cases to train on and {len(tuning_ids)} to tune on: "
+            f"both need at least one. Use more training cases or fewer data.num_folds."
+        )
+    return train_ids, tuning_ids
+
+
+def _facts(session: Session, config: RunConfig) -> dict[str, int]:
+    """Return parameters and multiply-accumulates of one case's forward pass."""
+    shape = (1, num_input_channels(config), *config.preprocess.grid_shape)
+    return {
+        "num_parameters": count_parameters(session.network),
+        "macs_per_case": count_macs(session.network, shape),
+    }
+
+
+@dataclass
+class _Loop:
+    accelerator: Accelerator
+    session: Session
+    tasks: Sequence[Task]
+    config: RunConfig
+    precision: Precision
+    loader: DataLoader[Batch]
+    order: EpochOrder
+    tuning: DataLoader[Batch]
+    console: Console
+    folder: Path
+    key: CheckpointKey
+
+    def run(self, run: TrainingRun) -> None:
+        """Train until the schedule is complete or early stopping says so."""
+        self.network = self.accelerator.prepare_model(self.session.network)
+        self._last_save = time.monotonic()
+        while not self.session.finished:
+            epoch = self.session.position.epoch
+            seconds_before = self.session.seconds
+            self._train_epoch(epoch)
+            losses = self._end_epoch(epoch)
+            error = self._tune(epoch)
+            note = f", tuning error {error:.4f}" if error is not None else ""
+            run.log_epoch(epoch + 1, self._values(losses, error))
+            self.session.position = Position(epoch + 1)
+            self.session.finished = epoch + 1 >= self.config.training.epochs or self._stops_early(epoch)
+            self._save()
+            self.console.epoch(epoch, losses, self.session.seconds - seconds_before, note)
+
+    def _train_epoch(self, epoch: int) -> None:
+        session, position = self.session, self.session.position
+        self.order.start(epoch, position.step * self.config.training.batch_size * self.accelerator.num_processes)
+        self.network.train()
+        started = time.perf_counter()
+        for batch in self.loader:
+            with autocast(self.accelerator.device, self.precision):
+                outputs = self.network(batch["image"])
+            losses = {task.name: task.loss(outputs[task.name], batch["targets"][task.name]) for task in self.tasks}
+            total = session.weighting(losses)
+            self._check_finite(total, batch)
+            session.optimizer.zero_grad(set_to_none=True)
+            self.accelerator.backward(total)
+            clip_gradients(session.network.independent_parts(), self.config.training.gradient_clip)
+            session.optimizer.step()
+            session.schedule.step()
+            session.ema.update_parameters(session.network)
+            for name, value in {"": total, **losses}.items():
+                session.sums[name] = session.sums.get(name, 0.0) + value.item()
+            position.step += 1
+            session.num_steps_done += 1
+            now = time.perf_counter()
+            session.seconds, started = session.seconds + now - started, now
+            self.console.step(epoch, position.step, self._means())
+            if time.monotonic() - self._last_save > 60 * self.config.training.checkpoint_minutes:
+                self._save()
+
+    def _check_finite(self, total: torch.Tensor, batch: Batch) -> None:
+        if not torch.isfinite(total):
+            raise DataError(
+                f"the loss became {total.item()} at case {', '.join(batch['case_id'])} in epoch "
+                f"{self.session.position.epoch + 1}: try a smaller training.learning_rate or training.precision=fp32"
+            )
+
+    def _means(self) -> dict[str, float]:
+        return {name: value / self.session.position.step for name, value in self.session.sums.items()}
+
+    def _end_epoch(self, epoch: int) -> dict[str, float]:
+        """Turn the epoch's sums into history rows and tell the task weighting; return the mean losses."""
+        session, losses = self.session, self._means()
+        weights, rate = session.weighting.weights(), session.schedule.get_last_lr()[0]
+        for name, loss in losses.items():
+            weight = weights.get(name, 1.0)
+            row = {"epoch": epoch + 1, "task": name, "loss": loss, "weight": weight, "learning_rate": rate}
+            session.history.append(row)
+        session.weighting.end_epoch(losses)
+        session.sums = {}
+        return losses
+
+    def _values(self, losses: dict[str, float], error: float | None) -> dict[str, float]:
+        """Return what MLflow records of the epoch."""
+        session = self.session
+        values = {f"train/{name}/loss" if name else "train/loss": loss for name, loss in losses.items()}
+        values |= {f"weight/{name}": weight for name, weight in session.weighting.weights().items()}
+        values |= {
+            "learning_rate": session.schedule.get_last_lr()[0],
+            "seconds_per_step": session.seconds / max(1, session.num_steps_done),
+        }
+        if error is not None:
+            values |= {"tuning/error": error, "tuning/best_error": session.best.error}
+        return values
+
+    @torch.no_grad()
+    def _tune(self, epoch: int) -> float | None:
+        """Score the tuning cases with the averaged weights when it is time; keep the best."""
+        every = self.config.training.tuning_every or (1 if self.config.training.early_stopping_patience else 0)
+        if not every or ((epoch + 1) % every and epoch + 1 < self.config.training.epochs):
+            return None
+        network, device = self.session.ema.module.eval(), self.accelerator.device
+        errors: list[float] = []
+        for batch in self.tuning:
+            with autocast(device, self.precision):
+                outputs = network(batch["image"].to(device))
+            targets = {task: {k: v.to(device) for k, v in t.items()} for task, t in batch["targets"].items()}
+            errors += [task.error(outputs[task.name], targets[task.name]) for task in self.tasks]
+        error = sum(errors) / len(errors)
+        if error < self.session.best.error:
+            weights = {name: value.cpu().clone() for name, value in network.state_dict().items()}
+            self.session.best = Best(error, epoch, weights)
+        rate = self.session.schedule.get_last_lr()[0]
+        row: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "task": "tuning",
+            "loss": error,
+            "weight": 1.0,
+            "learning_rate": rate,
+        }
+        self.session.history.append(row)
+        return error
+
+    def _stops_early(self, epoch: int) -> bool:
+        patience = self.config.training.early_stopping_patience
+        return bool(patience) and epoch - self.session.best.epoch >= patience
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder, self.key, self.session.state())
+        self._last_save = time.monotonic()

@@ -1,0 +1,102 @@
+"""The moving parts of one training, and how they are saved and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from ctan.config import RunConfig
+from ctan.inputs import num_input_channels
+from ctan.networks import build_network
+from ctan.tasks import Task
+from ctan.training.checkpoint import Position, restore_rng_state, rng_state
+from ctan.training.optim import make_ema, make_optimizer, make_schedule
+from ctan.training.weighting import WEIGHTINGS, EqualWeighting
+
+
+@dataclass
+class Best:
+    """The best tuning error so far and the weights it was measured with."""
+
+    error: float = float("inf")
+    epoch: int = -1
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Session:
+    """Everything that changes while a network trains.
+
+    Attributes:
+        position: how far training is.
+        sums: loss sums of the present epoch by task, `""` for the total.
+        seconds: spent in steps so far, all epochs.
+        num_steps_done: steps so far, all epochs.
+        history: a row an epoch and task, see `history.parquet` in the architecture page.
+        run_id: MLflow run, empty before it is opened.
+        finished: training is complete, early stopping included.
+    """
+
+    network: nn.Module
+    weighting: EqualWeighting
+    optimizer: AdamW
+    schedule: LambdaLR
+    ema: AveragedModel
+    position: Position = field(default_factory=Position)
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    num_steps_done: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: Best = field(default_factory=Best)
+    run_id: str = ""
+    finished: bool = False
+
+    @classmethod
+    def start(
+        cls, arch: str, tasks: Sequence[Task], config: RunConfig, steps_per_epoch: int, accelerator: Accelerator
+    ) -> Session:
+        """Build network, weighting, optimiser, schedule and moving average on the accelerator's device."""
+        network = build_network(arch, tasks, num_input_channels(config), config.network)
+        if accelerator.num_processes > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        weighting = WEIGHTINGS[config.training.task_weighting]([task.name for task in tasks])
+        network, weighting = network.to(accelerator.device), weighting.to(accelerator.device)
+        ema = make_ema(network, config.training)
+        optimizer = make_optimizer(network, weighting, config.training)
+        schedule = make_schedule(optimizer, config.training.epochs * steps_per_epoch, config.training)
+        return cls(network, weighting, optimizer, schedule, ema)
+
+    _MODULES = ("network", "weighting", "optimizer", "schedule", "ema")
+    _VALUES = ("sums", "seconds", "num_steps_done", "history", "run_id", "finished")
+
+    def state(self) -> dict[str, Any]:
+        """Return the whole state as tensors and plain values."""
+        return {
+            **{name: getattr(self, name).state_dict() for name in self._MODULES},
+            **{name: getattr(self, name) for name in self._VALUES},
+            "position": [self.position.epoch, self.position.step],
+            "best": [self.best.error, self.best.epoch, self.best.weights],
+            "rng": rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Undo `state`."""
+        for name in self._MODULES:
+            getattr(self, name).load_state_dict(state[name])
+        for name in self._VALUES:
+            setattr(self, name, state[name])
+        self.position = Position(*state["position"])
+        self.best = Best(*state["best"])
+        restore_rng_state(state["rng"])
+
+    def evaluated_weights(self, config: RunConfig) -> dict[str, Tensor]:
+        """Return what is evaluated: the final moving average; with early stopping, the best on the tuning cases."""
+        chosen = self.best.weights if config.training.early_stopping_patience else {}
+        return chosen or {name: value.cpu() for name, value in self.ema.module.state_dict().items()}
