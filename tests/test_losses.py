@@ -40,6 +40,21 @@ def test_an_unknown_structure_changes_neither_loss_nor_gradient() -> None:
     assert loss.item() == pytest.approx(sum(x.item() for x in single) / 4, rel=1e-6)
 
 
+def test_the_gradient_of_the_segmentation_loss_is_that_of_its_formula() -> None:
+    torch.manual_seed(1)
+    x = torch.randn(2, 2, 5, 6, requires_grad=True)
+    y = (torch.rand(2, 2, 5, 6) > 0.6).float()
+    y[1, 1] = 0
+    loss = segmentation_loss(x, y, torch.ones(2, 2, dtype=torch.bool))
+    p, x2 = x.sigmoid().flatten(2), x.flatten(2)
+    dice = 1 - (2 * (p * y.flatten(2)).sum(2) + 1) / (p.sum(2) + y.flatten(2).sum(2) + 1)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(x2, y.flatten(2), reduction="none").mean(2)
+    plain = (entropy + torch.where(y.flatten(2).any(2), dice, 0)).mean()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+    (ours,), (theirs,) = torch.autograd.grad(loss, x), torch.autograd.grad(plain, x)
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-8)
+
+
 def test_nothing_known_gives_zero_loss_and_zero_gradient() -> None:
     logits = torch.randn(1, 2, 3, 3, requires_grad=True)
     loss = segmentation_loss(logits, torch.ones(1, 2, 3, 3), torch.zeros(1, 2, dtype=torch.bool))

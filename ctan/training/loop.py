@@ -18,6 +18,7 @@ from ctan.datasets import get_dataset
 from ctan.errors import ConfigError, DataError
 from ctan.inference import save_network
 from ctan.inputs import num_input_channels
+from ctan.memory import keep_freed_memory
 from ctan.networks import count_macs, count_parameters
 from ctan.precision import Precision, autocast, resolve_precision
 from ctan.store import Store, StorePointer, open_store
@@ -80,6 +81,7 @@ def train(
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     set_seed(seed)
 
     store = open_store(pointer)
