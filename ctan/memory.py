@@ -21,4 +21,4 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     wanted = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 * 2**20}
-    return all([mallopt(name, value) == 1 for name, value in wanted.items()])
+    return sum(mallopt(name, value) == 1 for name, value in wanted.items()) == len(wanted)

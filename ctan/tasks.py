@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ctan.store import StoredCase
 
-# Mean dose score of the simple distance baseline on OpenKBP: puts an error in Gy beside 1 - Dice when epochs are ranked.
+# Dose score of the simple distance baseline on OpenKBP: makes an error in Gy comparable with 1 - Dice.
 _DOSE_ERROR_SCALE_GY = 7.9
 
 

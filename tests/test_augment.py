@@ -76,8 +76,10 @@ def test_rotation_keeps_distances_on_a_grid_that_is_not_square() -> None:
     shape = (40, 60, 1)
     masks = np.zeros((len(STRUCTURES), *shape), bool)
     masks[LEFT, 18:22, 20:40] = True  # 4 x 20 voxels about the centre
-    case = StoredCase("x", "x", "train", 0, {"ct": masks[LEFT].astype(np.int16)}, masks, np.ones(len(masks), bool),
-                      masks[LEFT].astype(np.float32), masks[LEFT], np.zeros(shape, np.int8), (1.0, 1.0, 1.0), {})  # fmt: skip
+    mask = masks[LEFT]
+    known, distance = np.ones(len(masks), bool), np.zeros(shape, np.int8)
+    image, dose = {"ct": mask.astype(np.int16)}, mask.astype(np.float32)
+    case = StoredCase("x", "x", "train", 0, image, masks, known, dose, mask, distance, (1.0, 1.0, 1.0), {})
     turned = rotate_about_z(case, 90).masks[LEFT][..., 0]
     assert turned.sum() == masks[LEFT].sum()
     assert turned.any(1).sum() == 20
