@@ -1,0 +1,185 @@
+"""What all four architectures share: encoder, decoders, heads, and the contract of a network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ctan.config import NetworkConfig
+from ctan.networks.blocks import (
+    Norm,
+    ResidualBlock,
+    Stage,
+    conv,
+    depth_to_space,
+    make_norm,
+    make_upsample,
+    space_to_depth,
+)
+from ctan.tasks import Task
+
+
+def stage_widths(config: NetworkConfig) -> list[int]:
+    """Return the channels of each stage: `w_i = min(w_1 2^(i-1), w_max)`."""
+    return [min(config.base_width * 2**i, config.max_width) for i in range(config.num_stages)]
+
+
+def norm_for(tasks: Sequence[Task], config: NetworkConfig) -> Norm:
+    """Return the normalisation of a network for these tasks."""
+    return make_norm(config, any(task.head == "image" for task in tasks))
+
+
+class Encoder(nn.ModuleList):
+    """The shared trunk: `num_stages` stages, every one but the first halves the grid."""
+
+    def __init__(self, in_channels: int, norm: Norm, config: NetworkConfig) -> None:
+        widths = stage_widths(config)
+        num_in = [in_channels * config.io_stride**config.spatial_dims, *widths[:-1]]
+        super().__init__(
+            Stage(config.spatial_dims, channels, width, norm, stride=1 if i == 0 else 2)
+            for i, (channels, width) in enumerate(zip(num_in, widths, strict=True))
+        )
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return `u_i` and `p_i` of every stage; (B, w_i, S / 2^(i-1)) each."""
+        us, ps = [], []
+        for stage in self:
+            u, x = stage(x)
+            us.append(u)
+            ps.append(x)
+        return us, ps
+
+
+class DecoderLevel(nn.Module):
+    """Upsample, concatenate the skip, residual block."""
+
+    def __init__(self, num_below: int, width: int, norm: Norm, config: NetworkConfig) -> None:
+        super().__init__()
+        self.up = make_upsample(config.upsample, config.spatial_dims, num_below, width)
+        self.block = ResidualBlock(config.spatial_dims, 2 * width, width, norm)
+
+    def forward(self, below: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the upsampled features and the block's output, (B, width, S) each."""
+        up = self.up(below)
+        return up, self.block(torch.cat([up, skip], dim=1))
+
+
+class DecoderTrunk(nn.ModuleList):
+    """Decoder levels, the deepest first."""
+
+    def __init__(self, norm: Norm, config: NetworkConfig) -> None:
+        widths = stage_widths(config)
+        super().__init__(
+            DecoderLevel(below, width, norm, config)
+            for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+
+    def forward(self, skips: Sequence[Tensor], bottom: Tensor) -> Tensor:
+        """Return features at the resolution of the first skip, (B, w_1, S)."""
+        x = bottom
+        for level, skip in zip(self, reversed(skips[:-1]), strict=True):
+            _, x = level(x, skip)
+        return x
+
+
+class DenseOutput(nn.Module):
+    """1x1 convolution to the task's outputs, at the resolution of the network's input."""
+
+    def __init__(self, task: Task, config: NetworkConfig) -> None:
+        super().__init__()
+        self.io_stride = config.io_stride
+        num_outputs = task.num_outputs * config.io_stride**config.spatial_dims
+        self.conv = conv(config.spatial_dims, stage_widths(config)[0], num_outputs, 1, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return depth_to_space(x) if self.io_stride == 2 else x
+
+
+class DenseHead(nn.Module):
+    """U-Net decoder and output of one dense task."""
+
+    def __init__(self, task: Task, norm: Norm, config: NetworkConfig) -> None:
+        super().__init__()
+        self.trunk = DecoderTrunk(norm, config)
+        self.output = DenseOutput(task, config)
+
+    def forward(self, skips: Sequence[Tensor], bottom: Tensor) -> Tensor:
+        return self.output(self.trunk(skips, bottom))
+
+
+class ImageHead(nn.Module):
+    """Global average and max pool of the deepest features, dropout, linear."""
+
+    def __init__(self, task: Task, config: NetworkConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear = nn.Linear(2 * stage_widths(config)[-1], task.num_outputs)
+
+    def forward(self, skips: Sequence[Tensor], bottom: Tensor) -> Tensor:
+        x = bottom.flatten(2)
+        return self.linear(self.dropout(torch.cat([x.mean(2), x.amax(2)], dim=1)))
+
+
+def make_head(task: Task, norm: Norm, config: NetworkConfig) -> nn.Module:
+    """Return the decoder or head of a task; it reads `(skips of every stage, bottom)`."""
+    return DenseHead(task, norm, config) if task.head == "dense" else ImageHead(task, config)
+
+
+def make_heads(tasks: Sequence[Task], norm: Norm, config: NetworkConfig) -> nn.ModuleDict:
+    """Return a head for every task, by name."""
+    return nn.ModuleDict({task.name: make_head(task, norm, config) for task in tasks})
+
+
+class Network(nn.Module):
+    """Base of the architectures: `network(image) -> {task name: raw output}`.
+
+    Args:
+        tasks: what is predicted, at least one, names unique.
+        in_channels: of the image.
+        config: widths, depth and options.
+    """
+
+    def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        names = [task.name for task in tasks]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"a network needs tasks with unique names, got {names}")
+        self.task_names, self.in_channels, self.config = tuple(names), in_channels, config
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Predict every task.
+
+        Args:
+            image: (B, in_channels, S); every axis divisible by `io_stride * 2^(num_stages - 1)`.
+
+        Returns:
+            raw outputs in the order of the tasks: (B, num_outputs, S) for dense tasks, (B, num_outputs) for others.
+
+        Raises:
+            ValueError: when the image does not fit.
+        """
+        self._check(image)
+        x = space_to_depth(image) if self.config.io_stride == 2 else image
+        if image.device.type == "cpu":  # one memory format end to end: oneDNN's bf16 convolutions want channels last
+            x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+        return self.predict(x)
+
+    @abstractmethod
+    def predict(self, x: Tensor) -> dict[str, Tensor]:
+        """Predict from the image after space-to-depth."""
+
+    def independent_parts(self) -> list[list[nn.Parameter]]:
+        """Return the parameters by parts that share nothing, so that each is clipped by its own gradient norm."""
+        return [list(self.parameters())]
+
+    def _check(self, image: Tensor) -> None:
+        divisor = self.config.io_stride * 2 ** (self.config.num_stages - 1)
+        dims = self.config.spatial_dims
+        expected = f"(B, {self.in_channels}, {', '.join([f'multiple of {divisor}'] * dims)})"
+        fits = image.ndim == dims + 2 and image.shape[1] == self.in_channels
+        if not fits or any(size % divisor for size in image.shape[2:]):
+            raise ValueError(f"the network expects an image {expected}, found {tuple(image.shape)}")

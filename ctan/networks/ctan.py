@@ -1,0 +1,198 @@
+"""Cross-Task Attention Network (CTAN): Kim, Purdie, McIntosh, arXiv 2309.03837.
+
+No code was published: this follows the published description, and each choice it leaves open is an option of
+`ctan.config.NetworkConfig`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctan.config import NetworkConfig
+from ctan.networks.attention import SoftMask
+from ctan.networks.backbone import Encoder, Network, make_heads, norm_for, stage_widths
+from ctan.networks.blocks import Norm, conv, make_downsample
+from ctan.tasks import Task
+
+_EXCHANGE_REDUCTION = 4
+
+
+def _pair(task: str, other: str) -> str:
+    return f"{task}<-{other}"
+
+
+class CrossTaskAttention(Network):
+    """Two cross-task modules on a shared encoder: attention in every stage (CTAE) and at the bottom (CTAB).
+
+    The trunk reads `p` alone. A head reads `e_i^t` as skips and `z'^t` at the bottom. With one task there are no
+    cross-task parameters.
+    """
+
+    def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
+        super().__init__(tasks, in_channels, config)
+        norm, widths = norm_for(tasks, config), stage_widths(config)
+        self.encoder = Encoder(in_channels, norm, config)
+        names = self.task_names
+        self.exchanges = nn.ModuleList(CrossTaskExchange(names, w, norm, config, i) for i, w in enumerate(widths))
+        self.downs = nn.ModuleList(
+            make_downsample(config.mask_down, config.spatial_dims, above, width, norm)
+            for above, width in zip(widths, widths[1:], strict=False)
+            if config.ctae
+        )
+        attends = config.ctab and (len(names) > 1 or config.ctab_self)
+        self.bottleneck = CrossTaskBottleneck(names, widths[-1], config) if attends else None
+        self.heads = make_heads(tasks, norm, config)
+
+    def views(self, us: Sequence[Tensor], ps: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Return `e_i^t` of every stage, by task; (B, w_i, S / 2^(i-1)) each."""
+        stages: list[dict[str, Tensor]] = []
+        for i, (exchange, u, p) in enumerate(zip(self.exchanges, us, ps, strict=True)):
+            below: dict[str, Tensor] = {}
+            if self.config.ctae and i > 0:
+                below = {name: self.downs[i - 1](stages[-1][name]) for name in self.task_names}
+            stages.append(exchange(u, p, below))
+        return stages
+
+    def predict(self, x: Tensor) -> dict[str, Tensor]:
+        stages = self.views(*self.encoder(x))
+        bottoms = stages[-1] if self.bottleneck is None else self.bottleneck(stages[-1])
+        return {name: self.heads[name]([stage[name] for stage in stages], bottoms[name]) for name in self.task_names}
+
+
+class CrossTaskExchange(nn.Module):
+    """One stage of the cross-task attention encoder.
+
+    Own view `s^t = a^t * p`, `a^t` seen from `[u ; f(e^t)]`; then (`ctae_exchange`)
+    `add`: `e^t = p + s^t + mean_{u != t} c^{t<-u}(s^u)`, `gate`: the last term is `sigmoid(c(s^u)) * p`,
+    `mask_from_other`: no last term, but the mask also sees the mean of the others' `f(e^u)`, `none`: no last term.
+    """
+
+    def __init__(self, names: Sequence[str], width: int, norm: Norm, config: NetworkConfig, index: int) -> None:
+        super().__init__()
+        self.names, self.config = tuple(names), config
+        self.sees_others = config.ctae_exchange == "mask_from_other" and index > 0 and len(names) > 1
+        num_seen = width * (1 + (index > 0) + self.sees_others)
+        self.masks, self.crossings = nn.ModuleDict(), nn.ModuleDict()
+        if not config.ctae:
+            return
+        for name in names:
+            self.masks[name] = SoftMask(num_seen, width, norm, config)
+            for other in names:
+                if other != name and config.ctae_exchange in ("add", "gate"):
+                    self.crossings[_pair(name, other)] = _crossing(width, config)
+
+    def forward(self, u: Tensor, p: Tensor, below: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return `e^t` by task.
+
+        Args:
+            u: (B, C, S) after the stage's first block.
+            p: (B, C, S) after its last.
+            below: `f(e^t)` of the stage before, by task, (B, C, S) each; empty in the first stage.
+        """
+        if not self.config.ctae:
+            return dict.fromkeys(self.names, p)
+        own = {name: self.masks[name](self._seen(name, u, below)) * p for name in self.names}
+        views = {}
+        for name in self.names:
+            view = own[name] + p if self.config.ctae_residual else own[name]
+            others = [self._received(name, other, own, p) for other in self.names if _pair(name, other) in self.crossings]
+            views[name] = view + sum(others) / len(others) if others else view
+        return views
+
+    def _seen(self, name: str, u: Tensor, below: Mapping[str, Tensor]) -> list[Tensor]:
+        seen = [u, below[name]] if below else [u]
+        if self.sees_others:
+            others = [below[other] for other in self.names if other != name]
+            seen.append(torch.stack(others).mean(0) if len(others) > 1 else others[0])
+        return seen
+
+    def _received(self, name: str, other: str, own: Mapping[str, Tensor], p: Tensor) -> Tensor:
+        crossed = self.crossings[_pair(name, other)](own[other])
+        return crossed if self.config.ctae_exchange == "add" else torch.sigmoid(crossed) * p
+
+
+def _crossing(width: int, config: NetworkConfig) -> nn.Module:
+    """Return `c`: a pair of 1x1 convolutions `C -> C/4 -> C`; for `add` the last one starts at zero."""
+    middle = max(1, width // _EXCHANGE_REDUCTION)
+    layers = nn.Sequential(
+        conv(config.spatial_dims, width, middle, 1), conv(config.spatial_dims, middle, width, 1, bias=True)
+    )
+    if config.ctae_exchange == "add":
+        nn.init.zeros_(layers[1].weight)  # type: ignore[arg-type]
+    return layers
+
+
+class CrossTaskBottleneck(nn.Module):
+    """Attention between the tasks' deepest features.
+
+    With tokens `z^t` (B, N, C) after a layer norm per task,
+    `z'^t = z^t + W_O^t mean_{u != t} softmax(Q^t(z^t) K^u(z^u)^T / sqrt(d)) V^u(z^u)`; `W_O` starts at zero.
+    """
+
+    def __init__(self, names: Sequence[str], width: int, config: NetworkConfig) -> None:
+        super().__init__()
+        if width % config.ctab_heads:
+            raise ValueError(f"network.ctab_heads {config.ctab_heads} must divide the deepest width {width}")
+        self.names, self.config = tuple(names), config
+
+        def per_task(make: type[nn.Module], *sizes: int) -> nn.ModuleDict:
+            return nn.ModuleDict({name: make(*sizes) for name in names})
+
+        self.norm = per_task(nn.LayerNorm, width)
+        self.query, self.key = per_task(nn.Linear, width, width), per_task(nn.Linear, width, width)
+        self.value, self.out = per_task(nn.Linear, width, width), per_task(nn.Linear, width, width)
+        for layer in self.out.values():
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.ffn = nn.ModuleDict({name: _feed_forward(width) for name in names} if config.ctab_ffn else {})
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return `z'^t` by task, in the shape of the features (B, C, S)."""
+        shape = next(iter(features.values())).shape
+        tokens = {name: features[name].flatten(2).transpose(1, 2) for name in self.names}
+        normed = {name: self.norm[name](tokens[name]) for name in self.names}
+        placed = normed
+        if self.config.ctab_pos == "sincos":
+            code = position_code(shape[2:], shape[1]).to(tokens[self.names[0]])
+            placed = {name: z + code for name, z in normed.items()}
+        key = {name: self._heads(self.key[name](placed[name])) for name in self.names}
+        value = {name: self._heads(self.value[name](normed[name])) for name in self.names}
+        results = {}
+        for name in self.names:
+            query = self._heads(self.query[name](placed[name]))
+            others = [other for other in self.names if other != name or self.config.ctab_self]
+            read = [functional.scaled_dot_product_attention(query, key[other], value[other]) for other in others]
+            mean = (sum(read) / len(read)).transpose(1, 2).flatten(2)  # type: ignore[union-attr]
+            z = tokens[name] + self.out[name](mean)
+            if self.config.ctab_ffn:
+                z = z + self.ffn[name](z)
+            results[name] = z.transpose(1, 2).reshape(shape)
+        return results
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.config.ctab_heads, -1)).transpose(1, 2)
+
+
+def _feed_forward(width: int) -> nn.Module:
+    last = nn.Linear(2 * width, width)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), last)
+
+
+def position_code(shape: Sequence[int], width: int) -> Tensor:
+    """Return sines and cosines of the position along each axis, (N, width); axes share the channels equally."""
+    channels_per_axis = width // len(shape)
+    num_waves = math.ceil(channels_per_axis / 2)
+    waves = 100.0 ** (-torch.arange(num_waves) / num_waves)
+    codes = []
+    for positions in torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij"):
+        angles = positions.reshape(-1, 1) * waves
+        codes.append(torch.cat([angles.sin(), angles.cos()], dim=1)[:, :channels_per_axis])
+    code = torch.cat(codes, dim=1)
+    return functional.pad(code, (0, width - code.shape[1]))

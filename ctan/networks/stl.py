@@ -1,0 +1,26 @@
+"""Single-task learning (STL): a network of its own for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ctan.config import NetworkConfig
+from ctan.networks.backbone import Network
+from ctan.networks.hps import HardParameterSharing
+from ctan.tasks import Task
+
+
+class SingleTask(Network):
+    """One encoder and one decoder or head per task; nothing is shared."""
+
+    def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
+        super().__init__(tasks, in_channels, config)
+        self.networks = nn.ModuleDict({task.name: HardParameterSharing([task], in_channels, config) for task in tasks})
+
+    def predict(self, x: Tensor) -> dict[str, Tensor]:
+        return {name: self.networks[name].predict(x)[name] for name in self.task_names}
+
+    def independent_parts(self) -> list[list[nn.Parameter]]:
+        return [list(network.parameters()) for network in self.networks.values()]
