@@ -30,3 +30,7 @@ class DataError(CtanError):
 
 class GateError(CtanError):
     """The data did not pass the validation gate."""
+
+
+class TrackingError(CtanError):
+    """The tracking server or the model registry cannot be used, or does not hold what it should."""

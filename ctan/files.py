@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,18 +68,12 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_of_folder(folder: Path, names: Iterable[str] | None = None) -> str:
-    """Return one SHA-256 over the names and bytes of the files directly in `folder`, in name order.
-
-    Args:
-        folder: folder whose files are hashed.
-        names: file names to include; all regular files when None.
-    """
-    digest = hashlib.sha256()
-    chosen = sorted(names) if names is not None else sorted(p.name for p in folder.iterdir() if p.is_file())
-    for name in chosen:
-        digest.update(f"{name}\0{sha256_of_file(folder / name)}\n".encode())
-    return digest.hexdigest()
+def sha256_of_digests(digests: Mapping[str, str]) -> str:
+    """Return one SHA-256 over file names and the SHA-256 of each file's bytes, in name order."""
+    combined = hashlib.sha256()
+    for name in sorted(digests):
+        combined.update(f"{name}\0{digests[name]}\n".encode())
+    return combined.hexdigest()
 
 
 def sha256_of_json(value: Any) -> str:

@@ -40,7 +40,7 @@ class Case:
             contoured has no entry.
         doses: name -> float32 Gy.
         labels: name -> class label of image-level tasks.
-        sha256: of the raw bytes (`ctan.files.sha256_of_folder`).
+        sha256: of the raw bytes (`ctan.files.sha256_of_digests`).
     """
 
     case_id: str

@@ -1,0 +1,86 @@
+# Everything starts here: `make help`. On a machine with Python 3.11 (with venv), make and git, every target
+# sets itself up first and is quick when that is already done.
+
+PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
+UV_VERSION := 0.13.9
+TORCH_VERSION := 2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := $(BIN)/uv
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+SPACE := $(subst ,, )
+
+# torch comes from the wheel folder that pip is told to use, else in the build that fits this machine.
+ifdef PIP_FIND_LINKS
+TORCH_FROM := UV_FIND_LINKS="$(subst $(SPACE),$(,),$(strip $(PIP_FIND_LINKS)))"
+TORCH_BACKEND :=
+else
+TORCH_FROM :=
+TORCH_BACKEND := --torch-backend=auto
+endif
+, := ,
+
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format pipeline lock bench ui clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Create .venv with everything pinned (done by every other target when needed)
+	@echo "$(VENV) is ready"
+
+$(READY): requirements.lock pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit("ctan needs Python 3.11 or newer, $(PYTHON) is %d.%d; say make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@echo "setting up $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test "$$($(UV) --version 2>/dev/null | cut -d' ' -f2)" = "$(UV_VERSION)" || $(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	@$(INSTALL) --require-hashes --no-deps -r requirements.lock
+	@$(TORCH_FROM) $(INSTALL) $(TORCH_BACKEND) torch==$(TORCH_VERSION)
+	@$(INSTALL) --no-deps --no-build-isolation --reinstall-package ctan -e .
+	@touch $@
+
+demo: $(READY)  ## Phantom patients to a promoted model: all four architectures through the compiled pipeline
+	@$(BIN)/dvc pull --quiet data/openkbp
+	@$(BIN)/ctan run --source data/openkbp --profile smoke
+
+test: $(READY)  ## Run all tests
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+test-fast: $(READY)  ## Run the tests that take seconds
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+lint: $(READY)  ## Check format, lint, types, and that the compiled pipeline is up to date
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@mkdir -p build && $(BIN)/python -m pipelines.ctan build/ctan.yaml
+	@cmp --silent build/ctan.yaml pipelines/ctan.yaml || { echo "pipelines/ctan.yaml is stale: run make pipeline"; exit 1; }
+
+format: $(READY)  ## Format the sources and fix what ruff can
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+pipeline: $(READY)  ## Compile pipelines/ctan.py to pipelines/ctan.yaml
+	@$(BIN)/python -m pipelines.ctan
+
+# torch and what only its CUDA build needs stay out of the lock: a machine without a GPU must not fetch gigabytes.
+lock: $(READY)  ## Resolve requirements.in to requirements.lock, with hashes
+	@mkdir -p build && echo 'torch ; python_version < "3"' > build/overrides.txt
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --override build/overrides.txt requirements.in -o requirements.lock
+	@! grep -nE '^(torch|triton|nvidia-|cuda-)|://| @ ' requirements.lock || { echo "requirements.lock holds what it must not"; exit 1; }
+
+bench: $(READY)  ## Measure what the README claims: benchmarks/README.md
+	@for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+
+ui: $(READY)  ## Show training runs, models and the registry in a browser
+	@$(BIN)/ctan ui
+
+clean:  ## Remove caches and build outputs; .venv, data and workspace stay
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

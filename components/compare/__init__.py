@@ -1,0 +1,5 @@
+"""The compare step."""
+
+from components.compare.component import compare
+
+__all__ = ["compare"]

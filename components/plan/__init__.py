@@ -1,0 +1,5 @@
+"""The plan step."""
+
+from components.plan.component import plan
+
+__all__ = ["plan"]

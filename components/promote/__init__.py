@@ -1,0 +1,5 @@
+"""The promote step."""
+
+from components.promote.component import promote
+
+__all__ = ["promote"]

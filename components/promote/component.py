@@ -1,0 +1,29 @@
+"""Best model -> registry."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def promote(
+    manifest: dsl.Input[dsl.Dataset],
+    store: dsl.Input[dsl.Dataset],
+    comparison: dsl.Input[dsl.Artifact],
+    best: dsl.Input[dsl.Model],
+    decision: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Register the best model; it becomes champion only when it beats the present one on the evaluation split.
+
+    Args:
+        manifest: Validated manifest, which holds the settings.
+        store: Pointer to the store.
+        comparison: Output of compare.
+        best: The model that compare chose.
+        decision: What was decided, with the numbers.
+        metrics: The numbers of the decision.
+    """
+    from ctan import steps
+
+    metrics.metadata.update(steps.promote(store.path, manifest.path, comparison.path, best.path, decision.path))

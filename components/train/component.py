@@ -1,0 +1,35 @@
+"""Store -> model."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train(
+    arch: str,
+    fold: str,
+    seed: str,
+    checkpoint_root: str,
+    manifest: dsl.Input[dsl.Dataset],
+    store: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Train one architecture on one fold with one seed; goes on from its last checkpoint.
+
+    Args:
+        arch: Architecture.
+        fold: Fold of the training patients that is left out for tuning.
+        seed: Seed of initialisation, order and augmentation.
+        checkpoint_root: Where checkpoints lie; empty for the workspace.
+        manifest: Validated manifest, which holds the settings.
+        store: Pointer to the store.
+        model: Weights, description and history.
+        metrics: Losses and speed.
+    """
+    from ctan import steps
+
+    metrics.metadata.update(
+        steps.train(store.path, manifest.path, arch, int(fold), int(seed), model.path, checkpoint_root)
+    )

@@ -1,0 +1,80 @@
+"""The `ctan` command: each command parses and calls one function. Answers `--help` without a heavy import."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ctan import __version__
+from ctan.commands import data, models
+from ctan.commands.run import config, run
+from ctan.commands.ui import ui
+from ctan.errors import CtanError, GateError
+from ctan.telemetry import disable_telemetry
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run)
+app.add_typer(data.app, name="data")
+for command in (models.train, models.evaluate, models.compare, models.promote, ui, config):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ctan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    workspace: Annotated[
+        Optional[Path],  # noqa: UP045 - typer evaluates it
+        typer.Option(
+            envvar="CTAN_WORKSPACE",
+            help="Folder of stores, checkpoints, runs and registry.",
+            show_default="./workspace",
+        ),
+    ] = None,
+    debug: Annotated[bool, typer.Option(envvar="CTAN_DEBUG", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Cross-Task Attention Networks for medical imaging, from raw files to a promoted model.
+
+    Example: ctan run --source data/openkbp --profile smoke
+    """
+    # By the environment, because every step is a process of its own.
+    if workspace is not None:
+        os.environ["CTAN_WORKSPACE"] = str(workspace.expanduser().absolute())
+    if debug:
+        os.environ["CTAN_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command; an error a user can mend is one message and exit code 1 (2 when the data gate stopped)."""
+    disable_telemetry()
+    try:
+        app()
+    except CtanError as error:
+        if os.environ.get("CTAN_DEBUG"):
+            raise
+        from rich.console import Console
+
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: CtanError) -> int:
+    kind = getattr(error, "kind", "") or type(error).__name__  # of the error inside a failed pipeline step
+    return 2 if kind == GateError.__name__ else 1

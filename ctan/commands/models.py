@@ -1,0 +1,116 @@
+"""`ctan train`, `evaluate`, `compare`, `promote`: store to champion, step by step."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ctan import steps
+from ctan.commands import options as o
+from ctan.errors import DataError
+
+
+def train(
+    arch: Annotated[str, typer.Option(help="Architecture: stl, hps, mtan or ctan.")] = "ctan",
+    fold: Annotated[int, typer.Option(help="Fold left out for tuning.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed to train with.")] = 0,
+    checkpoint_root: o.CheckpointRoot = "",
+    overrides: o.Overrides = None,
+    folder: o.Folder = None,
+) -> None:
+    """Train one architecture on the store; goes on from its checkpoint.
+
+    Example: ctan train --arch ctan --set training.epochs=20
+    """
+    outputs = o.StepFolder.of(folder)
+    model = outputs.model(arch, fold, seed)
+    shutil.rmtree(model, ignore_errors=True)
+    steps.train(
+        outputs.needs_pointer(),
+        outputs.needs_validated(),
+        arch,
+        fold,
+        seed,
+        str(model),
+        checkpoint_root,
+        overrides=overrides or [],
+    )
+    typer.echo(f"model in {model}; next: ctan evaluate")
+
+
+def evaluate(
+    model: Annotated[
+        Optional[list[Path]],  # noqa: UP045 - typer evaluates it
+        typer.Argument(help="Folders that `ctan train` wrote; all that lie in --folder when left out."),
+    ] = None,
+    overrides: o.Overrides = None,
+    folder: o.Folder = None,
+) -> None:
+    """Score trained models at native resolution on tuning cases and evaluation split.
+
+    Example: ctan evaluate workspace/steps/models/ctan-fold0-seed0
+    """
+    outputs = o.StepFolder.of(folder)
+    for one in model or _models(outputs):
+        target = outputs.evaluation(one)
+        shutil.rmtree(target, ignore_errors=True)
+        steps.evaluate(
+            outputs.needs_pointer(), outputs.needs_validated(), str(one), str(target), overrides=overrides or []
+        )
+    typer.echo("next: ctan compare")
+
+
+def compare(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
+    """Put all evaluated models side by side and choose the best by the tuning cases.
+
+    Example: ctan compare --set evaluation.num_bootstrap=2000
+    """
+    import json
+
+    from ctan.commands.show import show_comparison
+
+    outputs = o.StepFolder.of(folder)
+    models = [model for model in _models(outputs) if outputs.evaluation(model).is_dir()]
+    if not models:
+        raise DataError(f"{outputs.root}: holds no evaluated model; run `ctan evaluate` first")
+    for target in (outputs.comparison, outputs.best):
+        shutil.rmtree(target, ignore_errors=True)
+    steps.compare(
+        outputs.needs_pointer(),
+        outputs.needs_validated(),
+        [str(model) for model in models],
+        [str(outputs.evaluation(model)) for model in models],
+        str(outputs.comparison),
+        str(outputs.report),
+        str(outputs.best),
+        overrides=overrides or [],
+    )
+    show_comparison(json.loads((outputs.comparison / "comparison.json").read_text(encoding="utf-8")))
+    typer.echo(f"report in {outputs.report}; next: ctan promote")
+
+
+def promote(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
+    """Register the best model; it becomes champion when it beats the present one on the evaluation split.
+
+    Example: ctan promote --set promotion.min_improvement_percent=1
+    """
+    outputs = o.StepFolder.of(folder)
+    steps.promote(
+        outputs.needs_pointer(),
+        outputs.needs_validated(),
+        outputs.needs_comparison(),
+        str(outputs.best),
+        str(outputs.decision),
+        overrides=overrides or [],
+    )
+    typer.echo(f"decision in {outputs.decision}; registry: ctan ui")
+
+
+def _models(outputs: o.StepFolder) -> list[Path]:
+    models = list(outputs.models())
+    if not models:
+        raise DataError(f"{outputs.root / 'models'}: holds no trained model; run `ctan train` first")
+    return models

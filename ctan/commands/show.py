@@ -1,0 +1,125 @@
+"""What `ctan run` prints before and after: settings, comparison, times, where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ctan.config import RunConfig
+from ctan.pipelines_client import RunResult
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def show_settings(config: RunConfig, source: str) -> None:
+    """Print all settings of a run."""
+    console.print(f"[bold]Settings[/bold] (profile {config.profile}), source {source}")
+    console.print(config.to_yaml(), markup=False, end="")
+
+
+def show_result(result: RunResult) -> None:
+    """Print comparison, decision, times and where to look."""
+    console.print()
+    show_times(result)
+    if result.comparison is not None:
+        show_comparison(result.comparison)
+    show_decision(result.decision)
+    places = {
+        "comparison report": result.report,
+        "validation report": result.validation_report,
+        "everything of this run": result.run_dir,
+    }
+    console.print("\n[bold]Where to look[/bold]")
+    for name, path in places.items():
+        if path is not None:
+            console.print(f"  {name}: {_short(path)}")
+    console.print("  training runs and models: ctan ui")
+
+
+def show_comparison(comparison: Mapping[str, Any], role: str = "evaluation") -> None:
+    """Print the architectures side by side.
+
+    Args:
+        comparison: content of `comparison.json`.
+        role: cases whose scores are shown.
+    """
+    metrics = _metrics(comparison, role)
+    num_cases = comparison.get(f"num_{role}_cases", "?")
+    table = Table(title=f"Comparison on {num_cases} {role} cases", title_justify="left", title_style="bold")
+    table.add_column("model")
+    for task, metric in metrics:
+        table.add_column(f"{task}\n{metric}", justify="right")
+    table.add_column(f"against\n{comparison.get('reference_arch', 'stl')}", justify="right")
+    table.add_column("parameters", justify="right")
+    sizes = {model["arch"]: model["num_parameters"] for model in comparison["models"]}
+    best = comparison["best"]
+    for row in comparison["architectures"]:
+        name = f"[bold]{row['arch']} (best)[/bold]" if row["arch"] == best["arch"] else row["arch"]
+        scores = [_interval(row["scores"].get(role, {}).get(task, {}).get(metric)) for task, metric in metrics]
+        improvement = _interval(row["relative_improvement"].get(role, {}).get("average"), "{:+.1f}", " %")
+        table.add_row(name, *scores, improvement, f"{sizes.get(row['arch'], 0):,}")
+    plain = [(b.get("label", b["arch"]), b["scores"].get(role, {})) for b in comparison.get("baselines", [])]
+    plain.append(("floor of the working grid", comparison.get("grid_floor", {})))
+    for index, (label, scores_of) in enumerate(plain):
+        cells = [_interval(scores_of.get(task, {}).get(metric)) for task, metric in metrics]
+        if any(cells):
+            table.add_row(f"[dim]{label}[/dim]", *cells, "", "", end_section=index < 0)
+    console.print()
+    console.print(table)
+    console.print(
+        f"best on the tuning cases: {best['arch']}, fold {best['fold']}, seed {best['seed']}: {best['reason']}"
+    )
+
+
+def show_decision(decision: Mapping[str, Any] | None) -> None:
+    """Print what became of the best model."""
+    console.print("\n[bold]Promotion[/bold]")
+    if decision is None:
+        console.print("  switched off")
+    elif decision["version"] is None:
+        console.print(f"  nothing registered: {decision['reason']}")
+    else:
+        verdict = "[green]promoted to champion[/green]" if decision["promoted"] else "registered, not promoted"
+        console.print(f"  {decision['model_name']} version {decision['version']}: {verdict}")
+        console.print(f"  {decision['reason']}", markup=False)
+
+
+def show_times(result: RunResult) -> None:
+    """Print where the time went."""
+    table = Table(title="Time", title_justify="left", title_style="bold")
+    for name in ("step", "seconds", "of it start-up"):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    for step in result.steps:
+        table.add_row(step.name, f"{step.seconds:.1f}", f"{step.seconds - step.work_seconds:.1f}")
+    startup = sum(step.seconds - step.work_seconds for step in result.steps)
+    table.add_section()
+    table.add_row("all", f"{result.seconds:.1f}", f"{startup:.1f}")
+    console.print(table)
+
+
+def _metrics(comparison: Mapping[str, Any], role: str) -> list[tuple[str, str]]:
+    """Return (task, metric) in the order of the first architecture."""
+    scores = comparison["architectures"][0]["scores"].get(role, {})
+    return [(task, metric) for task, metrics in scores.items() for metric in metrics]
+
+
+def _interval(value: Any, number: str = "{:.3f}", unit: str = "") -> str:
+    """Format a number, or a mapping of value, low and high."""
+    if value is None:
+        return ""
+    if not isinstance(value, Mapping):
+        return number.format(value) + unit
+    middle, low, high = (value.get(name) for name in ("value", "low", "high"))
+    if middle is None:
+        return ""
+    interval = f" ({number.format(low)} to {number.format(high)})" if low is not None and high is not None else ""
+    return number.format(middle) + unit + interval
+
+
+def _short(path: Path) -> str:
+    """Return a path relative to the working folder when it is inside."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

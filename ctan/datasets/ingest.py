@@ -1,0 +1,134 @@
+"""Ingestion: a folder of raw files becomes a manifest, broken cases go to quarantine with the reason."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from ctan.config import RunConfig
+from ctan.datasets import get_dataset, open_source
+from ctan.datasets.base import SPLIT_TRAIN, RawCase
+from ctan.errors import CaseError, DataError
+from ctan.files import write_json, write_text
+from ctan.memory import keep_freed_memory
+from ctan.progress import track
+from ctan.store.manifest import (
+    MANIFEST_FILE,
+    NO_FOLD,
+    QUARANTINE_FILE,
+    QUARANTINE_SCHEMA,
+    SCHEMA,
+    case_row,
+    write_manifest,
+)
+from ctan.store.splits import assign_folds
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What ingestion found.
+
+    Attributes:
+        num_cases: cases in the manifest.
+        num_quarantined: broken cases.
+        cases_per_split: cases in the manifest by split.
+        seconds: wall-clock time.
+    """
+
+    num_cases: int
+    num_quarantined: int
+    cases_per_split: dict[str, int]
+    seconds: float
+
+
+def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | None = None) -> IngestSummary:
+    """Read every case once, in parallel, and write the manifest.
+
+    Args:
+        source: a folder of raw files or `phantom:...`, see `ctan.datasets.open_source`.
+        output_dir: receives `manifest.parquet`, `quarantine.parquet`, `config.yaml` and `summary.json`.
+        config: which data set, how many cases, how many folds.
+        num_workers: processes; None for one a core.
+
+    Raises:
+        DataError: when the source holds no case, or every case is broken (the quarantine table is written first).
+    """
+    started = time.monotonic()
+    dataset = get_dataset(config.data.dataset)
+    with open_source(source, dataset) as raw_dir:
+        cases = _limit(dataset.find(raw_dir), config)
+        results = dict(track(_measure_all(dataset.name, cases, num_workers), len(cases), "ingest"))
+    rows = [row for case in cases if isinstance(row := results[_key(case)], dict)]
+    broken = [
+        {"dataset": dataset.name, "case_id": case.case_id, "split": case.split, "step": "ingest", "reason": reason}
+        for case in cases
+        if isinstance(reason := results[_key(case)], str)
+    ]
+    folds = assign_folds((r["group_id"] for r in rows if r["split"] == SPLIT_TRAIN), config.data.num_folds,
+                         config.data.split_seed)  # fmt: skip
+    for row in rows:
+        row["fold"] = folds[row["group_id"]] if row["split"] == SPLIT_TRAIN else NO_FOLD
+
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["split"]] = counts.get(row["split"], 0) + 1
+    summary = IngestSummary(len(rows), len(broken), counts, round(time.monotonic() - started, 3))
+    write_manifest(broken, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
+    write_manifest(rows, output_dir / MANIFEST_FILE, SCHEMA(dataset))
+    write_text(output_dir / "config.yaml", config.to_yaml())
+    write_json(output_dir / "summary.json", asdict(summary))
+    if not rows:
+        first = "; ".join(f"{row['case_id']}: {row['reason']}" for row in broken[:5])
+        raise DataError(f"all {len(broken)} cases are in quarantine ({output_dir / QUARANTINE_FILE}): {first}")
+    return summary
+
+
+def _key(case: RawCase) -> tuple[str, str]:
+    return case.split, case.case_id
+
+
+def _limit(cases: list[RawCase], config: RunConfig) -> list[RawCase]:
+    """Keep the first cases of the training and of the other splits, as many as the settings allow."""
+    train = [case for case in cases if case.split == SPLIT_TRAIN]
+    others = [case for case in cases if case.split != SPLIT_TRAIN]
+    return train[: config.data.max_train_cases] + others[: config.data.max_evaluation_cases]
+
+
+def _measure(dataset_name: str, case: RawCase) -> Row | str:
+    """Return the case's manifest row, or why it is broken."""
+    dataset = get_dataset(dataset_name)
+    try:
+        return case_row(dataset.read(case), dataset, NO_FOLD)
+    except CaseError as error:
+        return error.reason
+
+
+def _measure_all(
+    dataset_name: str, cases: list[RawCase], num_workers: int | None
+) -> Iterator[tuple[tuple[str, str], Row | str]]:
+    """Yield each case's key and its row or reason, in any order; one process reads one case at a time."""
+    num_workers = min(num_workers or os.cpu_count() or 1, len(cases))
+    if num_workers == 1:
+        for case in cases:
+            yield _key(case), _measure(dataset_name, case)
+        return
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), keep_freed_memory) as pool:
+        pending = {pool.submit(_measure, dataset_name, case): case for case in cases}
+        try:
+            for done in as_completed(pending):
+                yield _key(pending[done]), done.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker process died while reading cases (out of memory?); try again with --workers 1"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,151 @@
+"""Sparse volumes as CSV: the header `,data`, then rows `flat index,value`; the value of a mask is empty.
+
+Files as pandas writes them, indices increasing, go through a compiled kernel that parses and scatters in one pass.
+Whatever that kernel does not understand goes through plain Python, line by line, which either reads it or says what is
+wrong where.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from ctan.errors import DataError
+
+_HEADER = b",data"
+
+
+def read_mask(content: bytes, num_voxels: int) -> npt.NDArray[np.bool_]:
+    """Return a mask, (num_voxels,) bool.
+
+    Raises:
+        DataError: for an empty file, a wrong header, a value, an index that is out of range or occurs twice, or a
+            truncated last line.
+    """
+    mask = np.zeros(num_voxels, np.bool_)
+    start = _check_frame(content)
+    if not _scatter_mask(np.frombuffer(content, np.uint8), start, mask):
+        mask[:] = False
+        for index, value, line in _rows(content, num_voxels):
+            if value:
+                raise DataError(f"line {line}: a mask has no values, found {value!r}")
+            mask[index] = True
+    return mask
+
+
+def read_values(
+    content: bytes, num_voxels: int, dtype: Any, low: float = -math.inf, high: float = math.inf
+) -> npt.NDArray[Any]:
+    """Return values, (num_voxels,) of `dtype`, clipped to `low..high`, 0 where the file has no row.
+
+    Raises:
+        DataError: as `read_mask`, and for a value that is missing, not a number or not finite.
+    """
+    values = np.zeros(num_voxels, dtype)
+    start = _check_frame(content)
+    if not _scatter_values(np.frombuffer(content, np.uint8), start, low, high, values):
+        values[:] = 0
+        for index, text, line in _rows(content, num_voxels):
+            values[index] = min(max(_number(text, line), low), high)
+    return values
+
+
+def _check_frame(content: bytes) -> int:
+    """Check header and last line; return where the rows begin."""
+    header, _, rows = content.partition(b"\n") if len(content) < 1000 else (content[: content.find(b"\n")], b"", b"x")
+    if header.rstrip(b"\r") != _HEADER:
+        raise DataError(f"expected the header ',data', found {header[:40].decode('utf-8', 'replace')!r}")
+    if not rows:
+        raise DataError("empty, not a single voxel")
+    if content[-1:] != b"\n":
+        last = content[-80:].rpartition(b"\n")[2].decode("utf-8", "replace")
+        raise DataError(f"truncated, the last line {last!r} does not end")
+    return len(header) + 1
+
+
+def _rows(content: bytes, num_voxels: int) -> list[tuple[int, str, int]]:
+    """Return (index, text of the value, line number) of every row, strictly."""
+    try:
+        lines = content.decode("ascii").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"not a text file (byte {error.start} is not ASCII)") from error
+    seen: set[int] = set()
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        text, comma, value = line.partition(",")
+        if not comma or not text.removeprefix("-").isdigit():
+            raise DataError(f"line {number}: expected 'index,value', found {line[:40]!r}")
+        index = int(text)
+        if not 0 <= index < num_voxels:
+            raise DataError(f"line {number}: index {index} out of range 0..{num_voxels - 1}")
+        if index in seen:
+            raise DataError(f"line {number}: duplicate index {index}")
+        seen.add(index)
+        rows.append((index, value, number))
+    return rows
+
+
+def _number(text: str, line: int) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"line {line}: expected a finite number, found {text[:40]!r}")
+    return value
+
+
+@numba.njit(cache=True)
+def _scatter_mask(text, position, mask):  # type: ignore[no-untyped-def]
+    """Set `mask` at every row's index; False at the first byte that is out of the ordinary."""
+    end, last = len(text), -1
+    while position < end:
+        index, first = 0, position
+        while position < end and 48 <= text[position] <= 57:
+            index = index * 10 + (text[position] - 48)
+            position += 1
+        if position == first or position - first > 9 or position + 1 >= end:
+            return False
+        if text[position] != 44 or text[position + 1] != 10 or index >= len(mask) or index <= last:
+            return False
+        mask[index] = True
+        last = index
+        position += 2
+    return True
+
+
+@numba.njit(cache=True)
+def _scatter_values(text, position, low, high, values):  # type: ignore[no-untyped-def]
+    """Set `values` at every row's index, clipped; False at the first byte that is out of the ordinary."""
+    end, last = len(text), -1
+    while position < end:
+        index, first = 0, position
+        while position < end and 48 <= text[position] <= 57:
+            index = index * 10 + (text[position] - 48)
+            position += 1
+        if position == first or position - first > 9 or position >= end or text[position] != 44:
+            return False
+        position += 1
+        digits, scale, first = 0, 1, position
+        while position < end and 48 <= text[position] <= 57:
+            digits = digits * 10 + (text[position] - 48)
+            position += 1
+        if position < end and text[position] == 46:
+            position += 1
+            while position < end and 48 <= text[position] <= 57:
+                digits = digits * 10 + (text[position] - 48)
+                scale *= 10
+                position += 1
+        # up to 15 digits both numbers are exact in float64, so that the quotient is the nearest double
+        if position == first or position - first > 16 or position >= end or text[position] != 10:
+            return False
+        if index >= len(values) or index <= last:
+            return False
+        last = index
+        values[index] = min(max(digits / scale, low), high)
+        position += 1
+    return True

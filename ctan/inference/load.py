@@ -1,0 +1,222 @@
+"""A trained model on disk, `model.safetensors` + `model.json`, and how it is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from ctan.config import RunConfig
+from ctan.errors import DataError
+from ctan.files import atomic_path, write_json
+from ctan.inputs import network_input
+from ctan.tasks import Segmentation, Task, task_from_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ctan.store import StoredCase
+
+WEIGHTS_FILE, MODEL_FILE = "model.safetensors", "model.json"
+_NEEDED = ("arch", "tasks", "in_channels", "config", "run_id", "code_hash")
+_LEFT_RIGHT = -2  # of (..., D, H, W): the only axis the patient is nearly symmetric along
+_MAX_NAMES = 4
+
+
+def save_network(model_dir: Path, state_dict: Mapping[str, Tensor], model_json: dict[str, Any]) -> None:
+    """Write a trained model; each file appears whole or not at all, `model.json` last.
+
+    Args:
+        model_dir: folder to write to, created when missing; other files in it stay.
+        state_dict: weights by name.
+        model_json: what `docs/architecture.md` lists.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    with atomic_path(model_dir / WEIGHTS_FILE) as path:
+        save_file(tensors, path, metadata={"format": "pt", "arch": str(model_json["arch"])})
+    write_json(model_dir / MODEL_FILE, model_json)
+
+
+def read_model_json(model_dir: Path) -> dict[str, Any]:
+    """Return `model.json` of a model folder.
+
+    Raises:
+        DataError: when the folder or file is missing or is not that of a trained model.
+    """
+    path, advice = model_dir / MODEL_FILE, "expected the folder that `ctan train` writes"
+    if not model_dir.is_dir():
+        raise DataError(f"{model_dir}: no such folder; {advice}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); train the model again") from error
+    missing = [name for name in _NEEDED if name not in value] if isinstance(value, dict) else list(_NEEDED)
+    if missing:
+        raise DataError(f"{path}: not the description of a trained model, lacks {', '.join(missing)}; {advice}")
+    return value
+
+
+def load_network(model_dir: Path, test_time_flip: bool | None = None) -> LoadedModel:
+    """Load a trained model onto the GPU when there is one.
+
+    Args:
+        model_dir: holds `model.safetensors` and `model.json`.
+        test_time_flip: average with the prediction for the flipped image; None: as the model's settings say.
+
+    Raises:
+        DataError: naming the file, when one is missing or damaged, or the weights are not those of the network
+            that `model.json` describes.
+    """
+    import torch
+
+    from ctan.networks import build_network
+
+    model_json = read_model_json(model_dir)
+    config = _config(model_json, model_dir)
+    tasks = tuple(task_from_json(task) for task in model_json["tasks"])
+    network = build_network(model_json["arch"], tasks, model_json["in_channels"], config.network)
+    weights = _read_weights(model_dir / WEIGHTS_FILE)
+    _check_weights(weights, network.state_dict(), model_dir, model_json["arch"])
+    network.load_state_dict(weights)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    flips = config.evaluation.test_time_flip if test_time_flip is None else test_time_flip
+    return LoadedModel(network.eval().to(device), tasks, model_json, config, device, flips)
+
+
+def _config(model_json: dict[str, Any], model_dir: Path) -> RunConfig:
+    try:
+        return RunConfig.model_validate(model_json["config"])
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        raise DataError(
+            f"{model_dir / MODEL_FILE}: its settings are not those of this version of ctan ({fields}); "
+            f"use the version that trained it, or train again"
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected the weights that `ctan train` writes") from error
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: damaged or truncated ({error}); copy it again or train again") from error
+
+
+def _check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], model_dir: Path, arch: str) -> None:
+    """Compare names and shapes: weights of another architecture must not load."""
+
+    def some(names: set[str]) -> str:
+        first = ", ".join(sorted(names)[:_MAX_NAMES])
+        return f"{first} and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else first
+
+    problems = []
+    if missing := expected.keys() - found.keys():
+        problems.append(f"lacks {some(set(missing))}")
+    if unknown := found.keys() - expected.keys():
+        problems.append(f"has also {some(set(unknown))}")
+    if differing := {n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape}:
+        name = min(differing)
+        shapes = f"{name} is {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        problems.append(f"{len(differing)} tensors of another shape ({shapes})")
+    if problems:
+        raise DataError(
+            f"{model_dir / WEIGHTS_FILE}: not the weights of the {arch!r} network that {MODEL_FILE} describes: "
+            f"{'; '.join(problems)}. Keep both files of one training together."
+        )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network, ready to predict.
+
+    Attributes:
+        network: in evaluation mode, on `device`.
+        tasks: what it predicts.
+        model_json: how it was made, see `docs/architecture.md`.
+        config: the settings it was trained with.
+        device: where it runs.
+        test_time_flip: average with the prediction for the left-right flipped image.
+    """
+
+    network: nn.Module
+    tasks: tuple[Task, ...]
+    model_json: dict[str, Any]
+    config: RunConfig
+    device: torch.device
+    test_time_flip: bool = False
+
+    def predict(self, stored: StoredCase) -> dict[str, npt.NDArray[np.float32]]:
+        """Predict one case on the working grid.
+
+        Returns:
+            Task name -> (num_outputs, D, H, W) float32: probabilities, Gy. Image-level tasks: (num_outputs,).
+        """
+        outputs = self.predict_batch(network_input(stored, self.config)[None])
+        return {name: output[0] for name, output in outputs.items()}
+
+    def predict_batch(self, image: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        """Predict from the network's input.
+
+        Args:
+            image: (B, C, D, H, W) float32, channels as `ctan.inputs.network_input` makes them.
+
+        Returns:
+            Task name -> (B, num_outputs, D, H, W) float32, activated. Image-level tasks: (B, num_outputs).
+        """
+        import torch
+
+        with torch.inference_mode():
+            tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+            outputs = self._activated(tensor)
+            if self.test_time_flip:
+                flipped = self._activated(tensor[:, self._mirrored_channels].flip(_LEFT_RIGHT))
+                outputs = {
+                    task.name: (outputs[task.name] + _flip_back(flipped[task.name], task)) / 2 for task in self.tasks
+                }
+            return {name: output.cpu().numpy() for name, output in outputs.items()}
+
+    def _activated(self, image: Tensor) -> dict[str, Tensor]:
+        from ctan.precision import autocast, resolve_precision
+
+        with autocast(self.device, resolve_precision(self.config.training.precision, self.device)):
+            raw = self.network(image)
+        return {task.name: task.activate(raw[task.name]) for task in self.tasks}
+
+    @cached_property
+    def _mirrored_channels(self) -> list[int]:
+        """Order of the input channels after a flip: `oracle` inputs hold paired organs, which change places."""
+        from ctan.datasets import get_dataset
+
+        channels = list(range(self.model_json["in_channels"]))
+        if self.config.data.inputs != "oracle":
+            return channels
+        dataset = get_dataset(self.config.data.dataset)
+        organs = [name for name in dataset.structures if name not in dataset.targets]
+        pairs = [pair for task in self.tasks if isinstance(task, Segmentation) for pair in task.mirrored_pairs]
+        swap = dict(pairs) | {right: left for left, right in pairs}
+        first = len(channels) - len(organs)
+        return channels[:first] + [first + organs.index(swap.get(name, name)) for name in organs]
+
+
+def _flip_back(output: Tensor, task: Task) -> Tensor:
+    """Undo a left-right flip of the image in a prediction: (B, num_outputs, D, H, W)."""
+    if task.head == "image":
+        return output
+    output = output.flip(_LEFT_RIGHT)
+    return output[:, list(task.mirrored_order)] if isinstance(task, Segmentation) else output

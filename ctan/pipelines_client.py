@@ -1,0 +1,385 @@
+"""Run a compiled pipeline on this machine: the same YAML a cluster gets, every step a process.
+
+kfp runs in a child process with a session of its own, so that stopping the run stops every process of every step.
+This module reads the child's output line by line, shows what the steps say and times them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any
+
+from ctan.errors import CtanError
+from ctan.files import write_json
+from ctan.steps import STEP_PREFIX
+from ctan.tracking.server import prepare, workspace
+
+Show = Callable[[str], None]
+
+LOG_FILE, REQUEST_FILE = "run.log", "request.json"
+_GRACE_SECONDS = 20.0  # between asking steps to stop and killing them
+_TAIL_LINES = 30
+
+_COLOUR = re.compile(r"\x1b\[\d*m")
+_LOG_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} - (?:INFO|WARNING|ERROR) - (.*)")
+_STARTED = re.compile(r"Executing task '(.+)'")
+_ENDED = re.compile(r"Task '(.+)' finished with status (SUCCESS|FAILURE)")
+_WORK = re.compile(r"done, .*?([\d.]+) s work")
+_USER_ERROR = re.compile(r"ctan\.errors\.(\w+): (.*)")
+_EXECUTOR_LINE = "[KFP Executor "
+
+
+class StepError(CtanError):
+    """A step of the pipeline failed.
+
+    Attributes:
+        step: its name, with what it worked on.
+        kind: name of the error's class in `ctan.errors`; empty for any other failure.
+    """
+
+    def __init__(self, step: str, message: str, kind: str = "") -> None:
+        super().__init__(f"step {step} failed: {message}")
+        self.step = step
+        self.kind = kind
+
+
+@dataclass
+class StepTime:
+    """How long a step took.
+
+    Attributes:
+        name: step and what it worked on, such as `"train ctan, fold 0, seed 0"`.
+        seconds: from start to end of its process.
+        work_seconds: thereof after its libraries were loaded.
+    """
+
+    name: str
+    seconds: float
+    work_seconds: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run left behind. Paths are None when the pipeline made no such output.
+
+    Attributes:
+        run_dir: folder of the run.
+        steps: in the order they ran.
+        seconds: of the whole run.
+        report: comparison report, HTML.
+        validation_report: HTML.
+        comparison: content of `comparison.json`.
+        decision: what was decided about promotion.
+    """
+
+    run_dir: Path
+    steps: list[StepTime]
+    seconds: float
+    report: Path | None
+    validation_report: Path | None
+    comparison: dict[str, Any] | None
+    decision: dict[str, Any] | None
+
+
+def compiled_pipeline() -> Path:
+    """Return the path of the compiled pipeline that is installed with ctan."""
+    return Path(str(resources.files("pipelines").joinpath("ctan.yaml")))
+
+
+def run_local(parameters: Mapping[str, Any], pipeline: Path | None = None, show: Show = print) -> RunResult:
+    """Run a compiled pipeline in subprocesses and wait for it.
+
+    Everything the run leaves lies in `<workspace>/runs/<time>`; the whole output of all steps is in its `run.log`.
+    On SIGINT or SIGTERM every process of the running step is stopped before the exception goes on.
+
+    Args:
+        parameters: values for the pipeline's parameters; those not named keep their defaults.
+        pipeline: compiled YAML; `compiled_pipeline()` when None.
+        show: receives each line worth reading.
+
+    Raises:
+        StepError: when a step fails, naming it.
+        TrackingError: when runs cannot be recorded.
+    """
+    run_dir = _new_run_dir()
+    write_json(
+        run_dir / REQUEST_FILE,
+        {"pipeline": str(pipeline or compiled_pipeline()), "parameters": dict(parameters), "root": str(run_dir)},
+    )
+    start = time.monotonic()
+    reader = _Reader(show)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ctan-run-") as scratch, _stops_on_signals():
+            return_code = _run_child(run_dir, Path(scratch), reader)
+    finally:
+        outputs = _collect(run_dir)
+    if return_code != 0:
+        raise reader.error(run_dir / LOG_FILE)
+    return RunResult(run_dir, reader.steps, time.monotonic() - start, **outputs)
+
+
+def _new_run_dir() -> Path:
+    runs = workspace() / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    while True:
+        run_dir = runs / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+        try:
+            run_dir.mkdir()
+        except FileExistsError:  # another run started within the same second
+            time.sleep(1)
+        else:
+            return run_dir
+
+
+@contextmanager
+def _stops_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into `KeyboardInterrupt`, as SIGINT is, so that one way of stopping serves all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _run_child(run_dir: Path, scratch: Path, reader: _Reader) -> int:
+    """Run kfp in a process group of its own and read its output to the end."""
+    environment = os.environ | {
+        "CTAN_WORKSPACE": str(workspace()),
+        "PYTHONUNBUFFERED": "1",  # a step's output is a pipe: show each line when it is written
+        "PYTHONSAFEPATH": "1",  # a folder named like a package beside the data must not be imported
+        "TMPDIR": str(scratch),  # kfp leaves a folder a step behind
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ctan.pipelines_client", str(run_dir / REQUEST_FILE)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.PIPE,  # closes when this process dies, however it dies: see `_end_with_parent`
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        with _Preparation(child), (run_dir / LOG_FILE).open("w", encoding="utf-8") as log:
+            assert child.stdout is not None
+            _forward(child.stdout, log, reader)
+            return 1 if reader.failed else child.wait()
+    finally:
+        _stop_group(child)
+
+
+def _forward(output: IO[str], log: IO[str], reader: _Reader) -> None:
+    """Hand on lines to their end, or to the first failure: kfp would still run the rest of the loop."""
+    for line in output:
+        plain = _COLOUR.sub("", line)
+        log.write(plain)
+        log.flush()
+        reader.read(plain.rstrip("\n"))
+        if reader.failed:
+            return
+
+
+class _Preparation:
+    """Makes the tracking database ready beside the first steps, which do not use it; MLflow is slow to import."""
+
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        self._child = child
+        self._error: CtanError | None = None
+        self._thread = threading.Thread(target=self._prepare, daemon=True)
+
+    def _prepare(self) -> None:
+        try:
+            prepare()
+        except CtanError as error:
+            self._error = error
+            _signal_group(self._child, signal.SIGTERM)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._thread.join()
+            if self._error is not None:
+                raise self._error
+
+
+def _signal_group(child: subprocess.Popen[str], number: int) -> bool:
+    """Signal every process of the child's group; return whether there was one."""
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _stop_group(child: subprocess.Popen[str]) -> None:
+    """End whatever is left of the group: ask first, then kill. A second Ctrl-C kills at once."""
+    try:
+        if _signal_group(child, signal.SIGTERM):
+            deadline = time.monotonic() + _GRACE_SECONDS
+            while time.monotonic() < deadline:
+                child.poll()
+                if not _signal_group(child, 0):
+                    return
+                time.sleep(0.05)
+    finally:
+        _signal_group(child, signal.SIGKILL)
+        child.wait()
+
+
+@dataclass
+class _Reader:
+    """Understands kfp's log: which step runs, what it says, how it ended."""
+
+    show: Show
+    steps: list[StepTime] = field(default_factory=list)
+    failed: str = ""
+    _name: str = ""
+    _started: float = 0.0
+    _work: float = 0.0
+    _talking: bool = False
+    _traceback: bool = False
+    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
+
+    def read(self, line: str) -> None:
+        """Take one line of the child's output, without colours."""
+        entry = _LOG_LINE.fullmatch(line)
+        if entry is not None:
+            self._log_entry(entry[1])
+        elif line.startswith("    ") and self._name:
+            self._step_output(line[4:])
+        elif line.strip() and not self._name:
+            self._tail.append(line)  # kfp itself; shown when it fails
+
+    def _log_entry(self, text: str) -> None:
+        if started := _STARTED.fullmatch(text):
+            self._name, self._started, self._work, self._talking = started[1], time.monotonic(), 0.0, False
+            self._traceback = False
+            self._tail.clear()
+        elif ended := _ENDED.fullmatch(text):
+            self.steps.append(StepTime(self._name, time.monotonic() - self._started, self._work))
+            if ended[2] == "FAILURE":
+                self.failed = self._name
+            self._name = ""
+
+    def _step_output(self, line: str) -> None:
+        if line.startswith(STEP_PREFIX):
+            self._heading(line.removeprefix(STEP_PREFIX))
+        elif line.startswith(_EXECUTOR_LINE):
+            self._talking = self._talking and "Got executor_input" not in line
+        else:
+            if line.strip():
+                self._tail.append(line)
+            if self._talking:
+                self._say(line)
+
+    def _heading(self, text: str) -> None:
+        if work := _WORK.match(text):
+            self._work = float(work[1])
+            return
+        self._name, self._talking = text, True
+        self._tail.clear()
+        self.show("")
+        self.show(f"== {text}")
+
+    def _say(self, line: str) -> None:
+        """Show a line, but not a traceback: the error is told once, at the end."""
+        self._traceback = self._traceback or line.startswith("Traceback (most recent call last)")
+        if line.strip() and (not self._traceback or os.environ.get("CTAN_DEBUG")):
+            self.show(f"   {line}")
+
+    def error(self, log: Path) -> StepError:
+        """Return what to tell of the failure."""
+        lines, step = list(self._tail), self.failed or self._name or "(before the first one)"
+        for number in range(len(lines) - 1, -1, -1):
+            if known := _USER_ERROR.fullmatch(lines[number]):
+                return StepError(step, "\n".join([known[2], *lines[number + 1 :]]), known[1])
+        return StepError(step, "\n".join([*lines, f"The whole output is in {log}"]))
+
+
+def _collect(run_dir: Path) -> dict[str, Any]:
+    """Copy what a person wants to see from the steps' folders to the run's folder."""
+    report = _copy(_newest(run_dir, "compare/report"), run_dir / "report.html")
+    validation_report = _copy(_newest(run_dir, "validate/report"), run_dir / "validation.html")
+    comparison = _copy(_newest(run_dir, "compare/comparison/comparison.json"), run_dir / "comparison.json")
+    decision = _copy(_newest(run_dir, "promote/decision"), run_dir / "decision.json")
+    return {
+        "report": report,
+        "validation_report": validation_report,
+        "comparison": _read_json(comparison),
+        "decision": _read_json(decision),
+    }
+
+
+def _newest(run_dir: Path, output: str) -> Path | None:
+    """Find a step's output: kfp puts it under the pipeline's, the loop's or the condition's own folder."""
+    found = [path for path in run_dir.glob(f"**/{output}") if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _copy(source: Path | None, target: Path) -> Path | None:
+    """Copy rather than link, so that the folder can be moved or sent."""
+    if source is None:
+        return None
+    shutil.copyfile(source, target)
+    return target
+
+
+def _read_json(path: Path | None) -> dict[str, Any] | None:
+    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+
+def _end_with_parent() -> None:
+    """Kill this process group once the process that started it is gone, also when that was killed itself."""
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _main(request_file: str) -> None:
+    """Run in the child process: hand the pipeline to kfp."""
+    import shlex
+    import warnings
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    # What kfp warns about is by design: names and resources mean something on a cluster only.
+    warnings.filterwarnings("ignore", module=r"kfp\.")
+    from kfp import components, local
+
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+    sys.executable = shlex.quote(sys.executable)  # kfp pastes it into a shell command
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=request["root"], raise_on_error=True)
+    pipeline = components.load_component_from_file(request["pipeline"])
+    try:
+        pipeline(**request["parameters"])
+    except RuntimeError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

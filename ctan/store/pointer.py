@@ -1,0 +1,77 @@
+"""The small JSON artifact that names a store: steps hand it on instead of the arrays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from ctan.errors import ConfigError, DataError
+from ctan.files import write_json
+
+
+@dataclass(frozen=True)
+class StorePointer:
+    """Where a store lies and what is in it.
+
+    Attributes:
+        store_root: folder that holds stores, as given by the user.
+        key: name of the store, from data, configuration and code.
+        data_hash: SHA-256 over id, raw bytes, split and fold of every case.
+        dataset: name of the data set.
+        config_hash: SHA-256 of the settings that shape the store.
+        num_cases: how many cases it holds.
+    """
+
+    store_root: str
+    key: str
+    data_hash: str
+    dataset: str
+    config_hash: str
+    num_cases: int
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the store.
+
+        Raises:
+            ConfigError: when `store_root` is not a folder.
+        """
+        return stores_folder(self.store_root) / self.key
+
+    def save(self, path: Path) -> None:
+        """Write the pointer as JSON to `path`, atomically."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> StorePointer:
+        """Read a pointer that `save` wrote.
+
+        Raises:
+            DataError: when the file is missing or is not a pointer.
+        """
+        advice = "expected the pointer that `ctan data preprocess` writes"
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
+        except ValueError as error:
+            raise DataError(f"{path}: not valid JSON ({error}); {advice}") from error
+        names = [field.name for field in fields(cls)]
+        if not isinstance(value, dict) or sorted(value) != sorted(names):
+            raise DataError(f"{path}: not a store pointer (its fields are {', '.join(names)}); {advice}")
+        return cls(**value)
+
+
+def stores_folder(store_root: str) -> Path:
+    """Return the folder under `store_root` that holds one folder a store.
+
+    Raises:
+        ConfigError: when `store_root` is an address instead of a folder.
+    """
+    if "://" in store_root:
+        raise ConfigError(
+            f"store_root: {store_root!r} is an address; object storage is not supported yet, "
+            f"give a folder (for example a mounted volume)"
+        )
+    return Path(store_root).expanduser() / "stores"

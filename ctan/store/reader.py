@@ -1,0 +1,240 @@
+"""Reading a store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ctan.errors import CaseError, DataError
+from ctan.store import geometry as geo
+from ctan.store.chunks import ChunkReader
+from ctan.store.layout import (
+    ARRAYS_FOLDER,
+    FORMAT_VERSION,
+    STORE_FILE,
+    Layout,
+    array_files,
+    unpack_masks,
+)
+from ctan.store.manifest import MANIFEST_FILE, POSSIBLE_DOSE_MASK, read_manifest
+from ctan.store.pointer import StorePointer
+
+if TYPE_CHECKING:
+    from ctan.datasets.base import Case
+
+_REBUILD = "delete the folder and run `ctan data preprocess` again"
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """One case on the working grid.
+
+    Attributes:
+        case_id, group_id, split, fold: as in the manifest.
+        image: name -> (D, H, W); `"ct"` is int16, 0..4095, HU + 1024, 0 outside the native grid.
+        masks: (S, D, H, W) bool in the order of `dataset.structures`; False where a structure is not contoured.
+        known: (S,) bool, whether the structure is contoured.
+        dose: (D, H, W) float32, Gy.
+        dose_mask: (D, H, W) bool, voxels that touch the possible-dose mask.
+        target_distance: (D, H, W) int8, signed distance in mm to the union of the targets, see
+            `ctan.store.geometry.signed_distance_mm`.
+        spacing_mm: voxel edge per axis of the working grid.
+        labels: name -> class label of image-level tasks.
+    """
+
+    case_id: str
+    group_id: str
+    split: str
+    fold: int
+    image: Mapping[str, npt.NDArray[np.int16]]
+    masks: npt.NDArray[np.bool_]
+    known: npt.NDArray[np.bool_]
+    dose: npt.NDArray[np.float32]
+    dose_mask: npt.NDArray[np.bool_]
+    target_distance: npt.NDArray[np.int8]
+    spacing_mm: tuple[float, ...]
+    labels: Mapping[str, str]
+
+
+class Store:
+    """A complete store, opened for reading. Can be sent to worker processes.
+
+    Attributes:
+        pointer: names the store.
+        manifest: one row a case (pyarrow Table).
+        structures: names of the masks, in order.
+    """
+
+    def __init__(self, pointer: StorePointer, manifest: pa.Table, description: dict[str, Any]) -> None:
+        self.pointer, self.manifest = pointer, manifest
+        self.structures: tuple[str, ...] = tuple(description["structures"])
+        self._rows: dict[str, dict[str, Any]] = {row["case_id"]: row for row in manifest.to_pylist()}
+        self._index = {case_id: index for index, case_id in enumerate(self._rows)}
+        self._chunks = ChunkReader(pointer.folder, Layout.from_json(description["layout"]))
+        self._entries: dict[str, dict[str, Any]] = {entry["case_id"]: entry for entry in description["cases"]}
+
+    def case_ids(self, split: str | None = None, fold: int | None = None, not_fold: int | None = None) -> list[str]:
+        """List cases in the order of the manifest.
+
+        Args:
+            split: only of this split.
+            fold: only of this fold.
+            not_fold: only outside this fold.
+        """
+        return [
+            case_id
+            for case_id, row in self._rows.items()
+            if (split is None or row["split"] == split)
+            and (fold is None or row["fold"] == fold)
+            and (not_fold is None or row["fold"] != not_fold)
+        ]
+
+    def geometry(self, case_id: str) -> geo.Geometry:
+        """Return where the working grid of a case lies on its native grid.
+
+        Raises:
+            DataError: when the store has no such case.
+        """
+        self._row(case_id)
+        return geo.Geometry.from_json(self._entries[case_id]["geometry"])
+
+    def load(self, case_id: str) -> StoredCase:
+        """Read a case on the working grid.
+
+        Raises:
+            DataError: when the store has no such case.
+            CaseError: when its bytes are damaged.
+        """
+        row, geometry = self._row(case_id), self.geometry(case_id)
+        entry = self._entries[case_id]
+        masks = unpack_masks(self._read("working/masks", case_id), geometry.shape)
+        return StoredCase(
+            case_id=case_id,
+            group_id=row["group_id"],
+            split=row["split"],
+            fold=row["fold"],
+            image={"ct": self._read("working/ct", case_id)},
+            masks=masks[:-1],
+            known=np.array([name not in row["missing"] for name in self.structures]),
+            dose=self._read("working/dose", case_id) * np.float32(entry["dose_step_gy"]),
+            dose_mask=masks[-1],
+            target_distance=self._read("working/target_distance", case_id),
+            spacing_mm=geometry.spacing_mm,
+            labels=entry["labels"],
+        )
+
+    def reference(self, case_id: str) -> Case:
+        """Read a case at native resolution, exactly as its raw files say, to score against.
+
+        Raises:
+            DataError: when the store has no such case.
+            CaseError: when its bytes are damaged.
+        """
+        from ctan.datasets.base import Case
+
+        row, geometry = self._row(case_id), self.geometry(case_id)
+        inside = tuple(slice(size) for size in geometry.native_shape)
+        ct = self._read("native/ct", case_id)
+        masks = unpack_masks(self._read("native/masks", case_id), ct.shape)[(slice(None), *inside)]
+        known = {name: mask for name, mask in zip(self.structures, masks, strict=False) if name not in row["missing"]}
+        return Case(
+            case_id=case_id,
+            group_id=row["group_id"],
+            split=row["split"],
+            spacing_mm=geometry.native_spacing_mm,
+            images={"ct": ct[inside]},
+            masks=known | {POSSIBLE_DOSE_MASK: masks[-1]},
+            doses={"dose": self._read("native/dose", case_id)[inside]},
+            sha256=row["sha256"],
+            labels=self._entries[case_id]["labels"],
+        )
+
+    def to_native(self, case_id: str, array: npt.NDArray[Any], pad_value: float) -> npt.NDArray[np.float32]:
+        """Bring a prediction from the working grid to the native grid of a case.
+
+        Args:
+            case_id: whose grids.
+            array: (..., D, H, W) on the working grid.
+            pad_value: value outside the working grid.
+
+        Returns:
+            (..., native D, H, W) float32: pasted when nothing was resampled, else interpolated linearly
+            (`align_corners=False`).
+
+        Raises:
+            DataError: when the store has no such case or the array is not on its working grid.
+        """
+        geometry = self.geometry(case_id)
+        if array.shape[-len(geometry.shape) :] != geometry.shape:
+            raise DataError(
+                f"{case_id}: expected an array on the working grid {geometry.shape}, found shape {array.shape}"
+            )
+        return geo.to_native(array.astype(np.float32, copy=False), geometry, pad_value)
+
+    def _row(self, case_id: str) -> dict[str, Any]:
+        if case_id not in self._rows:
+            some = ", ".join(list(self._rows)[:5])
+            raise DataError(
+                f"{case_id!r}: not in store {self.pointer.key}, which holds {len(self._rows)} cases: {some}, ..."
+            )
+        return self._rows[case_id]
+
+    def _read(self, name: str, case_id: str) -> npt.NDArray[Any]:
+        """Return one case of one array; bytes that cannot be read or decoded are named by their case."""
+        try:
+            return self._chunks.read(name, self._index[case_id])
+        except (OSError, ValueError, RuntimeError) as error:
+            where = self.pointer.folder
+            raise CaseError(case_id, f"{name} in {where} is damaged ({error}); {_REBUILD}") from error
+
+
+def open_store(pointer: StorePointer) -> Store:
+    """Open the store a pointer names.
+
+    Raises:
+        DataError: when it does not exist, is incomplete, or was written in another format.
+    """
+    description = read_description(pointer.folder)
+    manifest = read_manifest(pointer.folder / MANIFEST_FILE)
+    if manifest["case_id"].to_pylist() != [entry["case_id"] for entry in description["cases"]]:
+        raise DataError(f"{pointer.folder}: manifest and {STORE_FILE} list different cases; {_REBUILD}")
+    _check_files(pointer.folder, description["files"])
+    return Store(pointer, manifest, description)
+
+
+def _check_files(folder: Path, expected: dict[str, int]) -> None:
+    """Raise when a file is missing or cut off, before anything trains on it."""
+    found = array_files(folder / ARRAYS_FOLDER)
+    for name, size in expected.items():
+        if found.get(name) != size:
+            state = f"{found[name]} bytes" if name in found else "nothing"
+            raise DataError(f"{folder / ARRAYS_FOLDER / name}: expected {size} bytes, found {state}; {_REBUILD}")
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read `store.json`.
+
+    Raises:
+        DataError: when there is no complete store of this format version in `folder`.
+    """
+    try:
+        description: dict[str, Any] = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = "there is no store here" if not folder.exists() else f"the store is incomplete: no {STORE_FILE}"
+        raise DataError(f"{folder}: {reason}; run `ctan data preprocess` with this store_root") from error
+    except ValueError as error:
+        raise DataError(f"{folder / STORE_FILE}: not valid JSON ({error}); {_REBUILD}") from error
+    version = description.get("format_version")
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{folder}: the store has format version {version}, this ctan reads {FORMAT_VERSION}; "
+            f"run `ctan data preprocess` again with this ctan"
+        )
+    return description

@@ -1,0 +1,100 @@
+"""The promotion ledger: an append-only file beside the stores in which every decision and its numbers stay.
+
+`store_root/ledger/<model_name>.jsonl` holds a line a decision. `store_root/ledger/<model_name>/` keeps the per-case
+table of every model that was decided about, so that later challengers are compared on the same cases.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ctan.errors import DataError
+from ctan.files import atomic_path
+
+
+class Ledger:
+    """The ledger of one registered model.
+
+    Args:
+        store_root: folder that holds the stores.
+        model_name: of the registered model.
+    """
+
+    def __init__(self, store_root: str, model_name: str) -> None:
+        self.path = Path(store_root).expanduser() / "ledger" / f"{model_name}.jsonl"
+        self._tables = self.path.with_suffix("")
+
+    def check_writable(self) -> None:
+        """See that entries can be added, before anything else changes.
+
+        Raises:
+            DataError: naming the folder.
+        """
+        try:
+            self._tables.mkdir(parents=True, exist_ok=True)
+            probe = self._tables / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+            with self.path.open("ab"):
+                pass
+        except OSError as error:
+            raise DataError(
+                f"{self.path.parent}: the promotion ledger cannot be written ({error.strerror}); "
+                f"make store_root writable for promotion, nothing has been promoted"
+            ) from error
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return all decisions, oldest first.
+
+        An unfinished last line is what a crash leaves of an entry that never took effect; it does not count.
+
+        Raises:
+            DataError: when a line is damaged.
+        """
+        if not self.path.exists():
+            return []
+        complete, _, _ = self.path.read_bytes().rpartition(b"\n")
+        found = []
+        for number, line in enumerate(complete.splitlines(), start=1):
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise DataError(
+                    f"{self.path}: line {number} is damaged ({error}); restore the file from a backup"
+                ) from error
+        return found
+
+    def looks(self, evaluation_hash: str, data_hash: str) -> set[str]:
+        """Return the comparisons that have looked at an evaluation split of a data version."""
+        split = (evaluation_hash, data_hash)
+        return {e["comparison_hash"] for e in self.entries() if (e["evaluation_hash"], e["data_hash"]) == split}
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add a decision: on return it is on the disk. The caller holds the promotion lock."""
+        line = json.dumps(entry, sort_keys=True, allow_nan=False) + "\n"
+        with self.path.open("r+b" if self.path.exists() else "wb") as stream:
+            content = stream.read() if stream.readable() else b""
+            stream.seek(content.rfind(b"\n") + 1)
+            stream.truncate()
+            stream.write(line.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def table_path(self, weights_sha256: str, evaluation_hash: str) -> Path:
+        """Return where the per-case table of a model on one evaluation split is kept."""
+        return self._tables / f"{weights_sha256[:16]}-on-{evaluation_hash[:16]}.parquet"
+
+    def keep_table(self, weights_sha256: str, evaluation_hash: str, table: Any) -> None:
+        """Keep a model's per-case table (pyarrow)."""
+        import pyarrow.parquet as pq
+
+        with atomic_path(self.table_path(weights_sha256, evaluation_hash)) as path:
+            pq.write_table(table, path)

@@ -1,0 +1,263 @@
+"""Promotion: the model chosen on the tuning cases is registered; it becomes champion when it proves better.
+
+The order of the steps makes an interrupted promotion safe to run again: register (the same weights are the same
+version), write the decision to the ledger, then move the aliases. A comparison that the ledger knows is not decided
+anew: its aliases are put right and the recorded decision is returned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctan.errors import ConfigError, TrackingError
+from ctan.tracking import gate, registry
+from ctan.tracking.comparison import EVALUATION, ComparisonFiles, read_comparison
+from ctan.tracking.ledger import Ledger
+from ctan.tracking.lineage import git_commit
+from ctan.tracking.reference import NotComparableError, champion_cases
+from ctan.tracking.runs import WEIGHTS_TAG, find_logged_model
+from ctan.tracking.server import connect, is_server, prepare, tracking_errors, without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+    from ctan.config import RunConfig
+    from ctan.store import StorePointer
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What promotion came to. All values are plain, `vars(decision)` is JSON.
+
+    Attributes:
+        promoted: whether the new version became champion.
+        model_name: registered model.
+        version: registered version of the chosen model, None when nothing was registered.
+        reason: why, as a sentence.
+        champion_before, champion_after: versions the alias `champion` pointed to and points to.
+        looks: how many comparisons have looked at this evaluation split of this data version so far.
+        numbers: what the decision rests on.
+        where: page of the version on the tracking server, or how to load it.
+    """
+
+    promoted: bool
+    model_name: str
+    version: str | None
+    reason: str
+    champion_before: str | None = None
+    champion_after: str | None = None
+    looks: int = 0
+    numbers: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.version is None:
+            return f"{self.model_name}: nothing registered: {self.reason}"
+        verdict = "promoted to champion" if self.promoted else "registered, not promoted"
+        return f"{self.model_name} version {self.version} {verdict}: {self.reason}\n{self.where}"
+
+
+def promote(pointer: StorePointer, comparison_dir: Path, model_dirs: Sequence[Path], config: RunConfig) -> Decision:
+    """Register the model that a comparison chose, decide whether it becomes champion, and record the decision.
+
+    The alias `champion` moves only when the new model is better on the fixed evaluation split: the first one must
+    beat the simple baselines on every task that has one; later ones must improve on the champion by more than
+    `promotion.min_improvement_percent` on average over the tasks. Otherwise the alias `challenger` is set.
+
+    Args:
+        pointer: the store that was compared on; its `store_root` holds the ledger.
+        comparison_dir: output of the comparison step.
+        model_dirs: folders of trained models, the chosen one among them.
+        config: settings; `promotion` and `evaluation` are used.
+
+    Raises:
+        DataError: when the comparison, the model or the ledger cannot be used.
+        TrackingError: when the registry cannot be used or does not know the model's run.
+    """
+    if not config.promotion.enabled:
+        return Decision(False, config.model_name, None, "promotion.enabled is false, the registry was left alone")
+    if not re.fullmatch(r"\w[\w.-]*", config.model_name):
+        raise ConfigError(f"promotion.model_name: {config.model_name!r}; allowed: letters, digits, '.', '_' and '-'")
+    comparison = read_comparison(comparison_dir, model_dirs, pointer)
+    ledger = Ledger(pointer.store_root, config.model_name)
+    ledger.check_writable()
+    uri = prepare()
+    client = connect()
+    with tracking_errors(uri, f"promoting {config.model_name}"):
+        return _Promotion(client, pointer, comparison, ledger, config).run()
+
+
+class _Promotion:
+    """One promotion, step by step."""
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        pointer: StorePointer,
+        comparison: ComparisonFiles,
+        ledger: Ledger,
+        config: RunConfig,
+    ) -> None:
+        self.client, self.pointer, self.comparison = client, pointer, comparison
+        self.ledger, self.config, self.name = ledger, config, config.model_name
+        self.candidate = comparison.candidate
+
+    def run(self) -> Decision:
+        model_id = self._logged_model()
+        self.ledger.keep_table(self.candidate.weights_sha256, self.comparison.evaluation_hash, self.candidate.cases)
+        while True:
+            champion = registry.get_alias(self.client, self.name, registry.CHAMPION)
+            # Outside of the lock, which is short: the gate may have to evaluate the champion.
+            verdict = None if self._recorded() else self._judge(champion)
+            with registry.promotion_lock(self.client, self.name) as confirm:
+                present = registry.get_alias(self.client, self.name, registry.CHAMPION)
+                if _number(present) != _number(champion):
+                    continue  # another promotion was faster: compare with its champion
+                version = str(self._register(model_id).version)
+                entry = self._recorded()
+                if entry is None:
+                    entry = self._entry(version, _number(champion), verdict or self._judge(champion))
+                    confirm()
+                    self.ledger.append(entry)
+                self._set_aliases(entry, _number(present), confirm)
+                return self._decision(entry)
+
+    def _set_aliases(self, entry: dict[str, Any], champion: str | None, confirm: Callable[[], None]) -> None:
+        """Carry the decision out, unless it is history or someone has moved the alias since."""
+        moved = champion not in (entry["champion_before"], entry["champion_after"])
+        if moved or entry != self.ledger.entries()[-1]:
+            return
+        confirm()
+        challenger = None if entry["champion_after"] == entry["version"] else entry["version"]
+        registry.set_aliases(self.client, self.name, entry["champion_after"], challenger)
+
+    def _logged_model(self) -> str:
+        """Return the id of the logged model with the chosen weights."""
+        from mlflow.exceptions import MlflowException
+
+        run_id, place = self.candidate.run_id, without_password(self.client.tracking_uri)
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            raise TrackingError(
+                f"{place}: run {run_id} of the chosen model ({self.candidate.arch}) cannot be read ({error.message}). "
+                f"Was MLFLOW_TRACKING_URI or CTAN_WORKSPACE another one when it was trained?"
+            ) from error
+        model_id = find_logged_model(self.client, run, self.candidate.weights_sha256)
+        if model_id is None:
+            raise TrackingError(
+                f"{place}: run {run_id} has not logged a model with the weights of the chosen model "
+                f"({self.candidate.arch}, sha256 {self.candidate.weights_sha256[:12]}); run train again, it goes on "
+                f"from its checkpoint and logs the model"
+            )
+        return model_id
+
+    def _register(self, model_id: str) -> ModelVersion:
+        described, candidate = self.candidate.model_json, self.candidate
+        tags = {
+            "arch": candidate.arch,
+            "fold": candidate.fold,
+            "seed": candidate.seed,
+            "run_id": candidate.run_id,
+            "compared_run_ids": ",".join(model["run_id"] for model in self.comparison.content["models"]),
+            "data_hash": self.pointer.data_hash,
+            "store_key": self.pointer.key,
+            "evaluation_hash": self.comparison.evaluation_hash,
+            "config_hash": described.get("config_hash"),
+            "code_hash": described.get("code_hash"),
+            "git_commit": self.client.get_run(candidate.run_id).data.tags.get("git_commit"),
+        }
+        for role, tasks in candidate.scores.items():
+            for task, scores in tasks.items():
+                tags |= {f"{role}.{task}.{metric}": f"{value:.6g}" for metric, value in scores.items()}
+        texts = {key: str(value) for key, value in tags.items() if value is not None}
+        weights = candidate.weights_sha256
+        return registry.register(self.client, self.name, model_id, candidate.run_id, weights, texts)
+
+    def _recorded(self) -> dict[str, Any] | None:
+        """Return the ledger's decision about this comparison, None when it is a new one."""
+        candidate = self.candidate
+        version = registry.find_version(self.client, self.name, candidate.run_id, candidate.weights_sha256)
+        wanted = (self.comparison.hash, candidate.weights_sha256, candidate.run_id, _number(version))
+        for entry in self.ledger.entries():
+            if (entry["comparison_hash"], entry["weights_sha256"], entry["run_id"], entry["version"]) == wanted:
+                return entry
+        return None
+
+    def _judge(self, champion: ModelVersion | None) -> gate.Verdict:
+        """Ask the gate; this may evaluate the champion, which takes minutes."""
+        if champion is None:
+            return gate.against_baselines(self.candidate, self.comparison.content["baselines"])
+        if self._is_candidate(champion):
+            return gate.Verdict(False, "it is the champion already")
+        evaluation_hash = self.comparison.evaluation_hash
+        try:
+            cases = champion_cases(champion, self.ledger, evaluation_hash, self.pointer, self.config)
+        except NotComparableError as error:
+            return gate.Verdict(False, str(error))
+        return gate.against_champion(self.candidate, cases, str(champion.version), self.config)
+
+    def _is_candidate(self, version: ModelVersion) -> bool:
+        weights = version.tags.get(WEIGHTS_TAG)
+        return version.run_id == self.candidate.run_id and weights == self.candidate.weights_sha256
+
+    def _entry(self, version: str, before: str | None, verdict: gate.Verdict) -> dict[str, Any]:
+        """Return the ledger entry of a new decision."""
+        content = self.comparison.content
+        split = (content["evaluation_hash"], self.pointer.data_hash)
+        looked = {
+            e["comparison_hash"] for e in self.ledger.entries() if (e["evaluation_hash"], e["data_hash"]) == split
+        }
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "decision": "promoted" if verdict.promoted else "kept",
+            "reason": verdict.reason,
+            "model_name": self.name,
+            "version": version,
+            "champion_before": before,
+            "champion_after": version if verdict.promoted else before,
+            "arch": self.candidate.arch,
+            "fold": self.candidate.fold,
+            "seed": self.candidate.seed,
+            "run_id": self.candidate.run_id,
+            "weights_sha256": self.candidate.weights_sha256,
+            "chosen_because": self.candidate.reason,
+            "scores": self.candidate.scores.get(EVALUATION, {}),
+            "numbers": verdict.numbers,
+            "data_hash": self.pointer.data_hash,
+            "store_key": self.pointer.key,
+            "evaluation_hash": content["evaluation_hash"],
+            "looks": len(looked | {self.comparison.hash}),
+            "comparison_hash": self.comparison.hash,
+            "git_commit": git_commit(),
+        }
+
+    def _decision(self, entry: dict[str, Any]) -> Decision:
+        uri, version = without_password(self.client.tracking_uri), entry["version"]
+        alias = registry.CHAMPION if entry["champion_after"] == version else registry.CHALLENGER
+        page = f"{uri.rstrip('/')}/#/models/{self.name}/versions/{version}"
+        return Decision(
+            promoted=entry["decision"] == "promoted",
+            model_name=self.name,
+            version=version,
+            reason=entry["reason"],
+            champion_before=entry["champion_before"],
+            champion_after=entry["champion_after"],
+            looks=entry["looks"],
+            numbers=entry["numbers"],
+            where=page if is_server(uri) else f"models:/{self.name}@{alias}, see it with `ctan ui`",
+        )
+
+
+def _number(version: ModelVersion | None) -> str | None:
+    return None if version is None else str(version.version)

@@ -1,0 +1,93 @@
+"""The champion's scores on the evaluation cases: kept in the ledger, or measured anew when the cases changed."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctan.files import sha256_of_file
+from ctan.tracking.comparison import CASES_FILE, EVALUATION, read_cases
+from ctan.tracking.ledger import Ledger
+from ctan.tracking.runs import WEIGHTS_TAG
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from mlflow.entities.model_registry import ModelVersion
+
+    from ctan.config import RunConfig
+    from ctan.store import StorePointer
+
+
+class NotComparableError(Exception):
+    """The champion cannot be scored on the evaluation cases of this store; the text says why and what to do."""
+
+
+def champion_cases(
+    champion: ModelVersion, ledger: Ledger, evaluation_hash: str, pointer: StorePointer, config: RunConfig
+) -> pa.Table:
+    """Return the champion's per-case table on the evaluation cases.
+
+    Args:
+        champion: its registered version.
+        ledger: keeps the tables.
+        evaluation_hash: names the evaluation cases.
+        pointer: the store with those cases.
+        config: settings of the evaluation.
+
+    Raises:
+        NotComparableError: when the cases are new to the champion and the store has another working grid than it.
+    """
+    weights = champion.tags.get(WEIGHTS_TAG, "")
+    kept = ledger.table_path(weights, evaluation_hash)
+    if weights and kept.exists():
+        return read_cases(kept)
+    with tempfile.TemporaryDirectory() as folder:
+        model_dir = _download(champion, Path(folder))
+        table = _evaluate(champion, model_dir, Path(folder) / "evaluation", pointer, config)
+        ledger.keep_table(sha256_of_file(model_dir / "model.safetensors"), evaluation_hash, table)
+    return table
+
+
+def _download(champion: ModelVersion, folder: Path) -> Path:
+    """Fetch the model folder of a registered version."""
+    from mlflow.artifacts import download_artifacts
+
+    from ctan.inference.load import MODEL_FILE
+
+    fetched = Path(download_artifacts(f"models:/{champion.name}/{champion.version}", dst_path=str(folder)))
+    found = sorted(fetched.rglob(MODEL_FILE))
+    if not found:
+        raise NotComparableError(
+            f"the champion, version {champion.version}, was not registered by ctan: it holds no {MODEL_FILE}; "
+            f"remove its alias champion, or choose another promotion.model_name"
+        )
+    return found[0].parent
+
+
+def _evaluate(
+    champion: ModelVersion, model_dir: Path, output_dir: Path, pointer: StorePointer, config: RunConfig
+) -> pa.Table:
+    import pyarrow.compute as pc
+
+    from ctan.evaluation import evaluate
+    from ctan.inference.load import read_model_json
+
+    described = read_model_json(model_dir)
+    own, present = (_grid(described["config"]), _grid(config.model_dump(mode="json")))
+    if own != present:
+        raise NotComparableError(
+            f"the evaluation cases are not those the champion, version {champion.version}, was scored on, and it "
+            f"cannot be scored on these: it works on a grid of {own[0]} voxels of {own[1]} mm, this store has "
+            f"{present[0]} of {present[1]} mm. Use the champion's preprocess settings, or choose another "
+            f"promotion.model_name to start a new line of models"
+        )
+    evaluate(pointer, model_dir, output_dir, config)
+    keep = pc.field("role") == EVALUATION
+    for name in ("arch", "fold", "seed"):
+        keep = keep & (pc.field(name) == described[name])
+    return read_cases(output_dir / CASES_FILE).filter(keep)
+
+
+def _grid(config: dict[str, Any]) -> tuple[Any, Any]:
+    return config["preprocess"]["grid_shape"], config["preprocess"]["grid_spacing_mm"] or "native"

@@ -1,0 +1,156 @@
+"""The model registry: versions, aliases, and a lock so that promotions happen one after the other."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ctan.errors import TrackingError
+from ctan.tracking.runs import WEIGHTS_TAG
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+_OWNER_TAG, _EXPIRES_TAG = "owner", "expires_at_unix_s"
+
+
+def get_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """Return the version an alias points to, None when there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        # An unknown alias of a known model is reported as an invalid parameter.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def set_aliases(client: MlflowClient, name: str, champion: str | None, challenger: str | None) -> None:
+    """Let the aliases point to these versions; None removes the alias. What is so already is left alone."""
+    for alias, version in ((CHAMPION, champion), (CHALLENGER, challenger)):
+        present = get_alias(client, name, alias)
+        if version is None and present is not None:
+            client.delete_registered_model_alias(name, alias)
+        elif version is not None and (present is None or str(present.version) != version):
+            client.set_registered_model_alias(name, alias, version)
+
+
+def find_version(client: MlflowClient, name: str, run_id: str, weights_sha256: str) -> ModelVersion | None:
+    """Return the version with these weights of this run, None when it is not registered."""
+    for version in client.search_model_versions(f"name='{name}' and run_id='{run_id}'"):
+        if version.tags.get(WEIGHTS_TAG) == weights_sha256 and version.status == "READY":
+            return version
+    return None
+
+
+def register(
+    client: MlflowClient, name: str, model_id: str, run_id: str, weights_sha256: str, tags: Mapping[str, str]
+) -> ModelVersion:
+    """Register a logged model, once: the same weights of the same run are the same version.
+
+    The tags of a version that exists are brought up to date.
+
+    Args:
+        client: of the registry.
+        name: registered model, created when missing.
+        model_id: the logged model.
+        run_id: that logged it.
+        weights_sha256: of its weights.
+        tags: of the version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="Cross-task models; see docs/tracking.md")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {**tags, WEIGHTS_TAG: weights_sha256}
+    version = find_version(client, name, run_id, weights_sha256)
+    if version is None:
+        source = client.get_logged_model(model_id).artifact_location
+        return client.create_model_version(name, source, run_id=run_id, tags=dict(tags), model_id=model_id)
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(name, version.version, key, value)
+    return client.get_model_version(name, version.version)
+
+
+@contextmanager
+def promotion_lock(
+    client: MlflowClient, name: str, wait_seconds: float = 120.0, lease_seconds: float = 300.0
+) -> Iterator[Callable[[], None]]:
+    """Hold the lock on a registered model.
+
+    Aliases have no compare-and-set, but of several clients that create a registered model of one name exactly one
+    succeeds. The lock therefore is a registered model `<name>.lock`; one that a killed process left expires.
+
+    Args:
+        client: of the registry.
+        name: registered model to lock.
+        wait_seconds: how long to wait for another promotion.
+        lease_seconds: after this long the lock may be taken away.
+
+    Yields:
+        A function that raises when the lock has been lost; to be called right before a change.
+
+    Raises:
+        TrackingError: when another promotion keeps the lock.
+    """
+    lock, owner = f"{name}.lock", f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    deadline = time.monotonic() + wait_seconds
+    while not _try_lock(client, lock, owner, lease_seconds):
+        if time.monotonic() > deadline:
+            raise TrackingError(
+                f"another promotion of {name} is under way (registered model {lock}); wait for it and run "
+                f"promote again. A lock that a killed promotion left expires after {lease_seconds:.0f} s."
+            )
+        time.sleep(0.5)
+
+    def confirm() -> None:
+        if _owner(client, lock) != owner:
+            raise TrackingError(f"promotion of {name} took longer than {lease_seconds:.0f} s and lost its lock; again")
+
+    try:
+        yield confirm
+    finally:
+        if _owner(client, lock) == owner:
+            client.delete_registered_model(lock)
+
+
+def _try_lock(client: MlflowClient, lock: str, owner: str, lease_seconds: float) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    tags = {_OWNER_TAG: owner, _EXPIRES_TAG: f"{time.time() + lease_seconds:.0f}"}
+    try:
+        client.create_registered_model(lock, tags=tags, description="held while a promotion decides; expires")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        with suppress(MlflowException):  # released in between
+            held = client.get_registered_model(lock)
+            # Renaming succeeds for one of several that find the lock expired; deleting by name could hit a new lock.
+            if float(held.tags.get(_EXPIRES_TAG, 0)) < time.time():
+                client.delete_registered_model(lock)
+        return False
+    return _owner(client, lock) == owner
+
+
+def _owner(client: MlflowClient, lock: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(lock).tags.get(_OWNER_TAG)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None

@@ -1,0 +1,152 @@
+"""The whole journey: raw files in, architectures trained and compared, best model promoted.
+
+Compile with `make pipeline`. Inside the loop only pipeline parameters, artifacts and fields of the loop item may be
+used: run locally, kfp 2.17.0 replaces another task's output parameter by the loop item without a word.
+"""
+
+import sys
+from pathlib import Path
+
+from kfp import compiler, dsl
+
+from components.compare import compare
+from components.evaluate import evaluate
+from components.ingest import ingest
+from components.plan import plan
+from components.preprocess import preprocess
+from components.promote import promote as promote_best
+from components.train import train
+from components.validate import validate
+
+COMPILED = Path(__file__).with_suffix(".yaml")
+
+
+def _prepared(task: dsl.PipelineTask, name: str, cpu: str = "1", memory: str = "2G") -> dsl.PipelineTask:
+    """Name a task, ask for modest resources and let it look at its inputs afresh.
+
+    KFP's cache knows a folder by its name and a store or checkpoint not at all; redoing a step is cheap because stores
+    and checkpoints are addressed by content.
+    """
+    return (
+        task.set_display_name(name)
+        .set_cpu_request(cpu)
+        .set_memory_request(memory)
+        .set_caching_options(enable_caching=False)
+    )
+
+
+@dsl.pipeline(name="ctan", display_name="ctan: train, compare, promote")
+def ctan(
+    source: str = "phantom:train=12,validation=4,seed=0",
+    profile: str = "smoke",
+    dataset: str = "openkbp",
+    architectures: list[str] = [],  # noqa: B006
+    folds: list[int] = [],  # noqa: B006
+    seeds: list[int] = [],  # noqa: B006
+    epochs: int = 0,
+    batch_size: int = 0,
+    learning_rate: float = 0.0,
+    task_weighting: str = "",
+    inputs: str = "",
+    max_train_cases: int = 0,
+    max_evaluation_cases: int = 0,
+    store_root: str = "",
+    checkpoint_root: str = "",
+    model_name: str = "",
+    promote: bool = True,
+    overrides: list[str] = [],  # noqa: B006
+):
+    """Train STL, HPS, MTAN and CTAN on raw patients, compare them and promote the best.
+
+    Args:
+        source: Folder of raw files that every step can read, or phantom:train=N,validation=N,seed=N (synthetic).
+        profile: Settings to start from: smoke (phantoms), cpu (real data, two cores), gpu, or the path of a YAML file.
+        dataset: Data set, the raw format of the source: openkbp.
+        architectures: Architectures to train, of stl, hps, mtan, ctan. Empty: those of the profile (all four).
+        folds: Folds to train; fold f of the training patients is left out for tuning. Empty: those of the profile (0).
+        seeds: Seeds to train with. Empty: those of the profile (0).
+        epochs: Passes over the training cases. 0: from the profile.
+        batch_size: Cases a training step. 0: from the profile.
+        learning_rate: Learning rate of AdamW after warm-up. 0: from the profile.
+        task_weighting: How task losses are summed: equal, dwa or uncertainty. Empty: from the profile.
+        inputs: What the networks see: ct, ct+targets or oracle. Empty: from the profile.
+        max_train_cases: Use only the first N training cases. 0: from the profile (all).
+        max_evaluation_cases: Use only the first N evaluation cases. 0: from the profile (all).
+        store_root: Folder of the stores and the promotion ledger, seen by every step. Empty: store in the workspace.
+        checkpoint_root: Folder of the checkpoints, seen by every step. Empty: checkpoints in the workspace.
+        model_name: Name of the registered model. Empty: ctan-<dataset>.
+        promote: Whether the best model may be registered and become champion; false compares only.
+        overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others.
+    """
+    ingested = _prepared(
+        ingest(
+            source=source,
+            profile=profile,
+            dataset=dataset,
+            architectures=architectures,
+            folds=folds,
+            seeds=seeds,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            task_weighting=task_weighting,
+            inputs=inputs,
+            max_train_cases=max_train_cases,
+            max_evaluation_cases=max_evaluation_cases,
+            model_name=model_name,
+            promote=promote,
+            overrides=overrides,
+        ),
+        "Read raw files",
+    )
+    validated = _prepared(validate(manifest=ingested.outputs["manifest"]), "Validate")
+    manifest = validated.outputs["validated"]
+    stored = _prepared(preprocess(source=source, store_root=store_root, manifest=manifest), "Preprocess")
+    store = stored.outputs["store"]
+    planned = _prepared(plan(manifest=manifest), "Plan", memory="1G")
+
+    with dsl.ParallelFor(planned.output, name="architecture, fold, seed", parallelism=1) as item:
+        trained = _prepared(
+            train(
+                arch=item.arch,
+                fold=item.fold,
+                seed=item.seed,
+                checkpoint_root=checkpoint_root,
+                manifest=manifest,
+                store=store,
+            ),
+            "Train",
+            memory="4G",
+        )
+        evaluated = _prepared(
+            evaluate(manifest=manifest, store=store, model=trained.outputs["model"]), "Evaluate", memory="4G"
+        )
+
+    compared = _prepared(
+        compare(
+            manifest=manifest,
+            store=store,
+            models=dsl.Collected(trained.outputs["model"]),
+            evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
+        ),
+        "Compare",
+    )
+    with dsl.If(promote == True, name="promotion wanted"):  # noqa: E712 - builds a condition
+        _prepared(
+            promote_best(
+                manifest=manifest,
+                store=store,
+                comparison=compared.outputs["comparison"],
+                best=compared.outputs["best"],
+            ),
+            "Promote",
+        )
+
+
+def main(output: Path = COMPILED) -> None:
+    """Compile the pipeline to YAML."""
+    compiler.Compiler().compile(ctan, str(output))
+
+
+if __name__ == "__main__":
+    main(*[Path(argument) for argument in sys.argv[1:]])

@@ -1,0 +1,109 @@
+"""The pipeline as compiled: up to date, described, thin, and free of what does not work in kfp."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("kfp")
+
+import components
+from pipelines import ctan as pipeline
+
+STEPS = ("ingest", "validate", "preprocess", "plan", "train", "evaluate", "compare", "promote")
+COMPONENTS_DIR = Path(components.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def spec() -> dict[str, Any]:
+    return yaml.safe_load(pipeline.COMPILED.read_text(encoding="utf-8"))
+
+
+def test_the_committed_yaml_is_what_the_pipeline_compiles_to(tmp_path: Path) -> None:
+    pipeline.main(tmp_path / "ctan.yaml")
+    assert (tmp_path / "ctan.yaml").read_bytes() == pipeline.COMPILED.read_bytes(), "stale: run `make pipeline`"
+
+
+def test_every_pipeline_parameter_has_a_default_and_a_description(spec: dict[str, Any]) -> None:
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    wanted = {"source", "profile", "architectures", "epochs", "store_root", "checkpoint_root", "promote", "overrides"}
+    assert wanted <= set(parameters)
+    for name, parameter in parameters.items():
+        assert "defaultValue" in parameter, name
+        assert len(parameter.get("description", "")) > 10, name
+
+
+def test_every_setting_parameter_is_handed_to_ingest(spec: dict[str, Any]) -> None:
+    """The step that resolves the settings gets all of them but the two folders that later steps use."""
+    handed = spec["root"]["dag"]["tasks"]["ingest"]["inputs"]["parameters"]
+    assert {name: value["componentInputParameter"] for name, value in handed.items()} == {
+        name: name
+        for name in spec["root"]["inputDefinitions"]["parameters"]
+        if name not in ("store_root", "checkpoint_root")
+    }
+
+
+def test_every_component_input_is_described(spec: dict[str, Any]) -> None:
+    for step in STEPS:
+        inputs = spec["components"][f"comp-{step}"]["inputDefinitions"]
+        for name, value in (inputs.get("parameters", {}) | inputs.get("artifacts", {})).items():
+            assert value.get("description"), f"{step}: {name}"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_component_is_one_import_and_one_call(step: str) -> None:
+    tree = ast.parse((COMPONENTS_DIR / step / "component.py").read_text(encoding="utf-8"))
+    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert ast.get_docstring(function)
+    imported, call = function.body[1:]
+    assert isinstance(imported, ast.ImportFrom)
+    assert imported.module == "ctan"
+    assert isinstance(call, ast.Expr | ast.Return)
+    assert isinstance(call.value, ast.Call)
+
+
+def test_every_folder_of_components_is_a_step_of_the_pipeline() -> None:
+    folders = {path.name for path in COMPONENTS_DIR.iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert folders == set(STEPS)
+
+
+def test_loop_and_condition_use_only_what_works_when_run_locally(spec: dict[str, Any]) -> None:
+    """Another task's output parameter would be replaced by the loop item, or make the condition false, silently."""
+    known = set(spec["root"]["inputDefinitions"]["parameters"])
+    inner = {name: part for name, part in spec["components"].items() if "dag" in part}
+    assert len(inner) == 2, "one flat loop, one condition"
+    for part in inner.values():
+        for channel in part["inputDefinitions"].get("parameters", {}):
+            name = channel.removeprefix("pipelinechannel--")
+            assert name in known or name == "plan-Output-loop-item" or name == "plan-Output", channel
+        for task in part["dag"]["tasks"].values():
+            for value in task["inputs"].get("parameters", {}).values():
+                name = value["componentInputParameter"].removeprefix("pipelinechannel--")
+                assert name in known or value.get("parameterExpressionSelector", "").startswith("parseJson"), name
+    (condition,) = [
+        task["triggerPolicy"]["condition"] for task in spec["root"]["dag"]["tasks"].values() if "triggerPolicy" in task
+    ]
+    assert condition == "inputs.parameter_values['pipelinechannel--promote'] == true"
+
+
+def test_no_step_is_cached_and_none_installs_anything(spec: dict[str, Any]) -> None:
+    dags = [spec["root"]["dag"]] + [part["dag"] for part in spec["components"].values() if "dag" in part]
+    tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
+    assert set(STEPS) <= set(tasks)
+    for step in STEPS:
+        assert tasks[step]["cachingOptions"] == {}, step
+        assert tasks[step]["taskInfo"]["name"][0].isupper(), f"{step}: no display name"
+    assert "pip install" not in pipeline.COMPILED.read_text(encoding="utf-8")
+
+
+def test_every_step_fits_on_a_small_node_and_names_one_image_tag(spec: dict[str, Any]) -> None:
+    for executor in spec["deploymentSpec"]["executors"].values():
+        container = executor["container"]
+        assert container["image"] == components.IMAGE
+        assert float(container["resources"]["resourceCpuRequest"]) <= 2
+        assert float(container["resources"]["resourceMemoryRequest"].removesuffix("G")) <= 4
+        assert "accelerator" not in container["resources"]
