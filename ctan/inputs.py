@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ def network_input(stored: StoredCase, config: RunConfig) -> npt.NDArray[np.float
         (C, D, H, W) float32.
     """
     dataset = get_dataset(config.data.dataset)
-    channels = [np.clip(stored.image["ct"], 0, 2524).astype(np.float32) / 1000 + CT_AIR]
+    channels: list[npt.NDArray[Any]] = [np.clip(stored.image["ct"], 0, 2524).astype(np.float32) / 1000 + CT_AIR]
     if config.data.inputs != "ct":
         target_map = np.zeros(stored.dose_mask.shape, np.float32)
         for name, prescription_gy in dataset.targets.items():

@@ -1,5 +1,6 @@
 """Promotion: registry, gate, ledger and lock, on real MLflow databases with real models."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -60,6 +61,7 @@ class Site:
         model_dir: Path,
         dice: float = 0.5,
         dose: float = 4.0,
+        spread: float = 0.1,
         evaluation_hash: str = "h" * 64,
         data_hash: str = "d" * 64,
         **changes: Any,
@@ -67,12 +69,12 @@ class Site:
         """Write what the comparison step would, for one model with these mean scores on the evaluation cases."""
         described = json.loads((model_dir / "model.json").read_text())
         key = {name: described[name] for name in ("arch", "fold", "seed")}
-        spread = np.linspace(-0.1, 0.1, len(CASES))  # between patients, the same for every model
+        offsets = np.linspace(-spread, spread, len(CASES))  # between patients, the same for every model
         rows = []
-        for case_id, offset in zip(CASES, spread, strict=True):
+        for case_id, offset in zip(CASES, offsets, strict=True):
             base = key | {"role": "evaluation", "case_id": case_id, "group_id": case_id}
             empty = {"predicted": None, "planned": None}
-            for structure, shift in (("Brainstem", 0.05), ("RightParotid", -0.05)):
+            for structure, shift in (("Brainstem", spread / 2), ("RightParotid", -spread / 2)):
                 value = dice + offset + shift
                 rows.append(
                     base | {"task": "contours", "metric": "dice", "structure": structure, "value": value, "count": 9}
@@ -211,6 +213,17 @@ def test_the_needed_improvement_must_be_exceeded(site: Site) -> None:
     assert not site.promote(second, dice=0.55, dose=3.8, **strict).promoted  # 7.5 %
     assert site.promote(third, dice=0.56, dose=3.8, **strict).promoted  # 8.5 %
     assert site.aliases() == {"champion": "3"}
+
+
+def test_a_champion_that_scores_zero_is_no_obstacle_and_breaks_no_file(site: Site) -> None:
+    champion, challenger = site.train(seed=0), site.train(seed=1)
+    site.promote(champion, site.compare(champion, dice=0.0, spread=0.0))
+    decision = site.promote(challenger, site.compare(challenger, dice=0.3))
+    assert decision.promoted
+    # Infinitely better, which JSON cannot say.
+    line = Ledger(str(site.store_root), NAME).path.read_text().splitlines()[-1]
+    gain = json.loads(line)["numbers"]["relative_improvement_percent"]["contours"]
+    assert gain == {"value": None, "low": None, "high": None}
 
 
 def test_the_same_scores_again_do_not_move_the_champion(site: Site) -> None:
@@ -392,14 +405,12 @@ def test_a_champion_of_another_grid_on_new_cases_stays_and_the_reason_says_why(s
 
 
 def test_a_lock_that_is_held_makes_others_wait_and_one_that_expired_is_taken(site: Site) -> None:
-    from itertools import count
-
-    numbers = count()
+    numbers = itertools.count()
     with promotion_lock(site.client, NAME, lease_seconds=60) as confirm:
         confirm()
-        with pytest.raises(TrackingError, match="another promotion of ctan-openkbp is under way"):
-            with promotion_lock(site.client, NAME, wait_seconds=1):
-                next(numbers)
+        impatient = promotion_lock(site.client, NAME, wait_seconds=1)
+        with pytest.raises(TrackingError, match="another promotion of ctan-openkbp is under way"), impatient:
+            next(numbers)
     with promotion_lock(site.client, NAME, lease_seconds=-1) as confirm:
         with promotion_lock(site.client, NAME, wait_seconds=5):
             next(numbers)
@@ -427,7 +438,7 @@ def test_promotions_at_the_same_time_happen_one_after_the_other(site: Site) -> N
         pool.starmap(_promote_in_a_process, jobs)
     entries = site.ledger()
     assert len(entries) == 3
-    for before, after in zip(entries, entries[1:], strict=False):
+    for before, after in itertools.pairwise(entries):
         assert after["champion_before"] == before["champion_after"]
     best = next(entry["version"] for entry in entries if entry["seed"] == 2)
     assert site.aliases()["champion"] == best

@@ -270,6 +270,26 @@ def test_two_processes_may_start_on_no_database_and_write_at_once(tmp_path: Path
         assert len(client().get_metric_history(stdout.strip(), "train/9")) == 40
 
 
+def test_a_database_of_an_older_mlflow_is_migrated(tmp_path: Path, workspace: Path) -> None:
+    from alembic import command
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+    from sqlalchemy import create_engine
+
+    workspace.mkdir()
+    engine = create_engine(tracking_uri())
+    Base.metadata.create_all(engine)
+    settings = _get_alembic_config(tracking_uri())
+    newest = ScriptDirectory.from_config(settings).get_revision("head")
+    command.upgrade(settings, str(newest.down_revision))
+    engine.dispose()
+    prepare()
+    with open_run(tmp_path) as run:
+        pass
+    assert client().get_run(run.run_id).info.status == "FINISHED"
+
+
 def test_a_database_that_is_not_one_is_refused(workspace: Path) -> None:
     workspace.mkdir()
     (workspace / "mlflow.db").write_bytes(b"not a database, but long enough to be taken for one" * 100)

@@ -88,14 +88,15 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_the_next_step(
     train(tiny_pointer, "hps", 0, 0, config, tmp_path / "a", tmp_path / "uninterrupted")
     steps: list[tuple[int, int]] = []
 
-    def stop_at_second_step(self: Console, epoch: int, step: int, losses: object) -> None:
+    def stop_at_third_step(_: Console, epoch: int, step: int, __: object) -> None:
         steps.append((epoch, step))
         if len(steps) == 3:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Console, "step", stop_at_second_step)
-        train(tiny_pointer, "hps", 0, 0, config, tmp_path / "b", tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(Console, "step", stop_at_third_step)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_pointer, "hps", 0, 0, config, tmp_path / "b", tmp_path / "stopped")
     train(tiny_pointer, "hps", 0, 0, config, tmp_path / "b", tmp_path / "resumed")
     assert weights(tmp_path / "resumed") == weights(tmp_path / "uninterrupted")
 
@@ -141,9 +142,7 @@ def test_changed_settings_start_afresh(tiny_pointer: StorePointer, config: RunCo
     assert weights(tmp_path / "0.001") != weights(tmp_path / "0.002")
 
 
-def test_unknown_architecture_and_fold_are_named(
-    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path
-) -> None:
+def test_unknown_architecture_and_fold_are_named(tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown architecture 'unet'; allowed: stl, hps, mtan, ctan"):
         train(tiny_pointer, "unet", 0, 0, config, tmp_path / "c", tmp_path / "m")
     with pytest.raises(ConfigError, match=r"fold: 9 is not in 0\.\."):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class OpenKBP:
         from ctan.datasets.sparse_csv import read_mask, read_values  # compiled: only readers pay for the import
 
         masks = {
-            name: _parsed(raw.case_id, name, lambda name=name: read_mask(contents[name], _NUM_VOXELS))
+            name: _parsed(raw.case_id, name, partial(read_mask, contents[name], _NUM_VOXELS))
             for name in (*self.structures, POSSIBLE_DOSE_MASK)
             if name in contents
         }

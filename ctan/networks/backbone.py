@@ -73,8 +73,7 @@ class DecoderTrunk(nn.ModuleList):
     def __init__(self, norm: Norm, config: NetworkConfig) -> None:
         widths = stage_widths(config)
         super().__init__(
-            DecoderLevel(below, width, norm, config)
-            for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            DecoderLevel(below, width, norm, config) for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
 
     def forward(self, skips: Sequence[Tensor], bottom: Tensor) -> Tensor:

@@ -78,9 +78,7 @@ class ResidualBlock(nn.Module):
         self.conv1, self.norm1 = conv(dims, num_in, num_out, 3, stride), norm(num_out)
         self.conv2, self.norm2 = conv(dims, num_out, num_out), norm(num_out)
         plain = num_in == num_out and stride == 1
-        self.shortcut = (
-            nn.Identity() if plain else nn.Sequential(conv(dims, num_in, num_out, 1, stride), norm(num_out))
-        )
+        self.shortcut = nn.Identity() if plain else nn.Sequential(conv(dims, num_in, num_out, 1, stride), norm(num_out))
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu(self.norm1(self.conv1(x)), inplace=True)

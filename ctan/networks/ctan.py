@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class CrossTaskAttention(Network):
         self.exchanges = nn.ModuleList(CrossTaskExchange(names, w, norm, config, i) for i, w in enumerate(widths))
         self.downs = nn.ModuleList(
             make_downsample(config.mask_down, config.spatial_dims, above, width, norm)
-            for above, width in zip(widths, widths[1:], strict=False)
+            for above, width in pairwise(widths)
             if config.ctae
         )
         attends = config.ctab and (len(names) > 1 or config.ctab_self)
@@ -100,7 +101,8 @@ class CrossTaskExchange(nn.Module):
         views = {}
         for name in self.names:
             view = own[name] + p if self.config.ctae_residual else own[name]
-            others = [self._received(name, other, own, p) for other in self.names if _pair(name, other) in self.crossings]
+            senders = [other for other in self.names if _pair(name, other) in self.crossings]
+            others = [self._received(name, other, own, p) for other in senders]
             views[name] = view + sum(others) / len(others) if others else view
         return views
 

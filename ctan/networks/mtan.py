@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,7 +37,7 @@ class MultiTaskAttention(Network):
         self.encoder = Encoder(in_channels, norm, config)
         self.downs = nn.ModuleList(
             make_downsample(config.mask_down, config.spatial_dims, above, width, norm)
-            for above, width in zip(widths, widths[1:], strict=False)
+            for above, width in pairwise(widths)
         )
         self.masks = nn.ModuleDict(
             {
@@ -52,7 +54,7 @@ class MultiTaskAttention(Network):
     def attend(self, us: Sequence[Tensor], ps: Sequence[Tensor], task: str) -> list[Tensor]:
         """Return the task's masked features `m_i` of every stage, (B, w_i, S / 2^(i-1)) each."""
         masked: list[Tensor] = []
-        for i, (mask, u, p) in enumerate(zip(self.masks[task], us, ps, strict=True)):
+        for i, (mask, u, p) in enumerate(zip(cast(Any, self.masks[task]), us, ps, strict=True)):
             seen = [u] if i == 0 else [u, self.downs[i - 1](masked[-1])]
             masked.append(mask(seen) * p)
         return masked
@@ -94,7 +96,7 @@ class AttentionDecoder(nn.Module):
         shared, own = ps[-1], dict(bottoms)
         for i, (level, skip) in enumerate(zip(self.trunk, reversed(ps[:-1]), strict=True)):
             up, shared = level(shared, skip)
-            for name, masks in self.masks.items():
+            for name, masks in cast(Any, self.masks.items()):
                 below = functional.relu(self.norms[i](self.ups[i](own[name])))
                 own[name] = masks[i]([up, below]) * shared
         return {name: output(own[name]) for name, output in self.outputs.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ class SingleTask(Network):
         self.networks = nn.ModuleDict({task.name: HardParameterSharing([task], in_channels, config) for task in tasks})
 
     def predict(self, x: Tensor) -> dict[str, Tensor]:
-        return {name: self.networks[name].predict(x)[name] for name in self.task_names}
+        return {name: cast(Network, self.networks[name]).predict(x)[name] for name in self.task_names}
 
     def independent_parts(self) -> list[list[nn.Parameter]]:
         return [list(network.parameters()) for network in self.networks.values()]

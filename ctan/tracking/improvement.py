@@ -37,7 +37,8 @@ def relative_improvement(
         config: number of resamples and coverage.
 
     Returns:
-        Task name, and `"average"` over the tasks, -> `{"value", "low", "high"}` in percent. Empty without a common task.
+        Task name, and `"average"` over the tasks, -> `{"value", "low", "high"}` in percent; empty without a common
+        task. Infinite where the old model scores 0 and the new one does not.
 
     Raises:
         DataError: when the tables are not about the same cases.
@@ -61,19 +62,20 @@ def relative_improvement(
         np.add.at(sums, [patients.index(groups[case]) for case in cases], [[ours[c], theirs[c]] for c in cases])
         sign = 1 if task.primary_metric.higher_is_better else -1
         gains[name] = tuple(sign * _change(weights @ sums) for weights in (everyone, draws))  # type: ignore[assignment]
-    gains["average"] = tuple(np.mean([gain[i] for gain in gains.values()], axis=0) for i in (0, 1))  # type: ignore[assignment]
+    gains["average"] = tuple(np.mean([gain[i] for gain in gains.values()], axis=0) for i in (0, 1))
     tail = 50 * (1 - config.confidence)
     return {name: _interval(value, resampled, tail) for name, (value, resampled) in gains.items()}
 
 
 def _change(totals: Floats) -> Floats:
     """Change from old to new in percent of old. totals: (resamples, 2): new, old; the number of cases cancels out."""
+    difference = totals[:, 0] - totals[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((totals[:, 0] - totals[:, 1]) / totals[:, 1] * 100)
+        return np.where(difference == 0, 0.0, difference / totals[:, 1] * 100)
 
 
 def _interval(value: Floats, resampled: Floats, tail: float) -> dict[str, float]:
-    low, high = np.nanpercentile(resampled, [tail, 100 - tail])
+    low, high = np.percentile(resampled, [tail, 100 - tail], method="nearest")  # resamples may be infinite
     return {"value": float(value[0]), "low": float(low), "high": float(high)}
 
 

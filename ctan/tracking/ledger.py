@@ -7,12 +7,20 @@ table of every model that was decided about, so that later challengers are compa
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from ctan.errors import DataError
 from ctan.files import atomic_path
+
+
+def plain(value: Any) -> Any:
+    """Return a nested value with None in place of numbers that JSON does not have (NaN, infinite)."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Ledger:
@@ -74,7 +82,7 @@ class Ledger:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add a decision: on return it is on the disk. The caller holds the promotion lock."""
-        line = json.dumps(entry, sort_keys=True, allow_nan=False) + "\n"
+        line = json.dumps(entry, sort_keys=True, allow_nan=False) + "\n"  # JSON has no NaN: see `plain`
         with self.path.open("r+b" if self.path.exists() else "wb") as stream:
             content = stream.read() if stream.readable() else b""
             stream.seek(content.rfind(b"\n") + 1)

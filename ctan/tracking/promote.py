@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ctan.errors import ConfigError, TrackingError
 from ctan.tracking import gate, registry
 from ctan.tracking.comparison import EVALUATION, ComparisonFiles, read_comparison
-from ctan.tracking.ledger import Ledger
+from ctan.tracking.ledger import Ledger, plain
 from ctan.tracking.lineage import git_commit
 from ctan.tracking.reference import NotComparableError, champion_cases
 from ctan.tracking.runs import WEIGHTS_TAG, find_logged_model
@@ -232,8 +232,8 @@ class _Promotion:
             "run_id": self.candidate.run_id,
             "weights_sha256": self.candidate.weights_sha256,
             "chosen_because": self.candidate.reason,
-            "scores": self.candidate.scores.get(EVALUATION, {}),
-            "numbers": verdict.numbers,
+            "scores": plain(self.candidate.scores.get(EVALUATION, {})),
+            "numbers": plain(verdict.numbers),
             "data_hash": self.pointer.data_hash,
             "store_key": self.pointer.key,
             "evaluation_hash": content["evaluation_hash"],

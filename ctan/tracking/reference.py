@@ -70,7 +70,6 @@ def _evaluate(
 ) -> pa.Table:
     import pyarrow.compute as pc
 
-    from ctan.evaluation import evaluate
     from ctan.inference.load import read_model_json
 
     described = read_model_json(model_dir)
@@ -82,6 +81,8 @@ def _evaluate(
             f"{present[0]} of {present[1]} mm. Use the champion's preprocess settings, or choose another "
             f"promotion.model_name to start a new line of models"
         )
+    from ctan.evaluation import evaluate
+
     evaluate(pointer, model_dir, output_dir, config)
     keep = pc.field("role") == EVALUATION
     for name in ("arch", "fold", "seed"):

@@ -67,18 +67,12 @@ def register(
         weights_sha256: of its weights.
         tags: of the version.
     """
-    from mlflow.exceptions import MlflowException
+    import mlflow
 
-    try:
-        client.create_registered_model(name, description="Cross-task models; see docs/tracking.md")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     tags = {**tags, WEIGHTS_TAG: weights_sha256}
     version = find_version(client, name, run_id, weights_sha256)
     if version is None:
-        source = client.get_logged_model(model_id).artifact_location
-        return client.create_model_version(name, source, run_id=run_id, tags=dict(tags), model_id=model_id)
+        return mlflow.register_model(f"models:/{model_id}", name, tags=tags)
     for key, value in tags.items():
         if version.tags.get(key) != value:
             client.set_model_version_tag(name, version.version, key, value)
@@ -138,7 +132,8 @@ def _try_lock(client: MlflowClient, lock: str, owner: str, lease_seconds: float)
             raise
         with suppress(MlflowException):  # released in between
             held = client.get_registered_model(lock)
-            # Renaming succeeds for one of several that find the lock expired; deleting by name could hit a new lock.
+            # Another client may have replaced the expired lock by its own just now, and loses that: it will notice
+            # when it confirms, before it changes anything.
             if float(held.tags.get(_EXPIRES_TAG, 0)) < time.time():
                 client.delete_registered_model(lock)
         return False

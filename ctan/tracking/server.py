@@ -23,6 +23,7 @@ _DEFAULTS = {
     "MLFLOW_UV_AUTO_DETECT": "false",  # or a uv project in the working folder is copied into every model
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",  # seconds: short trainings get a few points too
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 

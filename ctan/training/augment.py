@@ -92,7 +92,7 @@ def translate(case: StoredCase, shift: tuple[int, int, int]) -> StoredCase:
         result = np.full_like(array, outside)
         source = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, array.shape[-3:], strict=True))
         target = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, array.shape[-3:], strict=True))
-        result[(..., *target)] = array[(..., *source)]
+        result[(Ellipsis, *target)] = array[(Ellipsis, *source)]  # type: ignore[index, arg-type]
         return result
 
     return _map_arrays(case, moved)

@@ -260,7 +260,7 @@ class _Loop:
         values = {f"train/{name}/loss" if name else "train/loss": loss for name, loss in losses.items()}
         values |= {f"weight/{name}": weight for name, weight in session.weighting.weights().items()}
         values |= {
-            "learning_rate": session.schedule.get_last_lr()[0],
+            "learning_rate": float(session.schedule.get_last_lr()[0]),
             "seconds_per_step": session.seconds / max(1, session.num_steps_done),
         }
         if error is not None:

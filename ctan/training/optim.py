@@ -14,6 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from ctan.config import TrainingConfig
 
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
 
 def make_optimizer(network: nn.Module, weighting: nn.Module, config: TrainingConfig) -> AdamW:
     """Return AdamW; no weight decay on norms, biases (all parameters of one axis) and task weights."""
@@ -43,7 +45,7 @@ def make_ema(network: nn.Module, config: TrainingConfig) -> AveragedModel:
     """Return the exponential moving average of the weights, decay `min(ema_decay, (1 + n) / (10 + n))` at update n."""
 
     @torch.no_grad()
-    def average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+    def average(averaged: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
         n = int(num_averaged)
         torch._foreach_lerp_(averaged, current, 1 - min(config.ema_decay, (1 + n) / (10 + n)))
 

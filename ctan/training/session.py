@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ctan.config import RunConfig
 from ctan.inputs import num_input_channels
-from ctan.networks import build_network
+from ctan.networks import Network, build_network
 from ctan.tasks import Task
 from ctan.training.checkpoint import Position, restore_rng_state, rng_state
 from ctan.training.optim import make_ema, make_optimizer, make_schedule
@@ -44,7 +44,7 @@ class Session:
         finished: training is complete, early stopping included.
     """
 
-    network: nn.Module
+    network: Network
     weighting: EqualWeighting
     optimizer: AdamW
     schedule: LambdaLR
@@ -65,7 +65,7 @@ class Session:
         """Build network, weighting, optimiser, schedule and moving average on the accelerator's device."""
         network = build_network(arch, tasks, num_input_channels(config), config.network)
         if accelerator.num_processes > 1:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            network = cast(Network, nn.SyncBatchNorm.convert_sync_batchnorm(network))
         weighting = WEIGHTINGS[config.training.task_weighting]([task.name for task in tasks])
         network, weighting = network.to(accelerator.device), weighting.to(accelerator.device)
         ema = make_ema(network, config.training)
