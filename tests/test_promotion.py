@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers_tracking import GRID, make_database, pointer_at, small_config, write_model
 
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, DataError, TrackingError
+from ctan.evaluation.cases import write_cases
 from ctan.inference import load_network
-from ctan.tracking import Decision, tracking_uri, training_run
-from ctan.tracking import promote as promote_function
+from ctan.tracking import Decision, promote, tracking_uri, training_run
 from ctan.tracking.ledger import Ledger
 from ctan.tracking.registry import promotion_lock
 
@@ -73,20 +72,16 @@ class Site:
         rows = []
         for case_id, offset in zip(CASES, offsets, strict=True):
             base = key | {"role": "evaluation", "case_id": case_id, "group_id": case_id}
-            empty = {"predicted": None, "planned": None}
             for structure, shift in (("Brainstem", spread / 2), ("RightParotid", -spread / 2)):
                 value = dice + offset + shift
-                rows.append(
-                    base | {"task": "contours", "metric": "dice", "structure": structure, "value": value, "count": 9}
-                    | empty
-                )  # fmt: skip
+                rows.append(base | {"task": "contours", "metric": "dice", "structure": structure, "value": value})
             score = {"task": "dose", "metric": "dose_score", "structure": "", "value": dose * (1 + offset), "count": 99}
-            rows.append(base | score | empty)
-            rows.append(base | score | empty | {"role": "tuning", "value": 1e6})  # must not matter
+            rows.append(base | score)
+            rows.append(base | score | {"role": "tuning", "value": 1e6})  # must not matter
         scores = {"contours": {"dice_mean": dice}, "dose": {"dose_score": dose}}
         folder = self.folder / f"comparison-{len(list(self.folder.glob('comparison-*')))}"
         folder.mkdir()
-        pq.write_table(pa.Table.from_pylist(rows), folder / "cases.parquet")
+        write_cases(rows, folder / "cases.parquet")
         comparison = {
             "dataset": "openkbp",
             "store_key": "k" * 64,
@@ -107,9 +102,7 @@ class Site:
     def promote(self, model_dir: Path, comparison: Path | None = None, **more: Any) -> Decision:
         scores = {name: more.pop(name) for name in ("dice", "dose", "evaluation_hash", "data_hash") if name in more}
         pointer = pointer_at(self.store_root, scores.get("data_hash", "d" * 64))
-        return promote_function(
-            pointer, comparison or self.compare(model_dir, **scores), [model_dir], small_config(**more)
-        )
+        return promote(pointer, comparison or self.compare(model_dir, **scores), [model_dir], small_config(**more))
 
     def ledger(self) -> list[dict[str, Any]]:
         return Ledger(str(self.store_root), NAME).entries()
@@ -402,6 +395,41 @@ def test_a_champion_of_another_grid_on_new_cases_stays_and_the_reason_says_why(s
     assert not decision.promoted
     assert "it works on a grid of [4, 8, 8] voxels" in decision.reason
     assert site.aliases() == {"champion": "1", "challenger": "2"}
+
+
+@pytest.mark.slow
+def test_a_champion_is_scored_anew_when_the_evaluation_cases_changed(site: Site) -> None:
+    from ctan.datasets.ingest import ingest
+    from ctan.evaluation import evaluate
+    from ctan.store import preprocess
+
+    config = small_config(data={"num_folds": 2})
+    champion, challenger = site.train(seed=0, config=config), site.train(seed=1, config=config)
+    site.promote(champion, dice=0.5, dose=4.0)
+
+    source, manifest = "phantom:train=2,validation=2,seed=0", site.folder / "manifest"
+    ingest(source, manifest, config)
+    pointer = preprocess(source, manifest, str(site.store_root), config)
+    dice, dose = {}, {}
+    for model in (champion, challenger):
+        evaluate(pointer, model, site.folder / f"evaluation-{model.name}", config)
+        rows = pq.read_table(site.folder / f"evaluation-{model.name}" / "cases.parquet").to_pylist()
+        rows = [row for row in rows if row["role"] == "evaluation"]
+        by_case: dict[str, list[float]] = {row["case_id"]: [] for row in rows}
+        for row in rows:
+            by_case[row["case_id"]] += [row["value"]] if row["metric"] == "dice" else []
+        dice[model] = np.mean([np.mean(values) for values in by_case.values()])
+        dose[model] = np.mean([row["value"] for row in rows if row["metric"] == "dose_score"])
+
+    names = {"store_key": pointer.key, "data_hash": pointer.data_hash, "evaluation_hash": "n" * 64}
+    comparison = site.compare(challenger, **names)
+    shutil.copy(site.folder / f"evaluation-{challenger.name}" / "cases.parquet", comparison)
+    decision = promote(pointer, comparison, [challenger], config)
+    gains = decision.numbers["relative_improvement_percent"]
+    assert gains["contours"]["value"] == pytest.approx((dice[challenger] / dice[champion] - 1) * 100)
+    assert gains["dose"]["value"] == pytest.approx((1 - dose[challenger] / dose[champion]) * 100)
+    assert decision.champion_before == "1"
+    assert decision.looks == 1
 
 
 def test_a_lock_that_is_held_makes_others_wait_and_one_that_expired_is_taken(site: Site) -> None:

@@ -164,7 +164,7 @@ def test_a_resumed_training_whose_run_is_gone_gets_a_new_one(
 @pytest.mark.usefixtures("database")
 def test_an_injected_run_is_adopted_whatever_its_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare()
-    experiment = client().create_experiment("the platform's")
+    experiment = client().create_experiment("the platform's", artifact_location=tmp_path.as_uri())
     injected = client().create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", injected)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")

@@ -2,7 +2,8 @@
 
 Zarr spends 1 to 2 ms of bookkeeping on a chunk and copies it twice, which is most of the time of reading a case (9 ms
 against 3), and takes a quarter of a second to import in every process. `ctan.store.layout.open_arrays` reads the same
-numbers, and a test compares them. Reading follows https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/v1.0.html for the one layout that
+numbers, and a test compares them. Reading follows
+https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/v1.0.html for the one layout that
 `ctan.store.layout` writes: chunks of one case, shards along the cases, Blosc, CRC-32C, index at the end.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 COMPARISON_FILE, CASES_FILE = "comparison.json", "cases.parquet"
 EVALUATION = "evaluation"
 _NEEDED = ("dataset", "store_key", "data_hash", "evaluation_hash", "models", "baselines", "best")
-_COLUMNS = ("arch", "fold", "seed", "role", "case_id", "group_id", "task", "metric", "structure", "value", "count")
 
 
 @dataclass(frozen=True)
@@ -140,13 +139,9 @@ def _find_model(model: dict[str, Any], model_dirs: Sequence[Path], folder: Path)
 
 
 def _cases_of(model: dict[str, Any], path: Path) -> pa.Table:
-    import pyarrow.compute as pc
+    from ctan.evaluation.cases import read_cases
 
-    table = read_cases(path)
-    keep = pc.field("role") == EVALUATION
-    for name in ("arch", "fold", "seed"):
-        keep = keep & (pc.field(name) == model[name])
-    table = table.filter(keep)
+    table = evaluation_rows(read_cases(path), model)
     if table.num_rows == 0:
         raise DataError(
             f"{path}: no evaluation row of {model['arch']}, fold {model['fold']}, seed {model['seed']}; "
@@ -155,20 +150,11 @@ def _cases_of(model: dict[str, Any], path: Path) -> pa.Table:
     return table
 
 
-def read_cases(path: Path) -> pa.Table:
-    """Read a per-case table.
+def evaluation_rows(cases: pa.Table, model: Mapping[str, Any]) -> pa.Table:
+    """Return the rows of one model (`arch fold seed`) on the evaluation split."""
+    import pyarrow.compute as pc
 
-    Raises:
-        DataError: when the file is missing, damaged or lacks a column.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run evaluate and compare again") from error
-    missing = [name for name in _COLUMNS if name not in table.column_names]
-    if missing:
-        raise DataError(f"{path}: lacks the columns {', '.join(missing)}; run evaluate and compare again")
-    return table
+    keep = pc.field("role") == EVALUATION
+    for name in ("arch", "fold", "seed"):
+        keep = keep & (pc.field(name) == model[name])
+    return cases.filter(keep)

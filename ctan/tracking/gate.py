@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ctan.errors import DataError
 from ctan.tasks import MetricSpec, Task, task_from_json
 from ctan.tracking.comparison import EVALUATION, Candidate
-from ctan.tracking.improvement import relative_improvement
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +74,9 @@ def against_champion(
     Raises:
         DataError: when the two tables are not about the same cases.
     """
-    gains = relative_improvement(tasks_of(candidate), candidate.cases, champion_cases, config.evaluation)
+    from ctan.evaluation.improvement import relative_improvement
+
+    gains = relative_improvement(tasks_of(candidate), [candidate.cases], [champion_cases], config.evaluation)
     if not gains:
         reason = f"it shares no task with the champion, version {champion_version}, so that nothing can be compared"
         return Verdict(False, reason)

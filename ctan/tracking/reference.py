@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctan.files import sha256_of_file
-from ctan.tracking.comparison import CASES_FILE, EVALUATION, read_cases
+from ctan.tracking.comparison import CASES_FILE, evaluation_rows
 from ctan.tracking.ledger import Ledger
 from ctan.tracking.runs import WEIGHTS_TAG
 
@@ -41,6 +41,8 @@ def champion_cases(
     weights = champion.tags.get(WEIGHTS_TAG, "")
     kept = ledger.table_path(weights, evaluation_hash)
     if weights and kept.exists():
+        from ctan.evaluation.cases import read_cases
+
         return read_cases(kept)
     with tempfile.TemporaryDirectory() as folder:
         model_dir = _download(champion, Path(folder))
@@ -68,8 +70,6 @@ def _download(champion: ModelVersion, folder: Path) -> Path:
 def _evaluate(
     champion: ModelVersion, model_dir: Path, output_dir: Path, pointer: StorePointer, config: RunConfig
 ) -> pa.Table:
-    import pyarrow.compute as pc
-
     from ctan.inference.load import read_model_json
 
     described = read_model_json(model_dir)
@@ -82,12 +82,10 @@ def _evaluate(
             f"promotion.model_name to start a new line of models"
         )
     from ctan.evaluation import evaluate
+    from ctan.evaluation.cases import read_cases
 
     evaluate(pointer, model_dir, output_dir, config)
-    keep = pc.field("role") == EVALUATION
-    for name in ("arch", "fold", "seed"):
-        keep = keep & (pc.field(name) == described[name])
-    return read_cases(output_dir / CASES_FILE).filter(keep)
+    return evaluation_rows(read_cases(output_dir / CASES_FILE), described)
 
 
 def _grid(config: dict[str, Any]) -> tuple[Any, Any]:

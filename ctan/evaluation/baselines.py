@@ -1,0 +1,116 @@
+"""Two baselines that know no network, and the floor that the working grid imposes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ctan.config import EvaluationConfig
+from ctan.datasets.base import Case, Dataset
+from ctan.evaluation.cases import EVALUATION, Row
+from ctan.evaluation.scoring import POSSIBLE_DOSE_MASK, score_case, score_dose_map
+from ctan.store import Store, StoredCase
+from ctan.tasks import DoseRegression, Segmentation, Task
+
+MEAN, DISTANCE, GRID_FLOOR = "baseline-mean", "baseline-distance", "grid-floor"
+LABELS = {
+    MEAN: "Mean dose inside the mask",
+    DISTANCE: "Mean dose at equal distance to the targets",
+}
+_FAR_MM = 127  # the store clips distances there
+
+
+class DoseStatistics:
+    """What the baselines learn from the training cases, on the working grid."""
+
+    def __init__(self) -> None:
+        size = 2 * _FAR_MM + 1
+        self._total, self._count = np.zeros(size), np.zeros(size)
+
+    def add(self, case: StoredCase) -> None:
+        """Take note of a training case's dose inside the possible-dose mask, by distance to the targets."""
+        inside = np.flatnonzero(case.dose_mask)
+        distance = case.target_distance.reshape(-1)[inside].astype(np.int64) + _FAR_MM
+        self._total += np.bincount(distance, case.dose.reshape(-1)[inside], len(self._total))
+        self._count += np.bincount(distance, minlength=len(self._count))
+
+    @property
+    def mean_gy(self) -> float:
+        """Mean dose inside the possible-dose mask."""
+        return float(self._total.sum() / max(self._count.sum(), 1))
+
+    @property
+    def by_distance_gy(self) -> npt.NDArray[np.float64]:
+        """(255,) mean dose inside the mask at -127..127 mm from the union of the targets."""
+        seen = np.flatnonzero(self._count)
+        if not len(seen):
+            return np.zeros(len(self._count))
+        return np.interp(np.arange(len(self._count)), seen, self._total[seen] / self._count[seen])
+
+
+def mean_dose(reference: Case, statistics: DoseStatistics) -> npt.NDArray[np.float32]:
+    """Predict the mean training dose everywhere inside the possible-dose mask, (D, H, W) Gy."""
+    return (reference.masks[POSSIBLE_DOSE_MASK] * statistics.mean_gy).astype(np.float32)
+
+
+def dose_by_distance(reference: Case, statistics: DoseStatistics, dataset: Dataset) -> npt.NDArray[np.float32]:
+    """Predict the mean training dose at equal distance to the targets, the prescription inside them, (D, H, W) Gy.
+
+    Args:
+        reference: the case at native resolution; its targets are an input, its dose is not looked at.
+        statistics: of the training cases.
+        dataset: names the targets and their prescriptions.
+    """
+    from scipy import ndimage
+
+    possible = reference.masks[POSSIBLE_DOSE_MASK]
+    prescribed = np.zeros(reference.shape, np.float32)
+    for name, level_gy in dataset.targets.items():
+        if name in reference.masks:
+            prescribed = np.where(reference.masks[name], np.maximum(prescribed, np.float32(level_gy)), prescribed)
+    inside = prescribed > 0
+    if inside.any():
+        distance = ndimage.distance_transform_edt(~inside, sampling=reference.spacing_mm)
+        nearest = np.clip(np.rint(distance), 0, _FAR_MM).astype(np.int64) + _FAR_MM
+    else:
+        nearest = np.full(reference.shape, 2 * _FAR_MM)
+    dose = np.where(inside, prescribed, statistics.by_distance_gy[nearest])
+    return np.where(possible, dose, 0).astype(np.float32)
+
+
+def baseline_rows(
+    reference: Case, statistics: DoseStatistics, tasks: Sequence[Task], dataset: Dataset, config: EvaluationConfig
+) -> list[Row]:
+    """Score both baselines on one evaluation case; rows of `cases.parquet`, fold and seed -1."""
+    doses = {MEAN: mean_dose(reference, statistics), DISTANCE: dose_by_distance(reference, statistics, dataset)}
+    rows = []
+    for task in tasks:
+        if isinstance(task, DoseRegression):
+            for arch, dose in doses.items():
+                identity = _identity(arch, reference) | {"task": task.name}
+                rows += [identity | row for row in score_dose_map(task, dose, reference, dataset, config)]
+    return rows
+
+
+def floor_rows(
+    store: Store, reference: Case, tasks: tuple[Task, ...], dataset: Dataset, config: EvaluationConfig
+) -> list[Row]:
+    """Score the truth after the way to the working grid and back: no network can be better on this grid."""
+    case = store.load(reference.case_id)
+    truth: dict[str, npt.NDArray[np.float32]] = {}
+    for task in tasks:
+        if isinstance(task, Segmentation):
+            order = [dataset.structures.index(name) for name in task.structures]
+            truth[task.name] = case.masks[order].astype(np.float32)
+        elif isinstance(task, DoseRegression):
+            truth[task.name] = case.dose
+    scorable = tuple(task for task in tasks if task.name in truth)
+    scored = score_case(store, reference, dataset, scorable, truth, config)
+    return [_identity(GRID_FLOOR, reference) | row for row in scored.rows]
+
+
+def _identity(arch: str, reference: Case) -> Row:
+    ids = {"case_id": reference.case_id, "group_id": reference.group_id}
+    return {"arch": arch, "fold": -1, "seed": -1, "role": EVALUATION, **ids}

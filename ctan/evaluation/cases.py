@@ -1,0 +1,57 @@
+"""`cases.parquet`: every score of every case, one a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ctan.errors import DataError
+from ctan.files import atomic_path
+
+CASES_FILE = "cases.parquet"
+TUNING, EVALUATION = "tuning", "evaluation"
+Row = dict[str, Any]
+SCHEMA = pa.schema(
+    [
+        ("arch", pa.string()),
+        ("fold", pa.int32()),
+        ("seed", pa.int32()),
+        ("role", pa.string()),
+        ("case_id", pa.string()),
+        ("group_id", pa.string()),
+        ("task", pa.string()),
+        ("metric", pa.string()),
+        ("structure", pa.string()),
+        ("value", pa.float64()),
+        ("count", pa.int64()),
+        ("predicted", pa.float64()),
+        ("planned", pa.float64()),
+    ]
+)
+
+
+def write_cases(rows: Sequence[Row] | pa.Table, path: Path) -> None:
+    """Write rows with the columns of `SCHEMA` (missing ones are null), atomically."""
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), SCHEMA)
+    with atomic_path(path) as beside:
+        pq.write_table(table, beside)
+
+
+def read_cases(path: Path) -> pa.Table:
+    """Read a per-case table.
+
+    Raises:
+        DataError: when the file is missing, damaged or lacks a column.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({error}); run evaluate and compare again") from error
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path}: lacks the columns {', '.join(missing)}; run evaluate and compare again")
+    return table.select(SCHEMA.names)

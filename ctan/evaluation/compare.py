@@ -1,0 +1,249 @@
+"""Architectures side by side: scores with intervals, improvement over STL, baselines, and the choice of the best."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ctan.config import RunConfig
+from ctan.datasets import get_dataset
+from ctan.datasets.base import SPLIT_TRAIN
+from ctan.errors import DataError
+from ctan.evaluation.baselines import DISTANCE, LABELS, MEAN, DoseStatistics, baseline_rows, floor_rows
+from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, read_cases, write_cases
+from ctan.evaluation.evaluate import evaluation_cases, evaluation_hash
+from ctan.evaluation.improvement import relative_improvement, resampled_metric
+from ctan.evaluation.summary import patients_of, scores
+from ctan.files import write_json
+from ctan.metrics import interval, resampling_weights
+from ctan.progress import track
+from ctan.store import Store, StorePointer, open_store
+from ctan.tasks import Task, task_from_json
+
+COMPARISON_FILE = "comparison.json"
+REFERENCE_ARCH = "stl"
+_FACTS = ("arch", "fold", "seed", "run_id", "num_parameters", "macs_per_case", "step_seconds", "epochs", "device",
+          "precision")  # fmt: skip
+_NEEDED_SEEDS = 3  # with fewer the intervals cannot include the variance of training
+ROLES = (TUNING, EVALUATION)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`comparison.json` and how it is printed."""
+
+    content: dict[str, Any]
+
+    def table(self) -> str:
+        """Return the comparison on the evaluation cases as text."""
+        from ctan.evaluation.text import comparison_table
+
+        return comparison_table(self.content)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One evaluated model: its description and its per-case rows."""
+
+    described: dict[str, Any]
+    cases: pa.Table
+
+    def rows(self, role: str) -> pa.Table:
+        return self.cases.filter(pc.field("role") == role)
+
+
+def compare(
+    pointer: StorePointer, evaluation_dirs: list[Path], output_dir: Path, report: Path, config: RunConfig
+) -> Comparison:
+    """Compare evaluated models and choose the best by the tuning cases.
+
+    Args:
+        pointer: the store they were evaluated on.
+        evaluation_dirs: what `evaluate` wrote, one a model.
+        output_dir: receives `comparison.json` and `cases.parquet`.
+        report: self-contained HTML file.
+        config: number of resamples and coverage.
+
+    Raises:
+        DataError: without models, for a missing or damaged file, or an evaluation on another store.
+    """
+    from ctan.evaluation.report import write_report
+
+    if not evaluation_dirs:
+        raise DataError("nothing to compare: give at least one folder that `ctan evaluate` wrote")
+    models = [_read(folder, pointer) for folder in evaluation_dirs]
+    store, tasks = open_store(pointer), tuple(task_from_json(t) for t in models[0].described["tasks"])
+    simple = pa.Table.from_pylist(_simple_rows(store, models[0], tasks, config), SCHEMA)
+    content = {
+        "dataset": pointer.dataset,
+        "store_key": pointer.key,
+        "data_hash": pointer.data_hash,
+        "evaluation_hash": evaluation_hash(store),
+        "num_bootstrap": config.evaluation.num_bootstrap,
+        "confidence": config.evaluation.confidence,
+        "num_tuning_cases": len(set(models[0].rows(TUNING)["case_id"].to_pylist())),
+        "num_evaluation_cases": len(evaluation_cases(store)),
+        **_compare(models, tasks, config),
+        "baselines": _baselines(simple, tasks),
+        "grid_floor": scores(simple.filter(pc.field("arch") == "grid-floor"), tasks),
+    }
+    content = _without_infinities(content)
+    kept = simple.filter(pc.field("arch") != "grid-floor")
+    write_cases(pa.concat_tables([*(model.cases for model in models), kept]), output_dir / CASES_FILE)
+    write_json(output_dir / COMPARISON_FILE, content)
+    write_report(content, evaluation_dirs, report)
+    return Comparison(content)
+
+
+def _read(folder: Path, pointer: StorePointer) -> _Model:
+    advice = "expected the folder that `ctan evaluate` writes"
+    try:
+        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); {advice}") from error
+    except ValueError as error:
+        raise DataError(f"{folder}: model.json or summary.json is not valid JSON ({error}); {advice}") from error
+    if summary.get("store_key") != pointer.key:
+        raise DataError(
+            f"{folder}: evaluated on store {summary.get('store_key')}, to be compared on store {pointer.key}; "
+            f"evaluate the model again on that store"
+        )
+    return _Model(described, read_cases(folder / CASES_FILE))
+
+
+def _simple_rows(store: Store, model: _Model, tasks: tuple[Task, ...], config: RunConfig) -> list[Row]:
+    """Return the per-case rows of the baselines and of the grid's floor on the evaluation cases."""
+    train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=model.described["fold"])
+    case_ids = evaluation_cases(store)
+    return [row for rows in track(_score_simple(store, train_ids, case_ids, tasks, config),
+                                  len(train_ids) + len(case_ids), "baselines") for row in rows]  # fmt: skip
+
+
+def _score_simple(
+    store: Store, train_ids: list[str], case_ids: list[str], tasks: tuple[Task, ...], config: RunConfig
+) -> Iterator[list[Row]]:
+    dataset, statistics = get_dataset(config.data.dataset), DoseStatistics()
+    for case_id in train_ids:
+        statistics.add(store.load(case_id))
+        yield []
+    for case_id in case_ids:
+        reference = store.reference(case_id)
+        rows = baseline_rows(reference, statistics, tasks, dataset, config.evaluation)
+        yield rows + floor_rows(store, reference, tasks, dataset, config.evaluation)
+
+
+def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -> dict[str, Any]:
+    """Return the entries of `comparison.json` that are about models."""
+    archs: dict[str, list[_Model]] = {}
+    for model in models:
+        archs.setdefault(model.described["arch"], []).append(model)
+    reference = REFERENCE_ARCH if REFERENCE_ARCH in archs else next(iter(archs))
+    num_seeds = min(len({m.described["seed"] for m in group}) for group in archs.values())
+    described = [
+        {name: model.described.get(name) for name in _FACTS}
+        | {"scores": {role: scores(model.rows(role), tasks) for role in ROLES}}
+        for model in models
+    ]
+    architectures = [
+        {
+            "arch": arch,
+            "scores": {role: _scores(group, role, tasks, config) for role in ROLES},
+            "structures": _structures(group),
+            "relative_improvement": {}
+            if arch == reference
+            else {role: _improvement(group, archs[reference], role, tasks, config) for role in ROLES},
+        }
+        for arch, group in archs.items()
+    ]
+    return {
+        "reference_arch": reference,
+        "excludes_training_variance": num_seeds < _NEEDED_SEEDS,
+        "models": described,
+        "architectures": architectures,
+        "best": _best(models, architectures, reference, tasks),
+    }
+
+
+def _scores(group: list[_Model], role: str, tasks: tuple[Task, ...], config: RunConfig) -> dict[str, Any]:
+    """Return `{task: {metric: {value, low, high}}}`, the mean over folds and seeds."""
+    tables = [model.rows(role) for model in group]
+    patients = patients_of(pa.concat_tables(tables))
+    weights = resampling_weights(len(patients), config.evaluation.num_bootstrap)
+    found: dict[str, Any] = {}
+    for task in tasks:
+        for metric in task.metrics:
+            values = resampled_metric(tables, task, metric, patients, weights)
+            if values is not None:
+                found.setdefault(task.name, {})[metric.name] = interval(values, config.evaluation.confidence)
+    return found
+
+
+def _improvement(
+    group: list[_Model], reference: list[_Model], role: str, tasks: tuple[Task, ...], config: RunConfig
+) -> dict[str, dict[str, float]]:
+    new, old = ([model.rows(role) for model in models] for models in (group, reference))
+    return relative_improvement(tasks, new, old, config.evaluation)
+
+
+def _structures(group: list[_Model]) -> dict[str, float]:
+    """Return the mean Dice of every structure on the evaluation cases."""
+    rows = pa.concat_tables([model.rows(EVALUATION) for model in group]).filter(pc.field("metric") == "dice")
+    means = rows.group_by("structure", use_threads=False).aggregate([("value", "mean")])
+    return dict(zip(means["structure"].to_pylist(), means["value_mean"].to_pylist(), strict=True))
+
+
+def _baselines(simple: pa.Table, tasks: tuple[Task, ...]) -> list[dict[str, Any]]:
+    found = []
+    for arch in (MEAN, DISTANCE):
+        rows = simple.filter(pc.field("arch") == arch)
+        if rows.num_rows:
+            found.append({"arch": arch, "label": LABELS[arch], "scores": {EVALUATION: scores(rows, tasks)}})
+    return found
+
+
+def _best(
+    models: list[_Model], architectures: list[dict[str, Any]], reference: str, tasks: tuple[Task, ...]
+) -> dict[str, Any]:
+    """Choose the architecture, then among its folds and seeds, by the tuning cases alone."""
+    gains = {
+        a["arch"]: a["relative_improvement"].get(TUNING, {}).get("average", {}).get("value", 0.0) for a in architectures
+    }
+    arch = max(gains, key=lambda name: gains[name] if not math.isnan(gains[name]) else -math.inf)
+    candidates = [i for i, model in enumerate(models) if model.described["arch"] == arch]
+    index = max(candidates, key=lambda i: _tuning_rank(models[i], tasks))
+    others = ", ".join(f"{name} {gain:+.2f}%" for name, gain in gains.items() if name not in (arch, reference))
+    if len(gains) == 1:
+        reason = f"{arch} is the only architecture"
+    elif arch == reference:
+        reason = f"no architecture improves on {reference} on the tuning cases ({others})"
+    else:
+        reason = f"{arch} improves on {reference} by {gains[arch]:+.2f}% on the tuning cases"
+        reason += f" ({others})" if others else ""
+    chosen = models[index].described
+    return {"arch": arch, "fold": chosen["fold"], "seed": chosen["seed"], "model_index": index, "reason": reason}
+
+
+def _tuning_rank(model: _Model, tasks: tuple[Task, ...]) -> float:
+    """Return the sum of the logarithms of the primary metrics on the tuning cases, larger is better."""
+    found, rank = scores(model.rows(TUNING), tasks), 0.0
+    for task in tasks:
+        value = max(found.get(task.name, {}).get(task.primary_metric.name, 0.0), 1e-9)
+        rank += math.log(value) if task.primary_metric.higher_is_better else -math.log(value)
+    return rank
+
+
+def _without_infinities(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not know, by None."""
+    if isinstance(value, dict):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

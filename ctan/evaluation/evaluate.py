@@ -1,0 +1,119 @@
+"""Score one trained model on its tuning cases and on the evaluation split."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ctan.config import RunConfig
+from ctan.datasets import get_dataset
+from ctan.datasets.base import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
+from ctan.errors import DataError
+from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, write_cases
+from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, slices
+from ctan.evaluation.scoring import Scored, score_case
+from ctan.evaluation.summary import scores
+from ctan.files import atomic_path, sha256_of_json, write_json
+from ctan.progress import track
+from ctan.store import Store, StorePointer, open_store
+from ctan.tasks import DoseRegression
+
+if TYPE_CHECKING:
+    from ctan.datasets.base import Case
+    from ctan.inference import LoadedModel
+
+
+def evaluation_cases(store: Store) -> list[str]:
+    """Return the cases that only measure and gate: the validation split, and test where there is one."""
+    return store.case_ids(split=SPLIT_VALIDATION) + store.case_ids(split=SPLIT_TEST)
+
+
+def evaluation_hash(store: Store) -> str:
+    """Return the SHA-256 over ids and raw bytes of the evaluation cases."""
+    wanted = set(evaluation_cases(store))
+    rows = store.manifest.select(["case_id", "sha256"]).to_pylist()
+    return sha256_of_json(sorted([row["case_id"], row["sha256"]] for row in rows if row["case_id"] in wanted))
+
+
+def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: RunConfig) -> dict[str, Any]:
+    """Predict every tuning and evaluation case and score it on the native grid.
+
+    Args:
+        pointer: the store.
+        model_dir: a trained model.
+        output_dir: receives `cases.parquet`, `dvh.parquet`, `figures.npz`, `summary.json` and copies of `model.json`
+            and `history.parquet`; appears whole or not at all.
+        config: the evaluation settings.
+
+    Returns:
+        `{"scores": {role: {task: {metric: value}}}, "num_cases": {role: n}, "seconds": s}`.
+
+    Raises:
+        DataError: when a role has no case, or the model cannot be loaded.
+    """
+    from ctan.inference import load_network
+
+    started = time.monotonic()
+    store = open_store(pointer)
+    model = load_network(model_dir, config.evaluation.test_time_flip)
+    described = model.model_json
+    roles = {
+        TUNING: store.case_ids(split=SPLIT_TRAIN, fold=described["fold"]),
+        EVALUATION: evaluation_cases(store),
+    }
+    for role, case_ids in roles.items():
+        if not case_ids:
+            raise DataError(f"store {pointer.key} has no {role} cases; ingest more cases")
+    figure_ids = roles[EVALUATION][: config.evaluation.num_figure_cases]
+    todo = [(role, case_id) for role, case_ids in roles.items() for case_id in case_ids]
+    rows: list[Row] = []
+    curves: list[Row] = []
+    figures: dict[str, Any] = {}
+    dataset = get_dataset(config.data.dataset)
+    named = {name: described[name] for name in ("arch", "fold", "seed")}
+    what = f"evaluate {described['arch']}"
+    for role, reference, scored in track(_score(store, model, todo, config), len(todo), what):
+        identity = {**named, "role": role, "case_id": reference.case_id, "group_id": reference.group_id}
+        rows += [{**identity, **row} for row in scored.rows]
+        if role == EVALUATION and reference.case_id in figure_ids:
+            figures |= slices(reference, scored.native, model.tasks)
+            doses = [scored.native[task.name] for task in model.tasks if isinstance(task, DoseRegression)]
+            curves += [{**named, **row} for dose in doses for row in dvh_rows(reference, dose, dataset)]
+
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    by_role = {role: scores(table.filter(pc.field("role") == role), model.tasks) for role in roles}
+    summary = {
+        "scores": by_role,
+        "num_cases": {role: len(case_ids) for role, case_ids in roles.items()},
+        "seconds": round(time.monotonic() - started, 1),
+        "store_key": pointer.key,
+    }
+    with atomic_path(output_dir) as folder:
+        folder.mkdir()
+        write_cases(table, folder / CASES_FILE)
+        pq.write_table(pa.Table.from_pylist(curves, DVH_SCHEMA), folder / "dvh.parquet")
+        np.savez_compressed(folder / "figures.npz", **figures)
+        write_json(folder / "summary.json", summary)
+        (folder / "model.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if (model_dir / "history.parquet").exists():
+            shutil.copyfile(model_dir / "history.parquet", folder / "history.parquet")
+    return summary
+
+
+def _score(
+    store: Store, model: LoadedModel, todo: list[tuple[str, str]], config: RunConfig
+) -> Iterator[tuple[str, Case, Scored]]:
+    dataset = get_dataset(config.data.dataset)
+    for role, case_id in todo:
+        reference = store.reference(case_id)
+        prediction = model.predict(store.load(case_id))
+        yield role, reference, score_case(store, reference, dataset, model.tasks, prediction, config.evaluation)

@@ -1,0 +1,114 @@
+"""What the report draws of a case: DVH curves, and slices with contours and dose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ctan.datasets.base import Case, Dataset
+from ctan.metrics import dvh_curve
+from ctan.tasks import DoseRegression, Segmentation, Task
+
+DVH_SCHEMA = pa.schema(
+    [
+        ("arch", pa.string()),
+        ("fold", pa.int32()),
+        ("seed", pa.int32()),
+        ("case_id", pa.string()),
+        ("structure", pa.string()),
+        ("dose_gy", pa.float64()),
+        ("planned", pa.float64()),
+        ("predicted", pa.float64()),
+    ]
+)
+_DOSE_STEP_GY = 0.5
+_HU_OFFSET = 1024
+_MARGIN_VOXELS = 6
+# the axis that is cut, and whether the picture is drawn with its columns and rows exchanged; axes are (P, L, I)
+_VIEWS = {"axial": (2, False), "coronal": (0, True), "sagittal": (1, True)}
+
+
+def dvh_rows(reference: Case, dose: npt.NDArray[np.float32], dataset: Dataset) -> list[dict[str, Any]]:
+    """Return the DVH curve of every contoured structure, planned and predicted.
+
+    Args:
+        reference: the case at native resolution.
+        dose: (D, H, W) predicted, Gy.
+        dataset: names the structures.
+    """
+    planned = reference.doses["dose"]
+    grid = np.arange(0, max(planned.max(), dose.max()) + 2 * _DOSE_STEP_GY, _DOSE_STEP_GY)
+    rows = []
+    for name in dataset.structures:
+        mask = reference.masks.get(name)
+        if mask is None or not mask.any():
+            continue
+        curves = zip(grid, dvh_curve(planned[mask], grid), dvh_curve(dose[mask], grid), strict=True)
+        rows += [
+            {"case_id": reference.case_id, "structure": name, "dose_gy": gy, "planned": a, "predicted": b}
+            for gy, a, b in curves
+        ]
+    return rows
+
+
+def slices(
+    reference: Case, native: Mapping[str, npt.NDArray[Any]], tasks: tuple[Task, ...]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return axial, coronal and sagittal slices through the hottest voxel's neighbourhood of the planned dose.
+
+    Row 0 is drawn at the top: anterior in axial, superior in coronal and sagittal slices.
+
+    Args:
+        reference: the case at native resolution.
+        native: task name -> prediction on the native grid.
+        tasks: what was predicted.
+
+    Returns:
+        `<case_id>/<view>/<what>` -> array, see `figures.npz` in the architecture page.
+    """
+    dose = reference.doses["dose"]
+    centre = [round(float(c)) for c in np.argwhere(dose >= 0.9 * dose.max()).mean(0)]
+    box = _box(reference)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for view, (axis, exchanged) in _VIEWS.items():
+        in_plane = [a for a in range(3) if a != axis]
+        if exchanged:
+            in_plane.reverse()
+
+        def cut(volume: npt.NDArray[Any], axis: int = axis, in_plane: list[int] = in_plane) -> npt.NDArray[Any]:
+            plane = np.take(volume, centre[axis], axis=volume.ndim - 3 + axis)
+            if in_plane[0] > in_plane[1]:
+                plane = np.swapaxes(plane, -1, -2)
+            return np.ascontiguousarray(plane[..., box[in_plane[0]], box[in_plane[1]]])
+
+        what: dict[str, npt.NDArray[Any]] = {
+            "ct": cut(reference.images["ct"]).astype(np.int16) - _HU_OFFSET,
+            "planned": cut(dose),
+            "spacing_mm": np.array([reference.spacing_mm[a] for a in in_plane]),
+        }
+        for task in tasks:
+            if isinstance(task, DoseRegression):
+                what["predicted"] = cut(native[task.name])
+            elif isinstance(task, Segmentation):
+                known = [name in reference.masks for name in task.structures]
+                empty = np.zeros(dose.shape, bool)
+                true = [cut(reference.masks.get(name, empty)) for name in task.structures]
+                what["true_contours"], what["known"] = np.stack(true), np.array(known)
+                what["predicted_contours"] = cut(native[task.name])
+        arrays |= {f"{reference.case_id}/{view}/{name}": array for name, array in what.items()}
+    return arrays
+
+
+def _box(reference: Case) -> list[slice]:
+    """Return the part of each axis that holds the patient or dose, with a margin."""
+    occupied = (reference.images["ct"] > _HU_OFFSET - 500) | (reference.doses["dose"] > 0)
+    box = []
+    for axis in range(3):
+        where = np.flatnonzero(occupied.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (int(where[0]), int(where[-1])) if len(where) else (0, occupied.shape[axis] - 1)
+        box.append(slice(max(0, first - _MARGIN_VOXELS), last + 1 + _MARGIN_VOXELS))
+    return box

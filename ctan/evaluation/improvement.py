@@ -1,0 +1,89 @@
+"""Relative improvement of one group of models over another on the same cases, with paired bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ctan.config import EvaluationConfig
+from ctan.errors import DataError
+from ctan.evaluation.summary import metric_sums, patients_of
+from ctan.metrics import improvement, interval, resampling_weights
+from ctan.metrics.resampling import Floats
+from ctan.tasks import MetricSpec, Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Intervals = dict[str, dict[str, float]]
+
+
+def resampled_metric(
+    tables: Sequence[pa.Table], task: Task, metric: MetricSpec, patients: dict[str, int], weights: Floats
+) -> Floats | None:
+    """Return the metric of every resample, the mean over models; None when a model lacks it.
+
+    Args:
+        tables: per-case rows of each model (folds and seeds of one architecture), one role.
+        task: which task.
+        metric: which of its metrics.
+        patients: group id -> column of `weights`.
+        weights: (resamples, patients), see `ctan.metrics.resampling_weights`.
+    """
+    values = []
+    for table in tables:
+        sums = metric_sums(table, task, metric, patients)
+        if sums is None:
+            return None
+        values.append(sums.of(weights))
+    return np.mean(values, axis=0)
+
+
+def relative_improvement(
+    tasks: Sequence[Task], new: Sequence[pa.Table], reference: Sequence[pa.Table], config: EvaluationConfig
+) -> Intervals:
+    """Return by how many percent the new models are better than the reference ones.
+
+    For each task that both have, `(-1)^l (M - M_ref) / M_ref * 100` of its primary metric (l = 1 where lower is
+    better), a ratio of means; `"average"` is the mean over tasks. Intervals are percentiles over resamples of the
+    patients, the same for both and for all tasks.
+
+    Args:
+        tasks: whose primary metrics are compared.
+        new: per-case rows of each new model, one role.
+        reference: per-case rows of each reference model, the same role.
+        config: number of resamples and coverage.
+
+    Returns:
+        Task name, and `"average"` -> `{"value", "low", "high"}`; empty without a common task.
+
+    Raises:
+        DataError: when they were not scored on the same cases.
+    """
+    cases = [{*_case_ids(tables)} for tables in (new, reference)]
+    if cases[0] != cases[1]:
+        raise DataError("the models were not scored on the same cases; evaluate them again on one store")
+    patients = patients_of(new[0]) if len(new) == 1 else _all_patients([*new, *reference])
+    weights = resampling_weights(len(patients), config.num_bootstrap)
+    gains = {}
+    for task in tasks:
+        metric = task.primary_metric
+        ours, theirs = (resampled_metric(tables, task, metric, patients, weights) for tables in (new, reference))
+        if ours is not None and theirs is not None:
+            gains[task.name] = improvement(ours, theirs, metric.higher_is_better)
+    if not gains:
+        return {}
+    gains["average"] = np.mean(list(gains.values()), axis=0)
+    return {name: interval(gain, config.confidence) for name, gain in gains.items()}
+
+
+def _case_ids(tables: Sequence[pa.Table]) -> set[str]:
+    return {case_id for table in tables for case_id in table["case_id"].to_pylist()}
+
+
+def _all_patients(tables: Sequence[pa.Table]) -> dict[str, int]:
+    import pyarrow as pa
+
+    return patients_of(pa.concat_tables(tables))

@@ -1,0 +1,199 @@
+"""The report of a comparison: one HTML file that needs nothing besides itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ctan.evaluation.cases import EVALUATION, TUNING
+from ctan.evaluation.plots import (
+    cases_plot,
+    improvement_plot,
+    loss_plot,
+    png,
+    schedule_plot,
+    structures_plot,
+)
+from ctan.evaluation.plots_dose import Contours, criteria_plot, dvh_plot, slices_plot
+from ctan.evaluation.report_data import ReportData, read_report_data
+from ctan.evaluation.report_headline import headline
+from ctan.evaluation.report_style import architecture_label
+from ctan.evaluation.report_tables import (
+    against_table,
+    comparison_table,
+    criteria_table,
+    structures_table,
+    trainings_table,
+    worst_table,
+)
+from ctan.files import write_text
+from ctan.html import Markup, element, image, join, page
+from ctan.tasks import Segmentation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SLICES_BYTES = 2_600_000  # of all slices together, so that the page stays small enough to send
+_SLICES_DPI = (170, 140, 115, 95, 80, 65, 50)
+
+
+def write_report(comparison: dict[str, Any], evaluation_dirs: list[Path], report: Path) -> None:
+    """Write the report of a comparison, atomically.
+
+    Args:
+        comparison: what `comparison.json` holds.
+        evaluation_dirs: the evaluations in the order of `comparison["models"]`.
+        report: HTML file, self-contained.
+
+    Raises:
+        DataError: when an evaluation is missing or damaged, or not the one that was compared.
+    """
+    data = read_report_data(comparison, evaluation_dirs)
+    sections = [(title, _anchor(title), body) for title, make in _SECTIONS if (body := make(data))]
+    links = [element("a", title, href=f"#{anchor}") for title, anchor, _ in sections]
+    body: list[object] = [headline(data), element("nav", *links)]
+    for title, anchor, content in sections:
+        body.append(element("section", element("h2", title), content, id=anchor))
+    title = f"{architecture_label(data.best_arch)} on {comparison['dataset']}: comparison of architectures"
+    write_text(report, page(title, *body))
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _picture(figure: Figure | None, alt: str, caption: object = "") -> Markup:
+    return Markup("") if figure is None else image(png(figure), alt, caption)
+
+
+def _evaluation(data: ReportData) -> Markup:
+    notes = [
+        f"Small print: {data.confidence} intervals over patients. Bold: best of the column. ↑ higher is better, ↓ lower."
+    ]
+    if data.content["excludes_training_variance"]:
+        notes.append("Intervals exclude training variance.")
+    if data.content["grid_floor"]:
+        notes.append("The grid floor is what the truth itself scores after the way to the working grid and back.")
+    gains = element(
+        "p", "Relative improvement: (−1)", element("sup", "l"), " (M − M", element("sub", "ref"), ") / M",
+        element("sub", "ref"), " of each task's first score, l = 1 where lower is better; the average is over tasks.",
+        class_="soft",
+    )  # fmt: skip
+    parts = [element("p", " ".join(notes), class_="soft"), comparison_table(data, EVALUATION)]
+    parts += [gains] if len(data.archs) > 1 else []
+    return join(*parts, against_table(data))
+
+
+def _tuning(data: ReportData) -> Markup:
+    text = "The cases that chose. Better than on the evaluation cases to expect: what is picked by a number flatters it."
+    return join(element("p", text, class_="soft"), comparison_table(data, TUNING)) if data.columns(TUNING) else Markup("")
+
+
+def _improvement(data: ReportData) -> Markup:
+    reference = architecture_label(data.reference)
+    return _picture(
+        improvement_plot(data), f"Relative improvement over {reference} per task and on average, by architecture",
+        f"Points: relative improvement over {reference} (the vertical line at 0). Bars: {data.confidence} intervals, "
+        "paired over patients.",
+    )  # fmt: skip
+
+
+def _structures(data: ReportData) -> Markup:
+    parts = []
+    for task in data.tasks:
+        if isinstance(task, Segmentation) and (figure := structures_plot(data, task)) is not None:
+            alt = "Mean Dice of every structure by architecture; the numbers are in the table below"
+            caption = "Mean Dice on the evaluation cases; bars span the middle half of the cases. Structures that were not contoured do not count."  # noqa: E501
+            parts += [_picture(figure, alt, caption), structures_table(data, task)]
+    return join(*parts)
+
+
+def _losses(data: ReportData) -> Markup:
+    figure = loss_plot(data)
+    if figure is None:
+        return Markup("")
+    schedule = _picture(schedule_plot(data), "Learning rate and task weights by epoch",
+                        "Learning rate; task weights where they are not constant.")  # fmt: skip
+    return join(_picture(figure, "Training loss by epoch of every task and architecture",
+                         "Training loss, mean of each epoch; a line a training."), schedule)  # fmt: skip
+
+
+def _dvh(data: ReportData) -> Markup:
+    best = architecture_label(data.best_arch)
+    rows = data.best.cases.to_pandas()
+    rows = rows[(rows["role"] == EVALUATION) & (rows["metric"] == "dvh")]
+    parts = [
+        _picture(dvh_plot(data.best.dvh(), data.colours),
+                 f"Dose-volume histograms of {best}, predicted (dashed) against planned (solid)",
+                 f"Share of a structure's volume that receives at least a dose: planned solid, predicted by {best} dashed."),
+        _picture(criteria_plot(rows, data.targets, data.colours),
+                 f"Predicted against planned DVH criteria of {best} on all evaluation cases",
+                 f"DVH criteria of {best} on all evaluation cases; on the line the prediction equals the plan."),
+        criteria_table(data),
+    ]  # fmt: skip
+    return join(*(part for part in parts if part))
+
+
+def _slices(data: ReportData) -> Markup:
+    cases = data.best.figures()
+    task = next((task for task in data.tasks if isinstance(task, Segmentation)), None)
+    contours = Contours(task.structures if task else (), data.colours)
+    figures = [(case_id, figure) for case_id, views in cases.items() if (figure := slices_plot(views, contours))]
+    pictures = _within(_SLICES_BYTES, [figure for _, figure in figures])
+    best = architecture_label(data.best_arch)
+    parts = [
+        join(element("h3", case_id), image(picture, f"Slices of case {case_id}: contours, planned and predicted dose"))
+        for (case_id, _), picture in zip(figures, pictures, strict=True)
+    ]
+    if not parts:
+        return Markup("")
+    text = (
+        f"Slices through the region of highest planned dose, predicted by {best}. True contours are solid, predicted ones "
+        "dashed; on a dose lie the contours that belong to it. CT window −160 to 240 HU. Red in the difference: too much "
+        "dose predicted, blue: too little."
+    )
+    return join(element("p", text, class_="soft"), *parts)
+
+
+def _within(limit: int, figures: Sequence[Figure]) -> list[bytes]:
+    """Return figures as PNG at the highest resolution at which they fit into `limit` bytes together."""
+    pictures: list[bytes] = []
+    for dpi in _SLICES_DPI:
+        pictures = [png(figure, dpi) for figure in figures]
+        if sum(map(len, pictures)) <= limit:
+            break
+    return pictures
+
+
+def _cases(data: ReportData) -> Markup:
+    figure = cases_plot(data)
+    if figure is None:
+        return Markup("")
+    caption = "A point a case; boxes span the middle half, the thick line is the median."
+    parts = [_picture(figure, "Distribution of the scores over the evaluation cases by architecture", caption)]
+    return join(*parts, *(table for task in data.tasks if (table := worst_table(data, task))))
+
+
+def _settings(data: ReportData) -> Markup:
+    text = yaml.safe_dump(data.best.model_json["config"], sort_keys=False, allow_unicode=True)
+    others = {model.model_json.get("config_hash") for model in data.models} - {data.best.model_json.get("config_hash")}
+    note = element("p", "Not every model was trained with these settings: their hashes differ.", class_="bad")
+    return join(*([note] if others else []), element("details", element("summary", "All settings (YAML)"),
+                                                     element("pre", text)))  # fmt: skip
+
+
+_SECTIONS: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
+    ("Evaluation cases", _evaluation),
+    ("Relative improvement", _improvement),
+    ("Tuning cases", _tuning),
+    ("Dice per structure", _structures),
+    ("Dose-volume histograms", _dvh),
+    ("Dose and contours", _slices),
+    ("Case by case", _cases),
+    ("Training", _losses),
+    ("Trainings and runs", trainings_table),
+    ("Settings", _settings),
+)

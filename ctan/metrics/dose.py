@@ -1,0 +1,119 @@
+"""OpenKBP's official dose score and DVH score, and DVH curves.
+
+Source: Babier et al., "OpenKBP: The open-access knowledge-based planning grand challenge and dataset", Medical Physics
+2021, and the challenge's evaluation code. Percentiles are numpy's default (linear).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Doses = npt.NDArray[np.floating]
+Mask = npt.NDArray[np.bool_]
+_SMALL_VOLUME_MM3 = 100.0  # 0.1 cc
+_TARGET_PERCENTILES = {"D_99": 1.0, "D_95": 5.0, "D_1": 99.0}
+
+
+@dataclass(frozen=True)
+class DvhValue:
+    """One criterion of one structure, planned and predicted, in Gy."""
+
+    structure: str
+    criterion: str
+    planned: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """|predicted - planned| in Gy."""
+        return abs(self.predicted - self.planned)
+
+
+def dose_score(planned: Doses, predicted: Doses, possible_dose_mask: Mask) -> float:
+    """Return the sum of |planned - predicted| over all voxels, divided by the voxels of the mask, in Gy.
+
+    Dose predicted outside the mask is punished: the sum does not stop there.
+
+    Args:
+        planned: (D, H, W) Gy.
+        predicted: (D, H, W) Gy.
+        possible_dose_mask: (D, H, W) where dose can be non-zero.
+
+    Raises:
+        ValueError: for an empty mask or shapes that differ.
+    """
+    if not planned.shape == predicted.shape == possible_dose_mask.shape:
+        raise ValueError(f"shapes differ: {planned.shape}, {predicted.shape}, {possible_dose_mask.shape}")
+    num_possible = np.count_nonzero(possible_dose_mask)
+    if not num_possible:
+        raise ValueError("the possible-dose mask is empty")
+    a, b = planned.reshape(-1), predicted.reshape(-1)
+    somewhere = np.flatnonzero((a != 0) | (b != 0))  # both are zero nearly everywhere
+    return float(np.abs(a[somewhere].astype(np.float64) - b[somewhere]).sum() / num_possible)
+
+
+def dvh_values(dose_in_structure: Doses, is_target: bool, voxel_volume_mm3: float) -> dict[str, float]:
+    """Return the official criteria of one structure.
+
+    Targets: `D_99`, `D_95`, `D_1`, the 1st, 5th and 99th percentile. Organs at risk: `D_0.1_cc`, the percentile
+    `100 - 100 n / N` clipped to [0, 100] with `n = max(1, round(100 / voxel volume))` (half to even) of N voxels, and
+    `mean`.
+
+    Args:
+        dose_in_structure: (N,) Gy, at least one voxel.
+        is_target: target or organ at risk.
+        voxel_volume_mm3: volume of a voxel.
+    """
+    values = dose_in_structure.astype(np.float64, copy=False)
+    if is_target:
+        found = np.percentile(values, list(_TARGET_PERCENTILES.values()))
+        return dict(zip(_TARGET_PERCENTILES, found.tolist(), strict=True))
+    num_hottest = max(1, round(_SMALL_VOLUME_MM3 / voxel_volume_mm3))
+    percentile = min(max(100 - 100 * num_hottest / len(values), 0.0), 100.0)
+    return {"D_0.1_cc": float(np.percentile(values, percentile)), "mean": float(values.mean())}
+
+
+def score_dose(
+    planned: Doses,
+    predicted: Doses,
+    possible_dose_mask: Mask,
+    structures: Mapping[str, Mask],
+    targets: Mapping[str, float],
+    spacing_mm: tuple[float, ...],
+) -> tuple[float, list[DvhValue]]:
+    """Return the dose score and every DVH criterion of one patient.
+
+    Args:
+        planned: (D, H, W) Gy.
+        predicted: (D, H, W) Gy.
+        possible_dose_mask: (D, H, W) where dose can be non-zero.
+        structures: name -> (D, H, W) mask; missing and empty structures are skipped.
+        targets: names of the targets, with their prescription in Gy.
+        spacing_mm: voxel edges.
+    """
+    score = dose_score(planned, predicted, possible_dose_mask)
+    volume_mm3 = float(np.prod(spacing_mm))
+    flat_planned, flat_predicted = planned.reshape(-1), predicted.reshape(-1)
+    values = []
+    for name, mask in structures.items():
+        voxels = np.flatnonzero(mask)  # once a structure, for both doses
+        if len(voxels):
+            ours = dvh_values(flat_predicted[voxels], name in targets, volume_mm3)
+            theirs = dvh_values(flat_planned[voxels], name in targets, volume_mm3)
+            values += [DvhValue(name, criterion, theirs[criterion], ours[criterion]) for criterion in ours]
+    return score, values
+
+
+def dvh_curve(dose_in_structure: Doses, dose_gy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the share of the structure's volume that receives at least each of `dose_gy`, (len(dose_gy),).
+
+    Args:
+        dose_in_structure: (N,) Gy, at least one voxel.
+        dose_gy: (n,) Gy.
+    """
+    values = np.sort(dose_in_structure, axis=None)
+    return 1 - np.searchsorted(values, dose_gy, side="left") / len(values)

@@ -1,0 +1,73 @@
+"""Metrics as sums over patients, bootstrap intervals, and relative improvement.
+
+Every metric here is a sum over patients divided by another (mean Dice, dose score, pooled DVH score), so that the
+metric of a resample is two products with the resample's counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MetricSums:
+    """A metric as `sum(total) / sum(count)`.
+
+    Attributes:
+        total: (patients,) sum of the metric's terms of each patient.
+        count: (patients,) number of its terms; 0 for a patient that has none.
+    """
+
+    total: Floats
+    count: Floats
+
+    def of(self, weights: Floats) -> Floats:
+        """Return the metric of each resample, (resamples,); NaN without terms.
+
+        Args:
+            weights: (resamples, patients) how often each patient was drawn.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (weights @ self.total) / (weights @ self.count)
+
+
+def resampling_weights(num_patients: int, num_bootstrap: int, seed: int = 0) -> Floats:
+    """Return how often each patient is drawn, (1 + num_bootstrap, patients); row 0 is everyone once.
+
+    The same seed gives the same draws, so that models compared with them are paired.
+    """
+    draws = np.random.default_rng(seed).multinomial(
+        num_patients, np.full(num_patients, 1 / num_patients), num_bootstrap
+    )
+    return np.concatenate([np.ones((1, num_patients)), draws]).astype(np.float64)
+
+
+def improvement(new: Floats, reference: Floats, higher_is_better: bool) -> Floats:
+    """Return `(-1)^l (M - M_ref) / M_ref * 100`, l = 1 where lower is better; 0 where both are equal.
+
+    Args:
+        new: metric of the model, of each resample.
+        reference: metric it is compared with, of the same resamples.
+        higher_is_better: which way is better.
+    """
+    difference = new - reference if higher_is_better else reference - new
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(difference == 0, 0.0, difference / reference * 100)
+
+
+def interval(resampled: Floats, confidence: float) -> dict[str, float]:
+    """Return value (row 0, everyone) and percentile interval (the other rows), as `{"value", "low", "high"}`.
+
+    Args:
+        resampled: (1 + resamples,) as `resampling_weights` orders them.
+        confidence: coverage, such as 0.95.
+    """
+    tail = 50 * (1 - confidence)
+    finite = resampled[1:][~np.isnan(resampled[1:])]
+    low, high = np.percentile(finite, [tail, 100 - tail], method="nearest") if len(finite) else (np.nan, np.nan)
+    return {"value": float(resampled[0]), "low": float(low), "high": float(high)}

@@ -1,0 +1,139 @@
+"""Run the expectations, move failing cases to quarantine, stop when too many fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctan.config import RunConfig
+from ctan.datasets import get_dataset
+from ctan.errors import GateError
+from ctan.files import write_json, write_text
+from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, read_manifest, write_manifest
+from ctan.validation.suite import Outcome, expectations, frame_of, run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MAX_NAMED = 10
+
+
+@dataclass(frozen=True)
+class ValidationSummary:
+    """What validation found.
+
+    Attributes:
+        num_cases: cases that passed.
+        num_quarantined: cases in quarantine, ingestion's included.
+        num_expectations: how many were checked.
+        num_failed_expectations: how many of them failed for some case.
+        quarantined_share: of all cases.
+    """
+
+    num_cases: int
+    num_quarantined: int
+    num_expectations: int
+    num_failed_expectations: int
+    quarantined_share: float
+
+
+def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConfig) -> ValidationSummary:
+    """Check a manifest; cases that fail go to quarantine.
+
+    Args:
+        manifest_dir: what ingestion wrote.
+        output_dir: receives the same tables after validation, `config.yaml` and `summary.json`.
+        report: self-contained HTML page, written also when the gate stops.
+        config: bounds and the largest share of failing cases.
+
+    Raises:
+        DataError: when a table is missing or is not a manifest.
+        GateError: when the table as a whole fails or too many cases do; names expectations and cases.
+    """
+    from ctan.validation.page import write_page
+
+    dataset = get_dataset(config.data.dataset)
+    manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(dataset))
+    quarantine = read_manifest(manifest_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA).to_pylist()
+    num_all = manifest.num_rows + len(quarantine)
+    if not manifest.num_rows:
+        raise GateError(f"{manifest_dir / MANIFEST_FILE}: no case is left to validate, {len(quarantine)} in quarantine"
+                        + _reasons(quarantine))  # fmt: skip
+    frame = frame_of(manifest)
+    outcomes = run(frame, expectations(dataset, config, list(frame.columns)))
+    rejected = _rejected(manifest, outcomes)
+    passed = manifest.filter([case_id not in rejected for case_id in manifest["case_id"].to_pylist()])
+    quarantine += [
+        {"dataset": dataset.name, "case_id": row["case_id"], "split": row["split"], "step": "validate",
+         "reason": "; ".join(rejected[row["case_id"]])}
+        for row in manifest.select(["case_id", "split"]).to_pylist()
+        if row["case_id"] in rejected
+    ]  # fmt: skip
+    summary = ValidationSummary(
+        num_cases=passed.num_rows,
+        num_quarantined=len(quarantine),
+        num_expectations=len(outcomes),
+        num_failed_expectations=sum(not outcome.success for outcome in outcomes),
+        quarantined_share=len(quarantine) / num_all,
+    )
+    problem = _problem(summary, outcomes, quarantine, config)
+    write_manifest(quarantine, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
+    write_manifest(passed, output_dir / MANIFEST_FILE)
+    write_text(output_dir / "config.yaml", config.to_yaml())
+    write_json(output_dir / "summary.json", asdict(summary))
+    write_page(report, dataset, manifest, passed, quarantine, outcomes, problem)
+    if problem:
+        raise GateError(problem)
+    return summary
+
+
+def _rejected(manifest: pa.Table, outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
+    """Return case id -> why it is rejected."""
+    reasons: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        expectation = outcome.expectation
+        for case_id, value in outcome.failing.items():
+            found = _found(value, expectation.unit)
+            reasons.setdefault(case_id, []).append(
+                f"{expectation.name}: expected: {expectation.sentence}; found {found}"
+            )
+    return {case_id: reasons[case_id] for case_id in manifest["case_id"].to_pylist() if case_id in reasons}
+
+
+def _found(value: Any, unit: str) -> str:
+    if value is None or value != value:
+        return "nothing"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}".rstrip()
+
+
+def _problem(
+    summary: ValidationSummary, outcomes: Sequence[Outcome], quarantine: Sequence[dict[str, str]], config: RunConfig
+) -> str:
+    """Return why the gate stops, empty when it does not."""
+    about_table = [o.expectation.sentence for o in outcomes if not o.success and not o.expectation.about_cases]
+    if about_table:
+        return f"the manifest as a whole fails: {'; '.join(about_table)}"
+    allowed = config.validation.max_quarantined_share
+    if summary.num_cases and summary.quarantined_share <= allowed:
+        return ""
+    total = summary.num_cases + summary.num_quarantined
+    lines = [
+        f"{summary.num_quarantined} of {total} cases ({summary.quarantined_share:.1%}) are in quarantine, "
+        f"validation.max_quarantined_share allows {allowed:.1%}:"
+    ]
+    for outcome in outcomes:
+        if outcome.failing:
+            some = ", ".join(list(outcome.failing)[:_MAX_NAMED])
+            more = f" and {len(outcome.failing) - _MAX_NAMED} more" if len(outcome.failing) > _MAX_NAMED else ""
+            lines.append(f"  {outcome.expectation.name} ({outcome.expectation.sentence}): {some}{more}")
+    before = [row for row in quarantine if row["step"] != "validate"]
+    lines += [f"  {row['step']}: {row['case_id']}: {row['reason']}" for row in before[:_MAX_NAMED]]
+    lines.append("Mend or remove these cases, or allow more if you know why.")
+    return "\n".join(lines)
+
+
+def _reasons(quarantine: Sequence[dict[str, str]]) -> str:
+    return "".join(f"\n  {row['case_id']}: {row['reason']}" for row in quarantine[:_MAX_NAMED])

@@ -1,0 +1,123 @@
+"""The result page: what the data is, what was expected, what failed."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctan.datasets.base import Dataset
+from ctan.files import write_text
+from ctan.html import Markup, element, image, join, page, table
+from ctan.validation.suite import Outcome
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def write_page(
+    report: Path,
+    dataset: Dataset,
+    manifest: pa.Table,
+    passed: pa.Table,
+    quarantine: Sequence[dict[str, str]],
+    outcomes: Sequence[Outcome],
+    problem: str,
+) -> None:
+    """Write the page, atomically.
+
+    Args:
+        report: HTML file.
+        dataset: names structures and targets.
+        manifest: every case that ingestion could read.
+        passed: the cases that passed.
+        quarantine: all quarantine rows.
+        outcomes: one an expectation.
+        problem: why the gate stopped, empty when it did not.
+    """
+    num_failed = sum(not outcome.success for outcome in outcomes)
+    if problem:
+        verdict = element("span", "Stopped.", class_="bad")
+    elif num_failed or quarantine:
+        verdict = join(element("span", "Passed", class_="good"), "with cases in quarantine.")
+    else:
+        verdict = element("span", "Passed.", class_="good")
+    headline = (
+        f" {passed.num_rows} cases go on, {len(quarantine)} are in quarantine, {len(outcomes)} expectations checked."
+    )
+    body = [
+        element("h1", f"Validation of {dataset.name}"),
+        element("div", element("p", verdict, headline, class_="lead"),
+                element("p", describe(dataset, passed)), class_="card"),
+    ]  # fmt: skip
+    if problem:
+        body += [element("h2", "Why the gate stopped"), element("pre", problem)]
+    body += [element("h2", "Expectations"), _expectations(outcomes)]
+    body += [element("h2", "Quarantine"), _quarantine(quarantine)]
+    body += [element("h2", "Distributions"), image(_distributions(dataset, manifest), "Histograms of the manifest",
+             "All cases that could be read, one histogram a quantity.")]  # fmt: skip
+    write_text(report, page(f"Validation of {dataset.name}", join(*body)))
+
+
+def describe(dataset: Dataset, manifest: pa.Table) -> str:
+    """Return one paragraph that says what the data is."""
+    rows = manifest.to_pylist()
+    if not rows:
+        return "No case passed."
+    splits = Counter(row["split"] for row in rows)
+    counts = ", ".join(f"{number} {split}" for split, number in splits.items())
+    edges = list(zip(*(row["spacing_mm"] for row in rows), strict=True))
+    spacing = " x ".join(f"{min(e):.2f}-{max(e):.2f}" for e in edges)
+    doses = [row["dose_max_gy"] for row in rows]
+    missing = Counter(name for row in rows for name in row["missing"])
+    absent = ", ".join(f"{name} in {missing[name]}" for name in dataset.structures if missing[name])
+    patients = len({row["group_id"] for row in rows})
+    return (
+        f"{len(rows)} cases of {patients} patients: {counts}. Voxels measure {spacing} mm. Maximum doses range from "
+        f"{min(doses):.1f} to {max(doses):.1f} Gy. Structures that were not contoured: {absent or 'none'}."
+    )
+
+
+def _expectations(outcomes: Sequence[Outcome]) -> Markup:
+    rows = []
+    for outcome in outcomes:
+        expectation = outcome.expectation
+        mark = element("span", "holds", class_="good") if outcome.success else element("span", "fails", class_="bad")
+        observed = "" if outcome.low is None else f"{outcome.low:.4g} to {outcome.high:.4g} {expectation.unit}".rstrip()
+        failing = ", ".join(outcome.failing)
+        rows.append([mark, expectation.sentence, observed, failing])
+    return table(["", "expectation", "observed", "failing cases"], rows, text=True)
+
+
+def _quarantine(quarantine: Sequence[dict[str, str]]) -> Markup:
+    if not quarantine:
+        return element("p", "Empty: every case passed.")
+    rows = [[row["case_id"], row["split"], row["step"], row["reason"]] for row in quarantine]
+    return table(["case", "split", "step", "reason"], rows, text=True)
+
+
+def _distributions(dataset: Dataset, manifest: pa.Table) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    main_target = max(dataset.targets, key=lambda name: dataset.targets[name])
+    columns: dict[str, list[Any]] = {
+        "Smallest voxel edge (mm)": [min(edges) for edges in manifest["spacing_mm"].to_pylist()],
+        "Maximum dose (Gy)": manifest["dose_max_gy"].to_pylist(),
+        "Mean dose inside the mask (Gy)": manifest["dose_mean_gy"].to_pylist(),
+        f"Mean dose in {main_target} (Gy)": manifest[f"dose_mean_gy_{main_target}"].to_pylist(),
+        "Voxels of the possible-dose mask": manifest["num_mask_voxels"].to_pylist(),
+        f"Voxels of {main_target}": manifest[f"voxels_{main_target}"].to_pylist(),
+    }
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, values) in zip(figure.subplots(2, 3).flat, columns.items(), strict=True):
+        axes.hist([value for value in values if value is not None], bins=20, color="#4c86c6")
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=130)
+    return stream.getvalue()

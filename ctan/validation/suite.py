@@ -1,0 +1,171 @@
+"""What must hold for a manifest, in words and as Great Expectations; the only module that knows that library.
+
+Expectations about a case name the cases that fail; those about the table stop everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ctan.config import RunConfig
+from ctan.datasets.base import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, Dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_TISSUE = 1000  # CT values as exported: HU + 1024; every patient has denser voxels than this
+_MAX_CT = 4095
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One thing that must hold.
+
+    Attributes:
+        name: short and unique, such as `"spacing"`.
+        sentence: what is expected, in words.
+        unit: of the observed values.
+        type: name of the class in `great_expectations.expectations`.
+        arguments: of that class.
+        about_cases: False when it is about the table as a whole.
+    """
+
+    name: str
+    sentence: str
+    unit: str
+    type: str
+    arguments: Mapping[str, Any]
+    about_cases: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one expectation.
+
+    Attributes:
+        expectation: which one.
+        success: whether it holds for the table and every case.
+        failing: case id -> the value that was found.
+        low: smallest observed value, None when values have no order.
+        high: largest.
+    """
+
+    expectation: Expectation
+    success: bool
+    failing: Mapping[str, Any] = field(default_factory=dict)
+    low: Any = None
+    high: Any = None
+
+
+def expectations(dataset: Dataset, config: RunConfig, columns: list[str]) -> list[Expectation]:
+    """Return what must hold for the manifest of a data set.
+
+    Args:
+        dataset: names structures, targets and prescriptions.
+        config: bounds.
+        columns: of the frame that `frame_of` makes.
+    """
+    limits = config.validation
+    main_target = max(dataset.targets, key=lambda name: dataset.targets[name])
+
+    def between(name: str, column: str, low: float | None, high: float | None, unit: str, sentence: str) -> Expectation:
+        arguments = {"column": column, "min_value": low, "max_value": high}
+        return Expectation(name, sentence, unit, "ExpectColumnValuesToBeBetween", arguments)
+
+    def given(name: str, column: str, sentence: str) -> Expectation:
+        return Expectation(name, sentence, "", "ExpectColumnValuesToNotBeNull", {"column": column})
+
+    splits = [SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST]
+    spacing = (limits.min_spacing_mm, limits.max_spacing_mm)
+    found = [
+        Expectation("columns", "The manifest has every column of its schema", "", "ExpectTableColumnsToMatchSet",
+                    {"column_set": columns, "exact_match": True}, about_cases=False),
+        Expectation("rows", "There is at least one case", "cases", "ExpectTableRowCountToBeBetween",
+                    {"min_value": 1}, about_cases=False),
+        Expectation("unique-id", "Every case has an id of its own", "", "ExpectColumnValuesToBeUnique",
+                    {"column": "case_id"}),
+        Expectation("split", f"The split is one of {', '.join(splits)}", "", "ExpectColumnValuesToBeInSet",
+                    {"column": "split", "value_set": splits}),
+        between("one-split", "num_splits_of_group", 1, 1, "splits", "No patient is in two splits"),
+        between("fold-of-training", "fold_of_training", 0, config.data.num_folds - 1, "",
+                f"Training cases are in a fold from 0 to {config.data.num_folds - 1}"),
+        between("no-other-fold", "fold_of_others", -1, -1, "", "Other cases are in no fold"),
+        given("sha256", "sha256", "The raw bytes have a checksum"),
+        between("smallest-spacing", "spacing_min_mm", *spacing, "mm",
+                f"Voxel edges are at least {limits.min_spacing_mm:g} mm"),
+        between("largest-spacing", "spacing_max_mm", *spacing, "mm",
+                f"Voxel edges are at most {limits.max_spacing_mm:g} mm"),
+        between("ct-range", "ct_min", 0, _MAX_CT, "HU + 1024", f"CT values lie within 0 to {_MAX_CT}"),
+        between("ct-tissue", "ct_max", _TISSUE, _MAX_CT, "HU + 1024", "The CT shows tissue"),
+        between("mask", "num_mask_voxels", 1, None, "voxels", "The possible-dose mask is not empty"),
+        between("dose-maximum", "dose_max_gy", 1, limits.max_dose_gy, "Gy",
+                f"The maximum dose is between 1 and {limits.max_dose_gy:g} Gy"),
+        given("dose-given", "dose_mean_gy", "The mean dose inside the mask is known"),
+        between("dose-inside-mask", "num_dose_voxels_outside_mask", 0, 0, "voxels",
+                "Dose is zero outside the possible-dose mask"),
+        given(f"{main_target}-present", f"voxels_{main_target}", f"{main_target} is contoured"),
+    ]  # fmt: skip
+    for name in dataset.structures:
+        sentence = f"{name}, where contoured, has at least one voxel"
+        found.append(between(f"{name}-voxels", f"voxels_{name}", 1, None, "voxels", sentence))
+    for name, level_gy in dataset.targets.items():
+        low, high = (level_gy * (1 + sign * limits.target_dose_tolerance) for sign in (-1, 1))
+        sentence = (
+            f"Mean dose in {name} is within {limits.target_dose_tolerance:.0%} of its prescription {level_gy:g} Gy"
+        )
+        found.append(between(f"{name}-dose", f"dose_mean_gy_{name}", round(low, 3), round(high, 3), "Gy", sentence))
+    return found
+
+
+def frame_of(manifest: pa.Table) -> pd.DataFrame:
+    """Return the manifest as a data frame, with what expectations need beside its own columns."""
+    frame = manifest.to_pandas()
+    frame["num_splits_of_group"] = frame.groupby("group_id")["split"].transform("nunique")
+    training = frame["split"] == SPLIT_TRAIN
+    frame["fold_of_training"] = frame["fold"].where(training)
+    frame["fold_of_others"] = frame["fold"].where(~training)
+    frame["spacing_min_mm"] = frame["spacing_mm"].map(min)
+    frame["spacing_max_mm"] = frame["spacing_mm"].map(max)
+    return frame
+
+
+def run(frame: pd.DataFrame, suite: list[Expectation]) -> list[Outcome]:
+    """Check the frame with Great Expectations; outcomes are in the order of the suite.
+
+    Raises:
+        RuntimeError: when Great Expectations could not compute an expectation.
+    """
+    import great_expectations as gx
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    asset = context.data_sources.add_pandas("manifest").add_dataframe_asset("manifest")
+    batch = asset.add_batch_definition_whole_dataframe("all")
+    expected = gx.ExpectationSuite("manifest")
+    for expectation in suite:
+        make = getattr(gx.expectations, expectation.type)
+        expected.add_expectation(make(**expectation.arguments, meta={"name": expectation.name}))
+    definition = gx.ValidationDefinition(name="manifest", data=batch, suite=context.suites.add(expected))
+    context.validation_definitions.add(definition)
+    result = definition.run(
+        batch_parameters={"dataframe": frame},
+        result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["case_id"]},
+    )
+    by_name = {(one.expectation_config.meta or {})["name"]: one for one in result.results if one.expectation_config}
+    return [_outcome(expectation, by_name[expectation.name], frame) for expectation in suite]
+
+
+def _outcome(expectation: Expectation, result: Any, frame: pd.DataFrame) -> Outcome:
+    if result.exception_info and result.exception_info.get("raised_exception"):
+        raise RuntimeError(f"{expectation.name}: {result.exception_info.get('exception_message')}")
+    column = expectation.arguments.get("column", "")
+    failing = {}
+    for entry in result.result.get("unexpected_index_list") or []:
+        failing[str(entry["case_id"])] = entry.get(column)
+    low = high = None
+    if column in frame and frame[column].dtype.kind in "if" and frame[column].notna().any():
+        low, high = frame[column].min().item(), frame[column].max().item()
+    return Outcome(expectation, bool(result.success), failing, low, high)
