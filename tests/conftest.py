@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ctan.config import RunConfig, load_config
+from ctan.store import StorePointer
 from ctan.telemetry import disable_telemetry
 
 disable_telemetry()
@@ -19,3 +21,29 @@ def own_workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "CTAN_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     return workspace
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> RunConfig:
+    """The smoke profile on a grid and network that train in a second."""
+    return load_config(
+        "smoke",
+        {
+            "preprocess.grid_shape": [16, 24, 24],
+            "preprocess.grid_spacing_mm": [16.0, 16.0, 16.0],
+            "network.base_width": 4,
+            "evaluation.num_bootstrap": 200,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_pointer(tiny_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> StorePointer:
+    """A store of six training and two evaluation phantoms."""
+    from ctan.datasets.ingest import ingest
+    from ctan.store import preprocess
+
+    folder = tmp_path_factory.mktemp("tiny")
+    source = "phantom:train=6,validation=2,seed=1"
+    ingest(source, folder / "manifest", tiny_config, num_workers=1)
+    return preprocess(source, folder / "manifest", str(folder / "store"), tiny_config, num_workers=1)

@@ -32,12 +32,6 @@ train(StorePointer.load(pointer), "ctan", 0, 0, config_from_yaml(config), checkp
 """
 
 
-@pytest.fixture(autouse=True)
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CTAN_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def config(tiny_config: RunConfig) -> RunConfig:
     """Three epochs with every kind of randomness that training has."""
