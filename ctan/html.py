@@ -28,7 +28,7 @@ caption { text-align: left; padding-bottom: .4em; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 .card { background: var(--back); border: 1px solid var(--line); border-radius: 8px; padding: 16px 20px;
   margin: 18px 0; }
-.card p:first-child { margin-top: 0; } .card p:last-child { margin-bottom: 0; }
+.card p { max-width: 100ch; } .card p:first-child { margin-top: 0; } .card p:last-child { margin-bottom: 0; }
 figure { margin: 1em 0; } img { max-width: 100%; height: auto; display: block; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr)); gap: 14px; margin: 18px 0; }
 .tile { border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px 14px; }
@@ -36,8 +36,11 @@ figure { margin: 1em 0; } img { max-width: 100%; height: auto; display: block; }
 .tile span { display: block; color: var(--soft); font-size: .86rem; line-height: 1.4; }
 dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; margin: .8em 0; font-size: .92rem; }
 dl.facts dt { color: var(--soft); } dl.facts dd { margin: 0; overflow-wrap: anywhere; }
-nav { font-size: .9rem; margin: 1em 0; } nav a { margin-right: 1.1em; white-space: nowrap; }
+nav { display: flex; flex-wrap: wrap; gap: .2em 1.3em; font-size: .9rem; margin: 1.2em 0; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
+.dense { font-size: .93rem; } .dense th, .dense td { padding: .38em .5em; }
+.dense td:first-child { max-width: 205px; }
+.side { display: flex; flex-wrap: wrap; gap: 0 48px; }
 th.group { text-align: center; border-bottom: 1px solid var(--line); }
 td small { display: block; color: var(--soft); font-size: .76rem; white-space: nowrap; }
 tr.chosen td { background: #eef5fc; } tr.aside td { color: var(--soft); }

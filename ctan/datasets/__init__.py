@@ -14,7 +14,7 @@ from ctan.errors import ConfigError, DataError
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (OpenKBP(),)}
 
 _PHANTOM_DEFAULTS = {"train": 12, "validation": 4, "seed": 0}
-_PHANTOM_HELP = "such as phantom:train=12,validation=4,seed=0 (every part may be left out)"
+_PHANTOM_HELP = "phantoms such as phantom:train=12,validation=4,seed=0 (every part may be left out)"
 
 
 def get_dataset(name: str) -> Dataset:

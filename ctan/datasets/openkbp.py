@@ -50,7 +50,7 @@ class OpenKBP:
         """List the patients of a folder by split and number; the folder may also be the one above `provided-data`.
 
         Raises:
-            DataError: when the folder is missing, holds no patient, or holds a patient twice.
+            DataError: when the folder is missing or holds no patient.
         """
         root = raw_dir / "provided-data" if (raw_dir / "provided-data").is_dir() else raw_dir
         cases = []

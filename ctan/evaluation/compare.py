@@ -20,7 +20,7 @@ from ctan.evaluation.baselines import DISTANCE, LABELS, MEAN, DoseStatistics, ba
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, read_cases, write_cases
 from ctan.evaluation.evaluate import evaluation_cases, evaluation_hash
 from ctan.evaluation.improvement import relative_improvement, resampled_metric
-from ctan.evaluation.summary import patients_of, scores
+from ctan.evaluation.summary import describe_selection_error, patients_of, scores, selection_error
 from ctan.files import write_json
 from ctan.metrics import interval, resampling_weights
 from ctan.progress import track
@@ -37,15 +37,9 @@ ROLES = (TUNING, EVALUATION)
 
 @dataclass(frozen=True)
 class Comparison:
-    """`comparison.json` and how it is printed."""
+    """What `comparison.json` holds."""
 
     content: dict[str, Any]
-
-    def table(self) -> str:
-        """Return the comparison on the evaluation cases as text."""
-        from ctan.evaluation.text import comparison_table
-
-        return comparison_table(self.content)
 
 
 @dataclass(frozen=True)
@@ -168,7 +162,7 @@ def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -
         "excludes_training_variance": num_seeds < _NEEDED_SEEDS,
         "models": described,
         "architectures": architectures,
-        "best": _best(models, architectures, reference, tasks),
+        "best": _best(models, tasks),
     }
 
 
@@ -209,35 +203,21 @@ def _baselines(simple: pa.Table, tasks: tuple[Task, ...]) -> list[dict[str, Any]
     return found
 
 
-def _best(
-    models: list[_Model], architectures: list[dict[str, Any]], reference: str, tasks: tuple[Task, ...]
-) -> dict[str, Any]:
+def _best(models: list[_Model], tasks: tuple[Task, ...]) -> dict[str, Any]:
     """Choose the architecture, then among its folds and seeds, by the tuning cases alone."""
-    gains = {
-        a["arch"]: a["relative_improvement"].get(TUNING, {}).get("average", {}).get("value", 0.0) for a in architectures
-    }
-    arch = max(gains, key=lambda name: gains[name] if not math.isnan(gains[name]) else -math.inf)
-    candidates = [i for i, model in enumerate(models) if model.described["arch"] == arch]
-    index = max(candidates, key=lambda i: _tuning_rank(models[i], tasks))
-    others = ", ".join(f"{name} {gain:+.2f}%" for name, gain in gains.items() if name not in (arch, reference))
-    if len(gains) == 1:
+    errors = [selection_error(scores(model.rows(TUNING), tasks), tasks) for model in models]
+    by_arch: dict[str, list[float]] = {}
+    for model, error in zip(models, errors, strict=True):
+        by_arch.setdefault(model.described["arch"], []).append(error)
+    ranking = sorted(((sum(found) / len(found), arch) for arch, found in by_arch.items()))
+    arch = ranking[0][1]
+    index = min((error, i) for i, error in enumerate(errors) if models[i].described["arch"] == arch)[1]
+    ranked = ", ".join(f"{name} {error:.4f}" for error, name in ranking)
+    reason = f"{arch} has the lowest error on the tuning cases, the mean of {describe_selection_error(tasks)}: {ranked}"
+    if len(ranking) == 1:
         reason = f"{arch} is the only architecture"
-    elif arch == reference:
-        reason = f"no architecture improves on {reference} on the tuning cases ({others})"
-    else:
-        reason = f"{arch} improves on {reference} by {gains[arch]:+.2f}% on the tuning cases"
-        reason += f" ({others})" if others else ""
     chosen = models[index].described
     return {"arch": arch, "fold": chosen["fold"], "seed": chosen["seed"], "model_index": index, "reason": reason}
-
-
-def _tuning_rank(model: _Model, tasks: tuple[Task, ...]) -> float:
-    """Return the sum of the logarithms of the primary metrics on the tuning cases, larger is better."""
-    found, rank = scores(model.rows(TUNING), tasks), 0.0
-    for task in tasks:
-        value = max(found.get(task.name, {}).get(task.primary_metric.name, 0.0), 1e-9)
-        rank += math.log(value) if task.primary_metric.higher_is_better else -math.log(value)
-    return rank
 
 
 def _without_infinities(value: Any) -> Any:

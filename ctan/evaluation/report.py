@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ctan.evaluation.cases import EVALUATION, TUNING
-from ctan.evaluation.plots import (
-    cases_plot,
-    improvement_plot,
-    loss_plot,
+from ctan.evaluation.report_charts import (
+    DPI,
+    cases_chart,
+    improvement_chart,
+    loss_chart,
     png,
-    schedule_plot,
-    structures_plot,
+    schedule_chart,
+    structures_chart,
 )
-from ctan.evaluation.plots_dose import Contours, criteria_plot, dvh_plot, slices_plot
 from ctan.evaluation.report_data import ReportData, read_report_data
-from ctan.evaluation.report_headline import headline
+from ctan.evaluation.report_dose import Contours, criteria_chart, dvh_chart, slices_picture
+from ctan.evaluation.report_headline import facts, headline
 from ctan.evaluation.report_style import architecture_label
 from ctan.evaluation.report_tables import (
     against_table,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SLICES_BYTES = 2_600_000  # of all slices together, so that the page stays small enough to send
-_SLICES_DPI = (170, 140, 115, 95, 80, 65, 50)
+_LOWEST_DPI = 40
 
 
 def write_report(comparison: dict[str, Any], evaluation_dirs: list[Path], report: Path) -> None:
@@ -52,13 +53,12 @@ def write_report(comparison: dict[str, Any], evaluation_dirs: list[Path], report
         DataError: when an evaluation is missing or damaged, or not the one that was compared.
     """
     data = read_report_data(comparison, evaluation_dirs)
-    sections = [(title, _anchor(title), body) for title, make in _SECTIONS if (body := make(data))]
-    links = [element("a", title, href=f"#{anchor}") for title, anchor, _ in sections]
-    body: list[object] = [headline(data), element("nav", *links)]
-    for title, anchor, content in sections:
-        body.append(element("section", element("h2", title), content, id=anchor))
-    title = f"{architecture_label(data.best_arch)} on {comparison['dataset']}: comparison of architectures"
-    write_text(report, page(title, *body))
+    made = [(title, _anchor(title), make(data)) for title, make in _SECTIONS]
+    sections = [(title, anchor, content) for title, anchor, content in made if content]
+    parts = [headline(data), element("nav", *(element("a", title, href=f"#{anchor}") for title, anchor, _ in sections))]
+    parts += [element("section", element("h2", title), content, id=anchor) for title, anchor, content in sections]
+    name = f"{architecture_label(data.best_arch)} on {comparison['dataset']}: comparison of architectures"
+    write_text(report, page(name, *parts))
 
 
 def _anchor(title: str) -> str:
@@ -71,7 +71,8 @@ def _picture(figure: Figure | None, alt: str, caption: object = "") -> Markup:
 
 def _evaluation(data: ReportData) -> Markup:
     notes = [
-        f"Small print: {data.confidence} intervals over patients. Bold: best of the column. ↑ higher is better, ↓ lower."
+        f"Small print: {data.confidence} intervals over patients. Bold: best of the column. "
+        "↑ higher is better, ↓ lower is better."
     ]
     if data.content["excludes_training_variance"]:
         notes.append("Intervals exclude training variance.")
@@ -88,14 +89,18 @@ def _evaluation(data: ReportData) -> Markup:
 
 
 def _tuning(data: ReportData) -> Markup:
-    text = "The cases that chose. Better than on the evaluation cases to expect: what is picked by a number flatters it."
-    return join(element("p", text, class_="soft"), comparison_table(data, TUNING)) if data.columns(TUNING) else Markup("")
+    text = (
+        "The cases that the choice was made on; what is chosen by its scores tends to score too well on the same cases."
+    )
+    return (
+        join(element("p", text, class_="soft"), comparison_table(data, TUNING)) if data.columns(TUNING) else Markup("")
+    )
 
 
 def _improvement(data: ReportData) -> Markup:
     reference = architecture_label(data.reference)
     return _picture(
-        improvement_plot(data), f"Relative improvement over {reference} per task and on average, by architecture",
+        improvement_chart(data), f"Relative improvement over {reference} per task and on average, by architecture",
         f"Points: relative improvement over {reference} (the vertical line at 0). Bars: {data.confidence} intervals, "
         "paired over patients.",
     )  # fmt: skip
@@ -104,7 +109,7 @@ def _improvement(data: ReportData) -> Markup:
 def _structures(data: ReportData) -> Markup:
     parts = []
     for task in data.tasks:
-        if isinstance(task, Segmentation) and (figure := structures_plot(data, task)) is not None:
+        if isinstance(task, Segmentation) and (figure := structures_chart(data, task)) is not None:
             alt = "Mean Dice of every structure by architecture; the numbers are in the table below"
             caption = "Mean Dice on the evaluation cases; bars span the middle half of the cases. Structures that were not contoured do not count."  # noqa: E501
             parts += [_picture(figure, alt, caption), structures_table(data, task)]
@@ -112,10 +117,10 @@ def _structures(data: ReportData) -> Markup:
 
 
 def _losses(data: ReportData) -> Markup:
-    figure = loss_plot(data)
+    figure = loss_chart(data)
     if figure is None:
         return Markup("")
-    schedule = _picture(schedule_plot(data), "Learning rate and task weights by epoch",
+    schedule = _picture(schedule_chart(data), "Learning rate and task weights by epoch",
                         "Learning rate; task weights where they are not constant.")  # fmt: skip
     return join(_picture(figure, "Training loss by epoch of every task and architecture",
                          "Training loss, mean of each epoch; a line a training."), schedule)  # fmt: skip
@@ -126,10 +131,10 @@ def _dvh(data: ReportData) -> Markup:
     rows = data.best.cases.to_pandas()
     rows = rows[(rows["role"] == EVALUATION) & (rows["metric"] == "dvh")]
     parts = [
-        _picture(dvh_plot(data.best.dvh(), data.colours),
+        _picture(dvh_chart(data.best.dvh(), data.colours),
                  f"Dose-volume histograms of {best}, predicted (dashed) against planned (solid)",
-                 f"Share of a structure's volume that receives at least a dose: planned solid, predicted by {best} dashed."),
-        _picture(criteria_plot(rows, data.targets, data.colours),
+                 f"Share of a structure's volume that receives at least a dose: planned solid, by {best} dashed."),
+        _picture(criteria_chart(rows, data.targets, data.colours),
                  f"Predicted against planned DVH criteria of {best} on all evaluation cases",
                  f"DVH criteria of {best} on all evaluation cases; on the line the prediction equals the plan."),
         criteria_table(data),
@@ -141,7 +146,7 @@ def _slices(data: ReportData) -> Markup:
     cases = data.best.figures()
     task = next((task for task in data.tasks if isinstance(task, Segmentation)), None)
     contours = Contours(task.structures if task else (), data.colours)
-    figures = [(case_id, figure) for case_id, views in cases.items() if (figure := slices_plot(views, contours))]
+    figures = [(case_id, figure) for case_id, views in cases.items() if (figure := slices_picture(views, contours))]
     pictures = _within(_SLICES_BYTES, [figure for _, figure in figures])
     best = architecture_label(data.best_arch)
     parts = [
@@ -151,30 +156,34 @@ def _slices(data: ReportData) -> Markup:
     if not parts:
         return Markup("")
     text = (
-        f"Slices through the region of highest planned dose, predicted by {best}. True contours are solid, predicted ones "
-        "dashed; on a dose lie the contours that belong to it. CT window −160 to 240 HU. Red in the difference: too much "
-        "dose predicted, blue: too little."
+        f"Slices through the region of highest planned dose, predicted by {best}. True contours are solid, predicted "
+        "ones dashed; on a dose lie the contours that belong to it. CT window −160 to 240 HU. Red in the difference: "
+        "too much dose predicted, blue: too little."
     )
     return join(element("p", text, class_="soft"), *parts)
 
 
 def _within(limit: int, figures: Sequence[Figure]) -> list[bytes]:
-    """Return figures as PNG at the highest resolution at which they fit into `limit` bytes together."""
-    pictures: list[bytes] = []
-    for dpi in _SLICES_DPI:
+    """Return figures as PNG, at a lower resolution where they would exceed `limit` bytes together."""
+    dpi = DPI
+    pictures = [png(figure, dpi) for figure in figures]
+    while (size := sum(map(len, pictures))) > limit and dpi > _LOWEST_DPI:
+        dpi = max(_LOWEST_DPI, min(int(0.95 * dpi * (limit / size) ** 0.5), dpi - 1))
         pictures = [png(figure, dpi) for figure in figures]
-        if sum(map(len, pictures)) <= limit:
-            break
     return pictures
 
 
 def _cases(data: ReportData) -> Markup:
-    figure = cases_plot(data)
+    figure = cases_chart(data)
     if figure is None:
         return Markup("")
     caption = "A point a case; boxes span the middle half, the thick line is the median."
     parts = [_picture(figure, "Distribution of the scores over the evaluation cases by architecture", caption)]
-    return join(*parts, *(table for task in data.tasks if (table := worst_table(data, task))))
+    return join(*parts, element("div", *(worst_table(data, task) for task in data.tasks), class_="side"))
+
+
+def _provenance(data: ReportData) -> Markup:
+    return join(facts(data), trainings_table(data))
 
 
 def _settings(data: ReportData) -> Markup:
@@ -194,6 +203,6 @@ _SECTIONS: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
     ("Dose and contours", _slices),
     ("Case by case", _cases),
     ("Training", _losses),
-    ("Trainings and runs", trainings_table),
+    ("Provenance", _provenance),
     ("Settings", _settings),
 )

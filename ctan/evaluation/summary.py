@@ -19,6 +19,36 @@ _ROWS_OF = {
     DVH_SCORE.name: ("dvh", False),
 }
 
+# What a metric in Gy is divided by to stand beside 1 - Dice: the dose score of the distance baseline on OpenKBP.
+_SCALES = {DOSE_SCORE.name: 7.9}
+
+
+def selection_error(found: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -> float:
+    """Return what models are ranked by on the tuning cases, smaller is better.
+
+    The mean over tasks of `1 - metric` where higher is better and `metric / scale` where lower is (the dose score over
+    7.9 Gy): unlike a ratio to another model's score it stays sensible while that score is near zero.
+
+    Args:
+        found: `{task: {metric: value}}`.
+        tasks: whose primary metrics count.
+    """
+    errors = []
+    for task in tasks:
+        metric, value = task.primary_metric, found.get(task.name, {}).get(task.primary_metric.name, np.nan)
+        errors.append(1 - value if metric.higher_is_better else value / _SCALES.get(metric.name, 1.0))
+    return float(np.mean(errors))
+
+
+def describe_selection_error(tasks: Sequence[Task]) -> str:
+    """Return the terms of `selection_error` in words."""
+    terms = []
+    for task in tasks:
+        metric = task.primary_metric
+        scale = f" / {_SCALES[metric.name]:g} {metric.unit}" if metric.name in _SCALES else ""
+        terms.append(f"1 - {metric.label}" if metric.higher_is_better else f"{metric.label}{scale}")
+    return " and ".join(terms)
+
 
 def metric_sums(cases: pa.Table, task: Task, metric: MetricSpec, patients: Mapping[str, int]) -> MetricSums | None:
     """Return a metric's sums by patient, None when the table has no row of it.

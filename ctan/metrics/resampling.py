@@ -6,12 +6,15 @@ metric of a resample is two products with the resample's counts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+MIN_SEEDS = 3  # with fewer, resampling the seeds says nothing about the variance of training
+_PATIENT_STREAM, _SEED_STREAM = 0, 1  # seeds are drawn independently of patients
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,32 @@ class MetricSums:
             return (weights @ self.total) / (weights @ self.count)
 
 
-def resampling_weights(num_patients: int, num_bootstrap: int, seed: int = 0) -> Floats:
+def resampling_weights(num_patients: int, num_bootstrap: int) -> Floats:
     """Return how often each patient is drawn, (1 + num_bootstrap, patients); row 0 is everyone once.
 
-    The same seed gives the same draws, so that models compared with them are paired.
+    The same arguments give the same draws, so that models compared with them are paired.
     """
-    draws = np.random.default_rng(seed).multinomial(
-        num_patients, np.full(num_patients, 1 / num_patients), num_bootstrap
-    )
-    return np.concatenate([np.ones((1, num_patients)), draws]).astype(np.float64)
+    return _weights(num_patients, num_bootstrap, _PATIENT_STREAM)
+
+
+def mean_over_trainings(values: Floats, seeds: Sequence[int]) -> Floats:
+    """Return the mean over the trainings of an architecture in every resample, (resamples,).
+
+    From three seeds on these are resampled too, so that intervals include the variance of training. A seed is drawn
+    with all its folds; architectures with the same seeds get the same draws.
+
+    Args:
+        values: (trainings, 1 + num_bootstrap) metric of each training in each resample of the patients; row 0 is
+            everyone once.
+        seeds: (trainings,) seed of each training.
+    """
+    different = sorted(set(seeds))
+    if len(different) < MIN_SEEDS:
+        return values.mean(axis=0)
+    drawn = _weights(len(different), values.shape[1] - 1, _SEED_STREAM)
+    weights = drawn[:, [different.index(seed) for seed in seeds]].T
+    used = np.where(weights > 0, values, 0.0)  # a training that was not drawn may be NaN
+    return (weights * used).sum(axis=0) / weights.sum(axis=0)
 
 
 def improvement(new: Floats, reference: Floats, higher_is_better: bool) -> Floats:
@@ -71,3 +91,10 @@ def interval(resampled: Floats, confidence: float) -> dict[str, float]:
     finite = resampled[1:][~np.isnan(resampled[1:])]
     low, high = np.percentile(finite, [tail, 100 - tail], method="nearest") if len(finite) else (np.nan, np.nan)
     return {"value": float(resampled[0]), "low": float(low), "high": float(high)}
+
+
+def _weights(num_drawn_from: int, num_bootstrap: int, stream: int) -> Floats:
+    """Return how often each of `num_drawn_from` is drawn with replacement; row 0 is each once."""
+    shares = np.full(num_drawn_from, 1 / num_drawn_from)
+    draws = np.random.default_rng(stream).multinomial(num_drawn_from, shares, num_bootstrap)
+    return np.concatenate([np.ones((1, num_drawn_from)), draws]).astype(np.float64)
