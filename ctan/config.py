@@ -88,6 +88,9 @@ class NetworkConfig(Settings):
     io_stride: Literal[1, 2] = Field(
         1, description="2: space-to-depth at the input and depth-to-space at dense heads (3D on a CPU)"
     )
+    foreground_prior: float = Field(
+        0.5, gt=0, lt=1, description="probability that contouring heads start from; small for small structures"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before image-level heads")
     mask_reduction: int = Field(
         4, ge=1, description="MTAN and CTAN: middle channels of the masks are C divided by this"

@@ -19,10 +19,10 @@ from ctan.errors import DataError
 from ctan.evaluation.baselines import DISTANCE, LABELS, MEAN, DoseStatistics, baseline_rows, floor_rows
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, read_cases, write_cases
 from ctan.evaluation.evaluate import evaluation_cases, evaluation_hash
-from ctan.evaluation.improvement import relative_improvement, resampled_metric
-from ctan.evaluation.summary import describe_selection_error, patients_of, scores, selection_error
+from ctan.evaluation.improvement import all_patients, relative_improvement, resampled_metric
+from ctan.evaluation.summary import describe_selection_error, scores, selection_error
 from ctan.files import write_json
-from ctan.metrics import interval, resampling_weights
+from ctan.metrics import MIN_SEEDS, interval, resampling_weights
 from ctan.progress import track
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Task, task_from_json
@@ -31,7 +31,6 @@ COMPARISON_FILE = "comparison.json"
 REFERENCE_ARCH = "stl"
 _FACTS = ("arch", "fold", "seed", "run_id", "num_parameters", "macs_per_case", "step_seconds", "epochs", "device",
           "precision")  # fmt: skip
-_NEEDED_SEEDS = 3  # with fewer the intervals cannot include the variance of training
 ROLES = (TUNING, EVALUATION)
 
 
@@ -66,14 +65,16 @@ def compare(
         config: number of resamples and coverage.
 
     Raises:
-        DataError: without models, for a missing or damaged file, or an evaluation on another store.
+        DataError: without models, for a missing or damaged file, a model that is given twice, an evaluation on another
+            store, or models that were not scored on the same cases.
     """
     from ctan.evaluation.report import write_report
 
     if not evaluation_dirs:
         raise DataError("nothing to compare: give at least one folder that `ctan evaluate` wrote")
     models = [_read(folder, pointer) for folder in evaluation_dirs]
-    store, tasks = open_store(pointer), tuple(task_from_json(t) for t in models[0].described["tasks"])
+    _check_unique(models, evaluation_dirs)
+    store, tasks = open_store(pointer), _all_tasks(models)
     simple = pa.Table.from_pylist(_simple_rows(store, models[0], tasks, config), SCHEMA)
     content = {
         "dataset": pointer.dataset,
@@ -82,7 +83,7 @@ def compare(
         "evaluation_hash": evaluation_hash(store),
         "num_bootstrap": config.evaluation.num_bootstrap,
         "confidence": config.evaluation.confidence,
-        "num_tuning_cases": len(set(models[0].rows(TUNING)["case_id"].to_pylist())),
+        "num_tuning_cases": len(pc.unique(pa.concat_tables([m.rows(TUNING) for m in models])["case_id"])),
         "num_evaluation_cases": len(evaluation_cases(store)),
         **_compare(models, tasks, config),
         "baselines": _baselines(simple, tasks),
@@ -113,6 +114,26 @@ def _read(folder: Path, pointer: StorePointer) -> _Model:
     return _Model(described, read_cases(folder / CASES_FILE))
 
 
+def _check_unique(models: list[_Model], folders: list[Path]) -> None:
+    """Raise when a training is given twice: its cases would count twice."""
+    seen: dict[tuple[Any, ...], Path] = {}
+    for model, folder in zip(models, folders, strict=True):
+        training = tuple(model.described[name] for name in ("arch", "fold", "seed"))
+        if training in seen:
+            arch, fold, seed = training
+            raise DataError(f"{seen[training]} and {folder} both hold {arch}, fold {fold}, seed {seed}; give it once")
+        seen[training] = folder
+
+
+def _all_tasks(models: list[_Model]) -> tuple[Task, ...]:
+    """Return every task that a model has, by name in the order of appearance."""
+    tasks: dict[str, Task] = {}
+    for model in models:
+        for described in model.described["tasks"]:
+            tasks.setdefault(described["name"], task_from_json(described))
+    return tuple(tasks.values())
+
+
 def _simple_rows(store: Store, model: _Model, tasks: tuple[Task, ...], config: RunConfig) -> list[Row]:
     """Return the per-case rows of the baselines and of the grid's floor on the evaluation cases."""
     train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=model.described["fold"])
@@ -124,7 +145,7 @@ def _simple_rows(store: Store, model: _Model, tasks: tuple[Task, ...], config: R
 def _score_simple(
     store: Store, train_ids: list[str], case_ids: list[str], tasks: tuple[Task, ...], config: RunConfig
 ) -> Iterator[list[Row]]:
-    dataset, statistics = get_dataset(config.data.dataset), DoseStatistics()
+    dataset, statistics = get_dataset(store.pointer.dataset), DoseStatistics()
     for case_id in train_ids:
         statistics.add(store.load(case_id))
         yield []
@@ -159,7 +180,7 @@ def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -
     ]
     return {
         "reference_arch": reference,
-        "excludes_training_variance": num_seeds < _NEEDED_SEEDS,
+        "excludes_training_variance": num_seeds < MIN_SEEDS,
         "models": described,
         "architectures": architectures,
         "best": _best(models, tasks),
@@ -169,7 +190,7 @@ def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -
 def _scores(group: list[_Model], role: str, tasks: tuple[Task, ...], config: RunConfig) -> dict[str, Any]:
     """Return `{task: {metric: {value, low, high}}}`, the mean over folds and seeds."""
     tables = [model.rows(role) for model in group]
-    patients = patients_of(pa.concat_tables(tables))
+    patients = all_patients(tables)
     weights = resampling_weights(len(patients), config.evaluation.num_bootstrap)
     found: dict[str, Any] = {}
     for task in tasks:

@@ -51,21 +51,27 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
         pointer: the store.
         model_dir: a trained model.
         output_dir: receives `cases.parquet`, `dvh.parquet`, `figures.npz`, `summary.json` and copies of `model.json`
-            and `history.parquet`; appears whole or not at all.
+            and `history.parquet`; appears whole or not at all. An earlier evaluation there is replaced.
         config: the evaluation settings.
 
     Returns:
         `{"scores": {role: {task: {metric: value}}}, "num_cases": {role: n}, "seconds": s}`.
 
     Raises:
-        DataError: when a role has no case, or the model cannot be loaded.
+        DataError: when a role has no case, the model cannot be loaded or is of another data set, its predictions are
+            not finite, or `output_dir` holds something else.
     """
     from ctan.inference import load_network
 
     started = time.monotonic()
+    _check_output(output_dir)
     store = open_store(pointer)
     model = load_network(model_dir, config.evaluation.test_time_flip)
     described = model.model_json
+    if described["dataset"] != pointer.dataset:
+        raise DataError(
+            f"{model_dir}: a model of data set {described['dataset']!r}, the store holds {pointer.dataset!r}"
+        )
     roles = {
         TUNING: store.case_ids(split=SPLIT_TRAIN, fold=described["fold"]),
         EVALUATION: evaluation_cases(store),
@@ -78,7 +84,7 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
     rows: list[Row] = []
     curves: list[Row] = []
     figures: dict[str, Any] = {}
-    dataset = get_dataset(config.data.dataset)
+    dataset = get_dataset(pointer.dataset)
     named = {name: described[name] for name in ("arch", "fold", "seed")}
     what = f"evaluate {described['arch']}"
     for role, reference, scored in track(_score(store, model, todo, config), len(todo), what):
@@ -106,13 +112,22 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
         (folder / "model.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if (model_dir / "history.parquet").exists():
             shutil.copyfile(model_dir / "history.parquet", folder / "history.parquet")
+        if output_dir.exists():
+            shutil.rmtree(output_dir)
     return summary
+
+
+def _check_output(output_dir: Path) -> None:
+    """Refuse to replace anything but an empty folder or an earlier evaluation."""
+    empty = not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir()))
+    if not empty and not (output_dir / CASES_FILE).is_file():
+        raise DataError(f"{output_dir}: exists and is no earlier evaluation; give another output folder")
 
 
 def _score(
     store: Store, model: LoadedModel, todo: list[tuple[str, str]], config: RunConfig
 ) -> Iterator[tuple[str, Case, Scored]]:
-    dataset = get_dataset(config.data.dataset)
+    dataset = get_dataset(store.pointer.dataset)
     for role, case_id in todo:
         reference = store.reference(case_id)
         prediction = model.predict(store.load(case_id))

@@ -10,7 +10,7 @@ import numpy as np
 from ctan.config import EvaluationConfig
 from ctan.errors import DataError
 from ctan.evaluation.summary import metric_sums, patients_of
-from ctan.metrics import improvement, interval, resampling_weights
+from ctan.metrics import improvement, interval, mean_over_trainings, resampling_weights
 from ctan.metrics.resampling import Floats
 from ctan.tasks import MetricSpec, Task
 
@@ -25,6 +25,8 @@ def resampled_metric(
 ) -> Floats | None:
     """Return the metric of every resample, the mean over models; None when a model lacks it.
 
+    Three seeds and more are resampled too, see `ctan.metrics.mean_over_trainings`.
+
     Args:
         tables: per-case rows of each model (folds and seeds of one architecture), one role.
         task: which task.
@@ -38,7 +40,8 @@ def resampled_metric(
         if sums is None:
             return None
         values.append(sums.of(weights))
-    return np.mean(values, axis=0)
+    seeds = [table["seed"][0].as_py() for table in tables]
+    return mean_over_trainings(np.stack(values), seeds)
 
 
 def relative_improvement(
@@ -62,10 +65,14 @@ def relative_improvement(
     Raises:
         DataError: when they were not scored on the same cases.
     """
-    cases = [{*_case_ids(tables)} for tables in (new, reference)]
+    cases = [_case_ids(tables) for tables in (new, reference)]
     if cases[0] != cases[1]:
-        raise DataError("the models were not scored on the same cases; evaluate them again on one store")
-    patients = patients_of(new[0]) if len(new) == 1 else _all_patients([*new, *reference])
+        names = [" and ".join(sorted({table["arch"][0].as_py() for table in tables})) for tables in (new, reference)]
+        raise DataError(
+            f"{names[0]} and {names[1]} were not scored on the same cases ({len(cases[0] - cases[1])} only {names[0]}, "
+            f"{len(cases[1] - cases[0])} only {names[1]}); train both on the same folds and evaluate on one store"
+        )
+    patients = all_patients([*new, *reference])
     weights = resampling_weights(len(patients), config.num_bootstrap)
     gains = {}
     for task in tasks:
@@ -83,7 +90,8 @@ def _case_ids(tables: Sequence[pa.Table]) -> set[str]:
     return {case_id for table in tables for case_id in table["case_id"].to_pylist()}
 
 
-def _all_patients(tables: Sequence[pa.Table]) -> dict[str, int]:
+def all_patients(tables: Sequence[pa.Table]) -> dict[str, int]:
+    """Return the patients of several tables in a stable order: group id -> position."""
     import pyarrow as pa
 
     return patients_of(pa.concat_tables(tables))

@@ -1,250 +1,304 @@
-"""The pictures of the report, as PNG bytes; every function draws one figure from plain tables."""
+"""Charts of a comparison. Every function returns a matplotlib figure, for the report and the documentation alike."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure  # without pyplot: no global state, no display
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from ctan.evaluation.cases import EVALUATION
+from ctan.evaluation.cases import EVALUATION, TUNING
+from ctan.evaluation.report_style import (
+    FAINT,
+    INK,
+    MUTED,
+    architecture_colour,
+    architecture_label,
+    architecture_marker,
+    format_metric,
+    format_percent,
+    is_number,
+)
+from ctan.files import atomic_path
+from ctan.tasks import MetricSpec, Segmentation, Task
 
-# colour-blind safe (Okabe and Ito)
-ARCH_COLOURS = {"stl": "#6e6e6e", "hps": "#e69f00", "mtan": "#009e73", "ctan": "#0072b2"}
-_OTHERS = ("#cc79a7", "#d55e00", "#56b4e9", "#f0e442")
-_STRUCTURES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#17a589", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf",
-               "#d62728", "#7f7f7f")  # fmt: skip
-_DPI = 120
-_MIN_DOSE_SHOWN_GY = 3.0
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
+    from ctan.evaluation.report_data import ReportData
 
-def colour_of(arch: str, archs: Sequence[str]) -> str:
-    """Return the colour of an architecture, the same in every figure."""
-    unknown = [name for name in archs if name not in ARCH_COLOURS]
-    return ARCH_COLOURS.get(arch) or _OTHERS[unknown.index(arch) % len(_OTHERS)]
-
-
-def improvement(architectures: Sequence[Mapping[str, Any]], reference: str, role: str = EVALUATION) -> bytes:
-    """Draw the relative improvement over the reference with its interval, a row an architecture and task."""
-    entries = [entry for entry in architectures if entry["relative_improvement"].get(role)]
-    archs = [entry["arch"] for entry in architectures]
-    labels, rows = [], []
-    for entry in entries:
-        for task, gain in entry["relative_improvement"][role].items():
-            if gain["value"] is not None:
-                labels.append(f"{entry['arch'].upper()}, {task}")
-                rows.append((gain["value"], gain["low"], gain["high"], entry["arch"], task == "average"))
-    figure, (axes,) = _figure(8.5, 0.9 + 0.3 * max(len(rows), 1))
-    for y, (value, low, high, arch, average) in enumerate(rows):
-        colour = colour_of(arch, archs)
-        axes.plot([low, high], [y, y], color=colour, lw=3 if average else 1.6, solid_capstyle="round")
-        axes.plot(value, y, "o", color=colour, ms=8 if average else 5)
-    axes.axvline(0, color="#444", lw=1)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"improvement over {reference.upper()} (%), right is better")
-    axes.grid(axis="x", color="#e3e6ea")
-    return _png(figure)
-
-
-def structures(architectures: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw the Dice of every structure on the evaluation cases, a bar an architecture."""
-    names = list(architectures[0]["structures"])
-    archs = [entry["arch"] for entry in architectures]
-    figure, (axes,) = _figure(11, 3.2)
-    width = 0.8 / len(archs)
-    for i, entry in enumerate(architectures):
-        heights = [entry["structures"].get(name, np.nan) for name in names]
-        x = np.arange(len(names)) + (i - (len(archs) - 1) / 2) * width
-        axes.bar(x, heights, width * 0.92, color=colour_of(entry["arch"], archs), label=entry["arch"].upper())
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("Dice")
-    axes.grid(axis="y", color="#e3e6ea")
-    axes.set_axisbelow(True)
-    axes.legend(ncols=len(archs), frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.16))
-    return _png(figure)
+DPI = 160  # half as much again as a figure is shown at, so that it is sharp on dense screens
+_LOG_FROM_RATIO = 10.0  # a loss that falls by more than this is easier to read on a logarithmic axis
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8ecf1",
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+}
 
 
-def losses(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """Draw the training loss of every task by epoch, a line a model.
+@contextmanager
+def style() -> Iterator[None]:
+    """Apply the report's look while a figure is made."""
+    with mpl.rc_context(_STYLE):
+        yield
 
-    Args:
-        histories: label (`ctan`, or `ctan fold 0 seed 1`) -> rows of `history.parquet`.
+
+def png(figure: Figure, dpi: int = DPI) -> bytes:
+    """Return a figure as PNG, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def write_figure_png(figure: Figure, path: Path, dpi: int = DPI) -> None:
+    """Write a figure as PNG, atomically; how the documentation's pictures are made."""
+    with atomic_path(path) as beside:
+        beside.write_bytes(png(figure, dpi))
+
+
+def improvement_chart(data: ReportData) -> Figure | None:
+    """Draw the relative improvement over the reference per task and on average, with intervals; None without any.
+
+    Evaluation cases on the left, tuning cases, which the best was chosen on, on the right.
     """
-    tasks = list(dict.fromkeys(row["task"] for rows in histories.values() for row in rows if row["task"] != "tuning"))
-    archs = list(dict.fromkeys(label.split()[0] for label in histories))
-    figure, panels = _figure(11, 3.0, len(tasks))
-    for axes, task in zip(panels, tasks, strict=True):
-        for label, rows in histories.items():
-            points = [(row["epoch"], row["loss"]) for row in rows if row["task"] == task]
-            colour = colour_of(label.split()[0], archs)
-            axes.plot(*zip(*points, strict=True), marker="o", ms=3, lw=1.5, color=colour, label=label.upper())
-        axes.set_title(task or "total", fontsize=10)
-        axes.set_xlabel("epoch")
-        axes.grid(color="#e3e6ea")
-        if all(line.get_ydata().min() > 0 for line in axes.get_lines()):  # type: ignore[union-attr]
-            axes.set_yscale("log")
-    panels[0].set_ylabel("training loss")
-    panels[-1].legend(frameon=False, fontsize=8)
-    return _png(figure)
+    others = [arch for arch in data.archs if arch != data.reference]
+    roles = [role for role in (EVALUATION, TUNING) if any(data.gains(arch, role) for arch in others)]
+    if not roles:
+        return None
+    tasks = [task.name for task in data.tasks if any(task.name in data.gains(arch, roles[0]) for arch in others)]
+    rows = ["average", *tasks]
+    with style():
+        figure = Figure(figsize=(10, 1.2 + 0.26 * len(rows) * (len(others) + 1)), layout="constrained")
+        panels = figure.subplots(1, len(roles), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, role in zip(panels, roles, strict=True):
+            _improvement_panel(axes, data, others, rows, role)
+        panels[0].set_yticks(range(len(rows)), [_row_label(data, row) for row in rows])
+        panels[0].invert_yaxis()
+        _architecture_legend(figure, data, others)
+    return figure
 
 
-def per_case(values: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
-    """Draw every evaluation case as a point, a panel a metric, a column a model.
-
-    Args:
-        values: metric label -> model -> values of the cases.
-    """
-    figure, panels = _figure(11, 3.2, len(values))
-    rng = np.random.default_rng(0)
-    for axes, (label, models) in zip(panels, values.items(), strict=True):
-        archs = list(models)
-        for x, (arch, points) in enumerate(models.items()):
-            jitter = rng.uniform(-0.16, 0.16, len(points))
-            axes.plot(x + jitter, points, "o", ms=3.5, alpha=0.65, color=colour_of(arch, archs))
-            axes.plot([x - 0.25, x + 0.25], [np.median(points)] * 2, color="#222", lw=1.5)
-        axes.set_xticks(range(len(archs)), [arch.upper() for arch in archs], fontsize=8)
-        axes.set_title(f"{label}, a point a case, bar: median", fontsize=9)
-        axes.grid(axis="y", color="#e3e6ea")
-    return _png(figure)
+def _improvement_panel(axes: Axes, data: ReportData, others: list[str], rows: list[str], role: str) -> None:
+    axes.axvline(0, color=_colour(data, data.reference), linewidth=1.4)
+    for boundary in range(1, len(rows)):
+        axes.axhline(boundary - 0.5, color=FAINT, linewidth=0.8)
+    for arch, offset in zip(others, _offsets(len(others), 0.6), strict=True):
+        for row, name in enumerate(rows):
+            gain = data.gains(arch, role).get(name, {})
+            if is_number(gain.get("value")):
+                _point(axes, data, arch, gain, row + offset)
+    count = data.content[f"num_{role}_cases"]
+    axes.set(title=f"{role.capitalize()} cases ({count})", ylim=(-0.5, len(rows) - 0.5))
+    axes.set_xlabel(f"improvement over {architecture_label(data.reference)} in %, right is better")
+    axes.margins(x=0.1)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
 
 
-def dvh(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
-    """Draw DVH curves of one case, planned solid and predicted dashed.
-
-    Args:
-        rows: of `dvh.parquet`, one case and model.
-        title: above the figure.
-    """
-    figure, (axes,) = _figure(9.5, 4.4)
-    for i, name in enumerate(dict.fromkeys(row["structure"] for row in rows)):
-        curve = [row for row in rows if row["structure"] == name]
-        dose = [row["dose_gy"] for row in curve]
-        colour = _STRUCTURES[i % len(_STRUCTURES)]
-        axes.plot(dose, [100 * row["planned"] for row in curve], color=colour, lw=1.6, label=name)
-        axes.plot(dose, [100 * row["predicted"] for row in curve], color=colour, lw=1.4, ls="--")
-    axes.set(xlabel="dose (Gy)", ylabel="volume that receives at least this dose (%)", ylim=(0, 101), xlim=(0, None))
-    axes.set_title(title, fontsize=10)
-    axes.grid(color="#e3e6ea")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="solid: planned\ndashed: predicted",
-                title_fontsize=8)  # fmt: skip # noqa: E501
-    return _png(figure)
+def _point(axes: Axes, data: ReportData, arch: str, gain: dict[str, float], y: float) -> None:
+    if is_number(gain["low"]) and is_number(gain["high"]):
+        axes.plot([gain["low"], gain["high"]], [y, y], color=_colour(data, arch), linewidth=2.4, alpha=0.55)
+    axes.plot(gain["value"], y, marker=_marker(data, arch), color=_colour(data, arch), markersize=5.5)
+    axes.annotate(
+        format_percent(gain["value"]), (gain["value"], y), (0, 4), textcoords="offset points", ha="center",
+        va="bottom", fontsize=7, color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85},
+    )  # fmt: skip
 
 
-def criteria(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> bytes:
-    """Draw predicted against planned DVH criteria, a panel a group.
-
-    Args:
-        points: group (criterion) -> (planned, predicted) in Gy.
-    """
-    figure, panels = _figure(11, 2.7, len(points))
-    for axes, (label, (planned, predicted)) in zip(panels, points.items(), strict=True):
-        axes.plot(planned, predicted, "o", ms=3, alpha=0.6, color=ARCH_COLOURS["ctan"])
-        low, high = min(*planned, *predicted), max(*planned, *predicted)
-        axes.plot([low, high], [low, high], color="#888", lw=1)
-        axes.set_title(label, fontsize=9)
-        axes.set_xlabel("planned (Gy)", fontsize=8)
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.grid(color="#e3e6ea")
-    panels[0].set_ylabel("predicted (Gy)", fontsize=8)
-    return _png(figure)
+def _row_label(data: ReportData, name: str) -> str:
+    metric = next((task.primary_metric.label for task in data.tasks if task.name == name), "")
+    return f"{name}\n({metric})" if metric else "average\nof the tasks"
 
 
-def slices(figures: Mapping[str, npt.NDArray[Any]], case_id: str, structure_names: Sequence[str]) -> bytes:
-    """Draw planned dose, predicted dose and their difference on the CT, a row a view, with contours.
-
-    Args:
-        figures: content of `figures.npz`.
-        case_id: which case.
-        structure_names: names of the contours, in order.
-    """
-    views = [view for view in ("axial", "coronal", "sagittal") if f"{case_id}/{view}/ct" in figures]
-    first = {what: figures[f"{case_id}/{views[0]}/{what}"] for what in ("planned", "predicted")}
-    top = max(float(first["planned"].max()), float(first["predicted"].max()), 1.0)
-    extents = []
-    for view in views:
-        shape, spacing = figures[f"{case_id}/{view}/ct"].shape, figures[f"{case_id}/{view}/spacing_mm"]
-        extents.append((shape[1] * spacing[1], shape[0] * spacing[0]))
-    heights = [height / width for width, height in extents]
-    figure = Figure(figsize=(11, 0.8 + 3.35 * sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(views), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
-    for view, (width, height), row in zip(views, extents, panels, strict=True):
-        get = {what: figures[f"{case_id}/{view}/{what}"] for what in ("ct", "planned", "predicted")}
-        shown = ((get["planned"], "planned"), (get["predicted"], "predicted"))
-        for axes, (dose, name) in zip(row, shown, strict=False):
-            dose_map = _overlay(axes, get["ct"], dose, "jet", 0, top, dose >= _MIN_DOSE_SHOWN_GY, (width, height))
-            axes.set_title(f"{view}, {name} dose", fontsize=9)
-            _contours(axes, figures, f"{case_id}/{view}", structure_names, (width, height))
-        difference = get["predicted"] - get["planned"]
-        differs = np.abs(difference) >= 1
-        difference_map = _overlay(row[2], get["ct"], difference, "RdBu_r", -15, 15, differs, (width, height))
-        row[2].set_title(f"{view}, predicted - planned", fontsize=9)
-        figure.colorbar(dose_map, ax=row[:2].tolist(), shrink=0.8, label="Gy")
-        figure.colorbar(difference_map, ax=row[2], shrink=0.8, label="Gy")
-    return _png(figure)
+def structures_chart(data: ReportData, task: Segmentation) -> Figure | None:
+    """Draw the mean Dice of every structure by architecture, with the middle half of the cases as a bar."""
+    rows = dice_rows(data, task)
+    if rows.empty:
+        return None
+    seen = set(rows["structure"])
+    structures = [name for name in task.structures if name in seen]
+    with style():
+        figure = Figure(figsize=(10, 3.3), layout="constrained")
+        axes = figure.subplots()
+        for arch, offset in zip(data.archs, _offsets(len(data.archs), 0.62), strict=True):
+            quartiles = (
+                rows[rows["arch"] == arch].groupby("structure")["value"].quantile(np.array([0.25, 0.75])).unstack()
+            )
+            quartiles = quartiles.reindex(structures)
+            x = np.arange(len(structures)) + offset
+            axes.vlines(x, quartiles[0.25], quartiles[0.75], color=_colour(data, arch), linewidth=3.5, alpha=0.35)
+            means = data.entry(arch)["structures"]
+            axes.plot(x, [_or_nan(means.get(name)) for name in structures], linestyle="", markersize=6,
+                      marker=_marker(data, arch), color=_colour(data, arch))  # fmt: skip
+        axes.set_xticks(range(len(structures)), structures)
+        for boundary in range(1, len(structures)):
+            axes.axvline(boundary - 0.5, color=FAINT, linewidth=0.8)
+        axes.set(xlim=(-0.5, len(structures) - 0.5), ylim=(0, 1), ylabel="Dice, up is better")
+        axes.grid(axis="x", visible=False)
+        _architecture_legend(figure, data, data.archs)
+    return figure
 
 
-def structure_colour(index: int) -> str:
-    """Return the colour of the structure at a position."""
-    return _STRUCTURES[index % len(_STRUCTURES)]
+def dice_rows(data: ReportData, task: Task) -> pd.DataFrame:
+    """Return the Dice rows of the evaluation cases."""
+    cases = data.cases
+    return cases[(cases["role"] == EVALUATION) & (cases["task"] == task.name) & (cases["metric"] == "dice")]
 
 
-def _overlay(
-    axes: Axes,
-    ct: npt.NDArray[Any],
-    dose: npt.NDArray[Any],
-    colours: str,
-    low: float,
-    high: float,
-    shown: npt.NDArray[np.bool_],
-    size_mm: tuple[float, float],
-) -> Any:
-    extent = (0, size_mm[0], size_mm[1], 0)
-    axes.imshow(ct, cmap="gray", vmin=-250, vmax=350, extent=extent, interpolation="nearest")
-    masked = np.ma.masked_array(dose, ~shown)
-    drawn = axes.imshow(masked, cmap=colours, vmin=low, vmax=high, alpha=0.5, extent=extent, interpolation="nearest")
-    axes.set_axis_off()
-    return drawn
+def loss_chart(data: ReportData) -> Figure | None:
+    """Draw total loss, loss of every task and tuning error by epoch, a line a training; None without a history."""
+    seen = {name for model in data.models for name in model.history["task"]}
+    panels = [name for name in ("", *(task.name for task in data.tasks), "tuning") if name in seen]
+    if not panels:
+        return None
+    titles = {"": "total loss", "tuning": "error on the tuning cases"}
+    with style():
+        figure = Figure(figsize=(10, 3.1), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _lines(axes, data, name, "loss")
+            axes.set(title=titles.get(name, f"loss of {name}"))
+            _scale_loss(axes)
+        _architecture_legend(figure, data, data.archs)
+    return figure
 
 
-def _contours(
-    axes: Axes,
-    figures: Mapping[str, npt.NDArray[Any]],
-    prefix: str,
-    names: Sequence[str],
-    size_mm: tuple[float, float],
-) -> None:
-    if f"{prefix}/true_contours" not in figures:
+def schedule_chart(data: ReportData) -> Figure | None:
+    """Draw learning rate and, where they are not constant, task weights by epoch; None without a history."""
+    if all(model.history.empty for model in data.models):
+        return None
+    weighted = [task.name for task in data.tasks if _weight_varies(data, task)]
+    with style():
+        figure = Figure(figsize=(10, 2.1), layout="constrained")
+        panels = figure.subplots(1, max(3, 1 + len(weighted)), squeeze=False)[0]
+        for axes, name in zip(panels, ["", *weighted], strict=False):
+            _lines(axes, data, name, "weight" if name else "learning_rate")
+            axes.set(title=f"weight of {name}" if name else "learning rate", ylim=(0, None))
+            axes.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
+        for axes in panels[1 + len(weighted) :]:
+            axes.set_visible(False)
+    return figure
+
+
+def _weight_varies(data: ReportData, task: Task) -> bool:
+    weights = [model.history.loc[model.history["task"] == task.name, "weight"] for model in data.models]
+    return any(len(values) and values.max() - values.min() > 1e-9 for values in weights)
+
+
+def _lines(axes: Axes, data: ReportData, name: str, column: str) -> None:
+    """Draw one column of every training's history; markers where there are few epochs."""
+    for model in data.models:
+        rows = model.history[model.history["task"] == name]
+        axes.plot(
+            rows["epoch"], rows[column], color=_colour(data, model.arch), markersize=3.5,
+            marker=_marker(data, model.arch) if len(rows) <= 30 else None,
+            alpha=0.9 if len(data.of(model.arch)) == 1 else 0.55,
+        )  # fmt: skip
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _scale_loss(axes: Axes) -> None:
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    values = values[np.isfinite(values)]
+    if not len(values) or values.min() <= 0:
         return
-    extent = (0, size_mm[0], 0, size_mm[1])
-    pairs = zip(figures[f"{prefix}/true_contours"], figures[f"{prefix}/predicted_contours"], strict=True)
-    for i, (true, predicted) in enumerate(pairs):
-        colour = to_rgba(structure_colour(i))
-        for mask, style in ((true, "solid"), (predicted, "dashed")):
-            if mask.any() and not mask.all() and i < len(names):
-                axes.contour(mask.astype(float), [0.5], colors=[colour], linestyles=style, linewidths=1.2,
-                             extent=extent, origin="upper")  # fmt: skip
+    if values.max() / values.min() > _LOG_FROM_RATIO:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, None)
 
 
-def _figure(width: float, height: float, num_panels: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(1, num_panels, squeeze=False)[0])
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    return figure, panels
+def cases_chart(data: ReportData) -> Figure | None:
+    """Draw the distribution of every task's primary metric over the evaluation cases; None without per-case rows."""
+    panels = [(task, values) for task in data.tasks if not (values := case_values(data, task)).empty]
+    if not panels:
+        return None
+    with style():
+        figure = Figure(figsize=(10, 3.3), layout="constrained")
+        for axes, (task, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _distribution(axes, data, values, task.primary_metric)
+    return figure
 
 
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=_DPI)
-    return stream.getvalue()
+def case_values(data: ReportData, task: Task) -> pd.DataFrame:
+    """Return a task's primary metric of every evaluation case, (cases, architectures); the mean over trainings."""
+    cases = data.cases
+    wanted = {"dice_mean": "dice"}.get(task.primary_metric.name, task.primary_metric.name)
+    rows = cases[(cases["role"] == EVALUATION) & (cases["task"] == task.name) & (cases["metric"] == wanted)]
+    by_model = rows.groupby(["case_id", "arch", "fold", "seed"], sort=False)["value"].mean()
+    table = by_model.groupby(["case_id", "arch"], sort=False).mean().unstack("arch")
+    return table.reindex(columns=[arch for arch in data.archs if arch in table.columns])
+
+
+def _distribution(axes: Axes, data: ReportData, values: pd.DataFrame, metric: MetricSpec) -> None:
+    jitter = np.random.default_rng(0).uniform(-0.16, 0.16, len(values))
+    for position, arch in enumerate(values.columns):
+        scores, colour = values[arch].to_numpy(float), _colour(data, arch)
+        axes.boxplot(
+            scores[~np.isnan(scores)], positions=[position], widths=0.5, showfliers=False, patch_artist=True,
+            boxprops={"facecolor": colour, "alpha": 0.18, "edgecolor": colour},
+            medianprops={"color": colour, "linewidth": 2}, whiskerprops={"color": colour}, capprops={"color": colour},
+        )  # fmt: skip
+        axes.plot(position + jitter, scores, linestyle="", marker=_marker(data, arch), markersize=3.4, color=colour,
+                  alpha=0.75, markeredgewidth=0)  # fmt: skip
+    medians = [format_metric(metric, float(values[arch].median())) for arch in values.columns]
+    labels = [f"{architecture_label(a)}\nmedian {m}" for a, m in zip(values.columns, medians, strict=True)]
+    axes.set_xticks(range(len(labels)), labels)
+    unit = f" ({metric.unit})" if metric.unit else ""
+    axes.set(title=f"{metric.label}{unit}, {'up' if metric.higher_is_better else 'down'} is better")
+    axes.set_xlim(-0.6, len(labels) - 0.4)
+    axes.grid(axis="x", visible=False)
+
+
+def _architecture_legend(figure: Figure, data: ReportData, archs: Sequence[str]) -> None:
+    handles = [
+        Line2D(
+            [], [], color=_colour(data, arch), marker=_marker(data, arch), markersize=5, label=architecture_label(arch)
+        )
+        for arch in archs
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+
+
+def _offsets(count: int, width: float) -> Sequence[float]:
+    """Return `count` places around 0 within `width`."""
+    return [0.0] if count == 1 else list(np.linspace(-width / 2, width / 2, count))
+
+
+def _or_nan(value: Any) -> float:
+    return float(value) if is_number(value) else float("nan")
+
+
+def _colour(data: ReportData, arch: str) -> str:
+    return architecture_colour(arch, data.archs)
+
+
+def _marker(data: ReportData, arch: str) -> str:
+    return architecture_marker(arch, data.archs)

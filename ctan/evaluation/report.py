@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ctan.evaluation.cases import EVALUATION, TUNING
-from ctan.evaluation.report_charts import (
+from ctan.evaluation.plots import (
     DPI,
     cases_chart,
     improvement_chart,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ctan.config import EvaluationConfig
 from ctan.datasets.base import Case, Dataset
+from ctan.errors import DataError
 from ctan.evaluation.cases import Row
 from ctan.metrics import dice, hd95_mm, score_dose
 from ctan.store import Store
@@ -50,11 +51,19 @@ def score_case(
         tasks: what was predicted.
         prediction: task name -> (num_outputs, D, H, W) on the working grid, activated.
         config: which optional scores to compute.
+
+    Raises:
+        DataError: when a prediction holds NaN or infinity.
     """
     rows: list[Row] = []
     native: dict[str, npt.NDArray[Any]] = {}
     for task in tasks:
-        to_native, score = _SCORERS[type(task)]
+        to_native, score = _SCORERS[task.kind]
+        if not np.isfinite(prediction[task.name]).all():
+            raise DataError(
+                f"{reference.case_id}: the prediction of {task.name!r} holds NaN or infinity; the training diverged: "
+                f"train again with a lower training.learning_rate or training.precision=fp32"
+            )
         native[task.name] = to_native(store, reference, prediction[task.name])
         rows += [{"task": task.name, **row} for row in score(task, native[task.name], reference, dataset, config)]
     return Scored(rows, native)
@@ -114,7 +123,8 @@ def score_dose_map(
     return rows
 
 
-_SCORERS: dict[type[Task], tuple[Callable[..., Any], Callable[..., list[Row]]]] = {
-    Segmentation: (native_contours, score_contours),
-    DoseRegression: (native_dose, score_dose_map),
+# kind of task -> how a prediction gets to the native grid, how it is scored there
+_SCORERS: dict[str, tuple[Callable[..., Any], Callable[..., list[Row]]]] = {
+    Segmentation.kind: (native_contours, score_contours),
+    DoseRegression.kind: (native_dose, score_dose_map),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,12 +33,16 @@ def selection_error(found: Mapping[str, Mapping[str, float]], tasks: Sequence[Ta
     Args:
         found: `{task: {metric: value}}`.
         tasks: whose primary metrics count.
+
+    Returns:
+        Infinity when the metric of a task is missing: such a model is not chosen while there is another.
     """
     errors = []
     for task in tasks:
         metric, value = task.primary_metric, found.get(task.name, {}).get(task.primary_metric.name, np.nan)
         errors.append(1 - value if metric.higher_is_better else value / _SCALES.get(metric.name, 1.0))
-    return float(np.mean(errors))
+    error = float(np.mean(errors))
+    return error if math.isfinite(error) else math.inf
 
 
 def describe_selection_error(tasks: Sequence[Task]) -> str:
@@ -61,7 +66,8 @@ def metric_sums(cases: pa.Table, task: Task, metric: MetricSpec, patients: Mappi
     """
     name, once_a_case = _ROWS_OF[metric.name]
     rows = cases.filter((pc.field("task") == task.name) & (pc.field("metric") == name))
-    rows = rows.filter(pc.invert(pc.is_nan(rows["value"])))
+    if name == "hd95_mm":  # undefined for an empty prediction, which Dice punishes
+        rows = rows.filter(pc.invert(pc.is_nan(rows["value"])))
     if not rows.num_rows:
         return None
     total, count = np.zeros(len(patients)), np.zeros(len(patients))

@@ -6,6 +6,7 @@ Source: Babier et al., "OpenKBP: The open-access knowledge-based planning grand 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,16 +45,21 @@ def dose_score(planned: Doses, predicted: Doses, possible_dose_mask: Mask) -> fl
         possible_dose_mask: (D, H, W) where dose can be non-zero.
 
     Raises:
-        ValueError: for an empty mask or shapes that differ.
+        ValueError: for an empty mask, shapes that differ, or a dose that is NaN or infinite.
     """
     if not planned.shape == predicted.shape == possible_dose_mask.shape:
         raise ValueError(f"shapes differ: {planned.shape}, {predicted.shape}, {possible_dose_mask.shape}")
     num_possible = np.count_nonzero(possible_dose_mask)
     if not num_possible:
         raise ValueError("the possible-dose mask is empty")
-    a, b = planned.reshape(-1), predicted.reshape(-1)
-    differing = np.flatnonzero(a != b)  # both are zero nearly everywhere
-    return float(np.abs(a[differing].astype(np.float64) - b[differing]).sum() / num_possible)
+    total = 0.0
+    for ours, theirs in zip(predicted, planned, strict=True):  # slice by slice, in the processor's cache
+        if (ours != theirs).any():  # most slices are zero in both
+            total += np.abs(theirs.astype(np.float64) - ours).sum()
+    score = float(total / num_possible)
+    if not math.isfinite(score):
+        raise ValueError("the dose holds NaN or infinity")
+    return score
 
 
 def dvh_values(dose_in_structure: Doses, is_target: bool, voxel_volume_mm3: float) -> dict[str, float]:
@@ -71,13 +77,23 @@ def dvh_values(dose_in_structure: Doses, is_target: bool, voxel_volume_mm3: floa
     Returns:
         Criterion -> Gy.
     """
-    values = dose_in_structure.astype(np.float64, copy=False)
     if is_target:
-        found = np.percentile(values, list(_TARGET_PERCENTILES.values()))
-        return dict(zip(_TARGET_PERCENTILES, found.tolist(), strict=True))
+        found = _percentiles(dose_in_structure, list(_TARGET_PERCENTILES.values()))
+        return dict(zip(_TARGET_PERCENTILES, found, strict=True))
     num_hottest = max(1, round(_SMALL_VOLUME_MM3 / voxel_volume_mm3))
-    percentile = min(max(100 - 100 * num_hottest / len(values), 0.0), 100.0)
-    return {"D_0.1_cc": float(np.percentile(values, percentile)), "mean": float(values.mean())}
+    percentile = min(max(100 - 100 * num_hottest / len(dose_in_structure), 0.0), 100.0)
+    (hottest,) = _percentiles(dose_in_structure, [percentile])
+    return {"D_0.1_cc": hottest, "mean": float(dose_in_structure.mean(dtype=np.float64))}
+
+
+def _percentiles(values: Doses, percentiles: list[float]) -> list[float]:
+    """Return `numpy.percentile(values, percentiles)` in float64, from one sort and several times faster.
+
+    numpy's default percentile q of N sorted values is their linear interpolation at position `q / 100 (N - 1)`.
+    """
+    last = len(values) - 1
+    positions = [q / 100 * last for q in percentiles]
+    return np.interp(positions, np.arange(last + 1), np.sort(values)).tolist()
 
 
 def score_dose(
@@ -97,6 +113,9 @@ def score_dose(
         structures: name -> (D, H, W) mask; missing and empty structures are skipped.
         targets: names of the targets, with their prescription in Gy.
         spacing_mm: voxel edges.
+
+    Raises:
+        ValueError: see `dose_score`.
     """
     score = dose_score(planned, predicted, possible_dose_mask)
     volume_mm3 = float(np.prod(spacing_mm))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +94,10 @@ class DenseOutput(nn.Module):
         self.io_stride = config.io_stride
         num_outputs = task.num_outputs * config.io_stride**config.spatial_dims
         self.conv = conv(config.spatial_dims, stage_widths(config)[0], num_outputs, 1, bias=True)
+        if task.kind == "segmentation":
+            nn.init.constant_(
+                cast(Tensor, self.conv.bias), math.log(config.foreground_prior / (1 - config.foreground_prior))
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)

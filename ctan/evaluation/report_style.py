@@ -1,0 +1,127 @@
+"""How the report names, colours and formats things: architectures, structures, numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ctan.tasks import MetricSpec
+
+DASH = "–"
+NBSP = "\u00a0"  # keeps a number and its unit on one line
+INK, MUTED, FAINT = "#1f2933", "#5f6b7a", "#d5dbe3"
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; the reference is grey. Every architecture also has
+# a marker of its own, so that no plot depends on colour alone.
+_ARCHITECTURE_COLOURS = {"stl": "#5f6b7a", "hps": "#e69f00", "mtan": "#009e73", "ctan": "#0072b2"}
+_ARCHITECTURE_MARKERS = {"stl": "o", "hps": "s", "mtan": "^", "ctan": "D"}
+_OTHER_COLOURS = ("#d55e00", "#cc79a7", "#56b4e9", "#8c564b")
+_OTHER_MARKERS = ("v", "P", "X", "*")
+
+# Contours must be visible on a CT and on a dose, curves on white: saturated colours of middle brightness. Targets
+# are warm, from the highest prescription down; organs at risk are not.
+_TARGET_COLOURS = ("#e3001b", "#ff7f0e", "#e8b800", "#b5651d")
+_ORGAN_COLOURS = ("#2f8fff", "#00a887", "#b44fd6", "#7cae00", "#00b5d8", "#8a6d55", "#f062a8", "#6a6ef0")
+
+
+def architecture_label(arch: str) -> str:
+    """Return how an architecture is written: `"ctan"` -> `"CTAN"`."""
+    return arch.upper() if arch.isalnum() else arch
+
+
+def architecture_colour(arch: str, archs: Sequence[str]) -> str:
+    """Return the colour of an architecture; those without one of their own get theirs by their place in `archs`."""
+    return _ARCHITECTURE_COLOURS.get(arch) or _of_others(arch, archs, _OTHER_COLOURS)
+
+
+def architecture_marker(arch: str, archs: Sequence[str]) -> str:
+    """Return the matplotlib marker of an architecture."""
+    return _ARCHITECTURE_MARKERS.get(arch) or _of_others(arch, archs, _OTHER_MARKERS)
+
+
+def _of_others(arch: str, archs: Sequence[str], choices: Sequence[str]) -> str:
+    others = [name for name in archs if name not in _ARCHITECTURE_COLOURS]
+    return choices[others.index(arch) % len(choices)] if arch in others else choices[0]
+
+
+def structure_colours(
+    structures: Sequence[str], targets: Mapping[str, float], mirrored_pairs: Sequence[tuple[str, str]] = ()
+) -> dict[str, str]:
+    """Return a colour for every structure, targets first: also the order of legends.
+
+    Args:
+        structures: names, in the data set's order.
+        targets: target -> prescription in Gy: warm colours, red for the highest.
+        mirrored_pairs: paired organs share a hue, the second of the pair is lighter.
+    """
+    ranked = sorted((name for name in structures if name in targets), key=lambda name: -targets[name])
+    colours = {name: _TARGET_COLOURS[i % len(_TARGET_COLOURS)] for i, name in enumerate(ranked)}
+    first_of = {second: first for first, second in mirrored_pairs if first in structures}
+    organs = [name for name in structures if name not in targets and name not in first_of]
+    colours |= {name: _ORGAN_COLOURS[i % len(_ORGAN_COLOURS)] for i, name in enumerate(organs)}
+    colours |= {name: lighter(colours[first_of[name]]) for name in structures if name in first_of}
+    return {name: colours[name] for name in (*ranked, *(name for name in structures if name not in targets))}
+
+
+def lighter(colour: str, share: float = 0.45) -> str:
+    """Return a hexadecimal colour moved towards white by `share`."""
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(c + (255 - c) * share):02x}" for c in channels)
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value of `comparison.json` is a finite number (what is not was written as null)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def format_metric(spec: MetricSpec, value: Any) -> str:
+    """Return a metric's value as the report prints it: Gy and mm with two decimals, ratios with three."""
+    if not is_number(value):
+        return DASH
+    return f"{value:.2f}" if spec.unit else f"{value:.3f}"
+
+
+def format_metric_interval(spec: MetricSpec, scored: Mapping[str, Any]) -> str:
+    """Return `low to high` of `{value, low, high}`; empty when there is none."""
+    low, high = scored.get("low"), scored.get("high")
+    return f"{format_metric(spec, low)} to {format_metric(spec, high)}" if is_number(low) and is_number(high) else ""
+
+
+def format_percent(value: Any) -> str:
+    """Return a signed percentage with one decimal and a true minus sign."""
+    return f"{value:+.1f}{NBSP}%".replace("-", "−") if is_number(value) else DASH
+
+
+def format_percent_interval(gain: Mapping[str, Any]) -> str:
+    """Return `low to high` of a relative improvement; empty when there is none."""
+    low, high = gain.get("low"), gain.get("high")
+    if not (is_number(low) and is_number(high)):
+        return ""
+    return f"{low:+.1f} to {high:+.1f}".replace("-", "−")
+
+
+def format_count(value: Any) -> str:
+    """Return a count with an SI letter and three figures: `4.21 M`."""
+    if not is_number(value):
+        return DASH
+    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * limit:
+            return f"{value / limit:.3g}{NBSP}{letter}"
+    return f"{value:.0f}"
+
+
+def format_seconds(value: Any) -> str:
+    """Return seconds with three figures."""
+    return f"{value:.3g}" if is_number(value) else DASH
+
+
+def metric_heading(spec: MetricSpec) -> str:
+    """Return the metric's label with its unit and an arrow towards better."""
+    unit = f" ({spec.unit})" if spec.unit else ""
+    return f"{spec.label}{unit}{NBSP}{'↑' if spec.higher_is_better else '↓'}"
+
+
+def criterion_label(criterion: str) -> str:
+    """Return a DVH criterion as it is usually written: `D_95` -> `D95`, `D_0.1_cc` -> `D0.1cc`, `mean` -> `Dmean`."""
+    return criterion.replace("_", "") if criterion.startswith("D_") else f"D{criterion}"

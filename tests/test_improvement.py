@@ -1,0 +1,192 @@
+"""Relative improvement and bootstrap intervals against plain loops and values worked out by hand."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ctan.config import EvaluationConfig
+from ctan.errors import DataError
+from ctan.evaluation.cases import SCHEMA
+from ctan.evaluation.improvement import relative_improvement, resampled_metric
+from ctan.evaluation.summary import patients_of, scores
+from ctan.metrics import MetricSums, improvement, interval, mean_over_trainings, resampling_weights
+from ctan.tasks import DICE_MEAN, DOSE_SCORE, DVH_SCORE, DoseRegression, Segmentation
+
+CONTOURING, DOSE = Segmentation("contouring", structures=("A", "B")), DoseRegression("dose")
+TASKS = (CONTOURING, DOSE)
+SETTINGS = EvaluationConfig(num_bootstrap=500)
+
+
+def table(cases, arch="stl", fold=0, seed=0, role="evaluation") -> pa.Table:
+    """Make a per-case table from `{case_id: {"dice": {structure: value}, "dose": Gy, "dvh": [Gy, ...]}}`."""
+    rows = []
+    for case_id, found in cases.items():
+        base = {"arch": arch, "fold": fold, "seed": seed, "role": role, "case_id": case_id}
+        base["group_id"] = found.get("group", case_id)
+        for name, value in found.get("dice", {}).items():
+            rows.append(base | {"task": "contouring", "metric": "dice", "structure": name, "value": value})
+        if "dose" in found:
+            rows.append(base | {"task": "dose", "metric": "dose_score", "structure": "", "value": found["dose"]})
+        for i, value in enumerate(found.get("dvh", [])):
+            rows.append(base | {"task": "dose", "metric": "dvh", "structure": f"A:{i}", "value": value})
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def random_cases(seed: int, count: int = 33, shift: float = 0.0) -> dict:
+    rng = np.random.default_rng(seed)
+    return {
+        f"pt_{i}": {
+            "dice": {name: rng.uniform(0.5, 0.9) + shift / 50 for name in ("A", "B")[: rng.integers(1, 3)]},
+            "dose": rng.uniform(2, 5) - shift,
+            "dvh": rng.uniform(0, 4, rng.integers(3, 9)).tolist(),
+        }
+        for i in range(count)
+    }
+
+
+def test_mean_dice_is_the_mean_over_cases_of_the_mean_over_contoured_structures() -> None:
+    cases = {"pt_1": {"dice": {"A": 0.9, "B": 0.5}}, "pt_2": {"dice": {"A": 0.0}}}
+    assert scores(table(cases), TASKS) == {"contouring": {"dice_mean": pytest.approx((0.7 + 0.0) / 2)}}
+
+
+def test_the_dvh_score_is_pooled_over_patients_and_criteria_while_the_dose_score_is_not() -> None:
+    cases = {"pt_1": {"dose": 2.0, "dvh": [1.0, 2.0, 3.0]}, "pt_2": {"dose": 5.0, "dvh": [6.0]}}
+    found = scores(table(cases), TASKS)
+    assert found == {"dose": {"dose_score": pytest.approx(3.5), "dvh_score": pytest.approx(12 / 4)}}
+
+
+def test_a_score_that_is_not_a_number_is_not_left_out() -> None:
+    found = scores(table({"pt_1": {"dose": 2.0}, "pt_2": {"dose": float("nan")}}), TASKS)
+    assert np.isnan(found["dose"]["dose_score"])
+
+
+@pytest.mark.parametrize(
+    ("new", "reference", "higher_is_better", "percent"),
+    [(0.88, 0.8, True, 10.0), (0.72, 0.8, True, -10.0), (3.0, 4.0, False, 25.0), (5.0, 4.0, False, -25.0),
+     (0.0, 0.0, True, 0.0)],
+)  # fmt: skip
+def test_improvement_is_positive_where_the_new_model_is_better(
+    new: float, reference: float, higher_is_better: bool, percent: float
+) -> None:
+    found = improvement(np.array([new]), np.array([reference]), higher_is_better)
+    assert found.tolist() == pytest.approx([percent])
+
+
+def test_improvement_is_a_ratio_of_means_and_the_average_is_over_tasks() -> None:
+    new = table({"pt_1": {"dice": {"A": 0.9}, "dose": 1.0}, "pt_2": {"dice": {"A": 0.6}, "dose": 4.0}}, "ctan")
+    old = table({"pt_1": {"dice": {"A": 0.6}, "dose": 2.0}, "pt_2": {"dice": {"A": 0.4}, "dose": 6.0}})
+    found = relative_improvement(TASKS, [new], [old], SETTINGS)
+    assert found["contouring"]["value"] == pytest.approx(50.0)  # 0.75 / 0.5
+    assert found["dose"]["value"] == pytest.approx((4.0 - 2.5) / 4.0 * 100)
+    assert found["average"]["value"] == pytest.approx((50.0 + 37.5) / 2)
+
+
+def test_the_same_model_twice_improves_by_exactly_nothing() -> None:
+    cases = random_cases(0)
+    found = relative_improvement(TASKS, [table(cases, "ctan")], [table(cases)], SETTINGS)
+    assert found == {name: {"value": 0.0, "low": 0.0, "high": 0.0} for name in ("contouring", "dose", "average")}
+
+
+def test_resamples_are_paired_so_that_a_constant_ratio_has_no_uncertainty() -> None:
+    cases = random_cases(1)
+    better = {name: {"dose": 0.9 * found["dose"]} for name, found in cases.items()}
+    found = relative_improvement((DOSE,), [table(better, "ctan")], [table(cases)], SETTINGS)["dose"]
+    assert [found["value"], found["low"], found["high"]] == pytest.approx([10.0, 10.0, 10.0])
+
+
+def test_a_task_that_only_one_of_them_has_is_left_out() -> None:
+    cases = random_cases(2)
+    only_dose = {name: {"dose": found["dose"]} for name, found in cases.items()}
+    assert set(relative_improvement(TASKS, [table(only_dose, "ctan")], [table(cases)], SETTINGS)) == {"dose", "average"}
+    assert relative_improvement((CONTOURING,), [table(only_dose, "ctan")], [table(cases)], SETTINGS) == {}
+
+
+def test_models_scored_on_different_cases_are_refused() -> None:
+    cases = random_cases(3, 4)
+    fewer = {name: found for name, found in cases.items() if name != "pt_0"}
+    with pytest.raises(DataError, match=r"ctan and stl were not scored on the same cases \(0 only ctan, 1 only stl\)"):
+        relative_improvement(TASKS, [table(fewer, "ctan")], [table(cases)], SETTINGS)
+
+
+@pytest.mark.parametrize("metric", [DICE_MEAN, DOSE_SCORE, DVH_SCORE])
+def test_every_resample_equals_the_metric_of_the_patients_drawn(metric) -> None:
+    cases = random_cases(4, 12)
+    rows, task = table(cases), CONTOURING if metric is DICE_MEAN else DOSE
+    patients = patients_of(rows)
+    weights = resampling_weights(len(patients), 20)
+    found = resampled_metric([rows], task, metric, patients, weights)
+    for drawn, value in zip(weights, found, strict=True):
+        chosen = [cases[name] for name, count in zip(patients, drawn, strict=True) for _ in range(int(count))]
+        assert len(chosen) == 12
+        if metric is DICE_MEAN:
+            expected = np.mean([np.mean(list(case["dice"].values())) for case in chosen])
+        elif metric is DOSE_SCORE:
+            expected = np.mean([case["dose"] for case in chosen])
+        else:
+            expected = np.mean([value for case in chosen for value in case["dvh"]])
+        assert value == pytest.approx(expected)
+
+
+def test_cases_of_a_patient_are_drawn_together() -> None:
+    cases = {"a": {"dose": 1.0, "group": "p"}, "b": {"dose": 3.0, "group": "p"}, "c": {"dose": 8.0, "group": "q"}}
+    rows = table(cases)
+    found = resampled_metric([rows], DOSE, DOSE_SCORE, patients_of(rows), resampling_weights(2, 200))
+    assert found[0] == pytest.approx(4.0)
+    assert set(np.round(found[1:], 9)) == {2.0, 4.0, 8.0}  # both drawn from p, one of each, both from q
+
+
+def test_the_interval_is_that_of_the_bootstrap_distribution() -> None:
+    values = np.random.default_rng(5).normal(10, 2, 400)
+    metric = MetricSums(values, np.ones(400)).of(resampling_weights(400, 4000))
+    found = interval(metric, 0.95)
+    assert found["value"] == pytest.approx(values.mean())
+    half_width = 1.96 * values.std() / 20  # the standard error of a mean of 400
+    assert found["high"] - found["value"] == pytest.approx(half_width, rel=0.1)
+    assert found["value"] - found["low"] == pytest.approx(half_width, rel=0.1)
+    assert interval(metric, 0.5)["high"] < found["high"]
+
+
+def test_one_or_two_seeds_are_averaged_and_not_resampled() -> None:
+    values = np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]])
+    assert mean_over_trainings(values, [0, 1]).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_three_seeds_are_resampled_with_all_their_folds() -> None:
+    by_seed = {0: 1.0, 1: 10.0, 2: 100.0}
+    seeds = [seed for seed in by_seed for _fold in range(2)]
+    values = np.repeat([[by_seed[seed] + fold] for seed in by_seed for fold in (0, 0.5)], 2001, axis=1)
+    found = mean_over_trainings(values, seeds)
+    assert found[0] == pytest.approx(np.mean([1, 1.5, 10, 10.5, 100, 100.5]))
+    possible = {round((a + b + c) / 3 + 0.25, 6) for a in by_seed.values() for b in by_seed.values() for c in by_seed.values()}  # fmt: skip # noqa: E501
+    assert set(np.round(found[1:], 6)) == possible
+    assert found[1:].mean() == pytest.approx(found[0], rel=0.05)
+
+
+def test_with_three_seeds_the_interval_includes_the_variance_of_training() -> None:
+    same = {f"pt_{i}": {"dose": 4.0} for i in range(10)}
+    scale = [0.7, 0.9, 1.1]
+    new = [table({n: {"dose": 4.0 * s} for n in same}, "ctan", seed=i) for i, s in enumerate(scale)]
+    old = [table(same, seed=i) for i in range(3)]
+    found = relative_improvement((DOSE,), new, old, SETTINGS)["dose"]
+    assert [found["low"], found["value"], found["high"]] == pytest.approx([-10.0, 10.0, 30.0], abs=3.4)
+    assert found["low"] < 0 < found["high"]
+    two = relative_improvement((DOSE,), new[:2], old[:2], SETTINGS)["dose"]
+    assert [two["low"], two["high"]] == pytest.approx([20.0, 20.0])
+
+
+def test_folds_are_tuned_on_different_cases_and_averaged() -> None:
+    new = [table({f"pt_{f}": {"dose": 3.0 + f}}, "ctan", fold=f) for f in range(2)]
+    old = [table({f"pt_{f}": {"dose": 4.0 + f}}, fold=f) for f in range(2)]
+    assert relative_improvement((DOSE,), new, old, SETTINGS)["dose"]["value"] == pytest.approx((4.5 - 3.5) / 4.5 * 100)
+
+
+def test_ten_thousand_resamples_of_thirty_three_patients_take_well_under_a_second() -> None:
+    new, old = table(random_cases(6, shift=0.5), "ctan"), table(random_cases(6))
+    start = time.process_time()
+    found = relative_improvement(TASKS, [new], [old], EvaluationConfig(num_bootstrap=10_000))
+    assert time.process_time() - start < 1.0
+    assert found["average"]["low"] < found["average"]["value"] < found["average"]["high"]
