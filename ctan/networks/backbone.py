@@ -95,7 +95,8 @@ class DenseOutput(nn.Module):
         num_outputs = task.num_outputs * config.io_stride**config.spatial_dims
         self.conv = conv(config.spatial_dims, stage_widths(config)[0], num_outputs, 1, bias=True)
         if task.kind == "segmentation":
-            nn.init.constant_(
+            odds = config.foreground_prior / (1 - config.foreground_prior)
+            nn.init.constant_(cast(Tensor, self.conv.bias), math.log(odds))
                 cast(Tensor, self.conv.bias), math.log(config.foreground_prior / (1 - config.foreground_prior))
             )
 
