@@ -3,60 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import torch
+from helpers_evaluation import DATASET, write_network
 
 from ctan.config import EvaluationConfig, RunConfig
-from ctan.datasets import get_dataset
 from ctan.errors import DataError
 from ctan.evaluation import evaluate, evaluation_hash
 from ctan.evaluation.cases import SCHEMA, read_cases
 from ctan.evaluation.scoring import native_contours, native_dose, score_case
-from ctan.inference import load_network, save_network
-from ctan.inputs import num_input_channels
+from ctan.inference import load_network
 from ctan.metrics import dice
-from ctan.networks import build_network
 from ctan.store import Store, StorePointer, open_store
-from ctan.training.history import HISTORY_FILE, write_history
-
-DATASET = get_dataset("openkbp")
 
 
 @pytest.fixture(scope="session")
-def write_network(tiny_config: RunConfig, tiny_pointer: StorePointer) -> Callable[..., Path]:
-    """Return a function that writes an untrained network the way training does."""
-
-    def write(folder: Path, arch: str = "ctan", fold: int = 0, seed: int = 0, fill: float | None = None) -> Path:
-        torch.manual_seed(seed)
-        tasks, channels = DATASET.tasks(tiny_config.data), num_input_channels(tiny_config)
-        network = build_network(arch, tasks, channels, tiny_config.network)
-        if fill is not None:
-            for parameter in network.parameters():
-                torch.nn.init.constant_(parameter, fill)
-        model_json = {
-            "arch": arch, "fold": fold, "seed": seed, "dataset": "openkbp", "tasks": [t.to_json() for t in tasks],
-            "in_channels": channels, "config": tiny_config.model_dump(mode="json"), "store_key": tiny_pointer.key,
-            "data_hash": tiny_pointer.data_hash, "code_hash": "", "config_hash": tiny_config.hash(), "run_id": "",
-            "tracking_uri": "", "epochs": 1, "step_seconds": 0.1, "device": "cpu", "precision": "fp32",
-            "num_parameters": 1, "macs_per_case": 1,
-        }  # fmt: skip
-        save_network(folder, network.state_dict(), model_json)
-        row = {"epoch": 1, "task": "", "loss": 1.0, "weight": 1.0, "learning_rate": 1e-3}
-        write_history(folder / HISTORY_FILE, [row])
-        return folder
-
-    return write
-
-
-@pytest.fixture(scope="session")
-def model_dir(write_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_network(tmp_path_factory.mktemp("model") / "ctan")
+def model_dir(tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_network(tmp_path_factory.mktemp("model") / "ctan", tiny_pointer, tiny_config)
 
 
 @pytest.fixture(scope="session")
@@ -141,9 +108,7 @@ def test_the_summary_holds_the_means_over_the_cases(evaluated: tuple[Path, dict]
     assert set(summary["scores"]) == {"tuning", "evaluation"}
 
 
-def test_structures_that_are_not_contoured_have_no_row(
-    tiny_pointer: StorePointer, store: Store, evaluated: tuple[Path, dict]
-) -> None:
+def test_structures_that_are_not_contoured_have_no_row(store: Store, evaluated: tuple[Path, dict]) -> None:
     missing = {row["case_id"]: set(row["missing"]) for row in store.manifest.select(["case_id", "missing"]).to_pylist()}
     cases = read_cases(evaluated[0] / "cases.parquet").to_pylist()
     for case_id in {row["case_id"] for row in cases}:
@@ -224,10 +189,15 @@ def test_figures_hold_slices_of_three_views(evaluated: tuple[Path, dict], store:
 
 
 def test_evaluating_again_replaces_the_earlier_evaluation(
-    tiny_pointer: StorePointer, tiny_config: RunConfig, write_network: Callable[..., Path], tmp_path: Path
+    tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path
 ) -> None:
     for seed in (1, 2):
-        evaluate(tiny_pointer, write_network(tmp_path / f"model{seed}", seed=seed), tmp_path / "out", tiny_config)
+        evaluate(
+            tiny_pointer,
+            write_network(tmp_path / f"model{seed}", tiny_pointer, tiny_config, seed=seed),
+            tmp_path / "out",
+            tiny_config,
+        )
     assert json.loads((tmp_path / "out" / "model.json").read_text())["seed"] == 2
     assert set(read_cases(tmp_path / "out" / "cases.parquet")["seed"].to_pylist()) == {2}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model1", "model2", "out"]
@@ -243,29 +213,30 @@ def test_a_folder_that_is_no_evaluation_is_not_replaced(
 
 
 def test_a_diverged_network_leaves_nothing_half_written(
-    tiny_pointer: StorePointer, tiny_config: RunConfig, write_network: Callable[..., Path], tmp_path: Path
+    tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path
 ) -> None:
-    model = write_network(tmp_path / "model", fill=float("nan"))
+    model = write_network(tmp_path / "model", tiny_pointer, tiny_config, fill=float("nan"))
     with pytest.raises(DataError, match="NaN or infinity"):
         evaluate(tiny_pointer, model, tmp_path / "out", tiny_config)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_model_of_another_data_set_is_refused(
-    tiny_pointer: StorePointer, tiny_config: RunConfig, write_network: Callable[..., Path], tmp_path: Path
+    tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path
 ) -> None:
-    model = write_network(tmp_path / "model")
-    described = json.loads((model / "model.json").read_text())
-    (model / "model.json").write_text(json.dumps(described | {"dataset": "prostate"}))
+    model = write_network(tmp_path / "model", tiny_pointer, tiny_config, dataset="prostate")
     with pytest.raises(DataError, match="'prostate', the store holds 'openkbp'"):
         evaluate(tiny_pointer, model, tmp_path / "out", tiny_config)
 
 
-def test_a_fold_without_cases_is_an_error(
-    tiny_pointer: StorePointer, tiny_config: RunConfig, write_network: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_fold_without_cases_is_an_error(tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no tuning cases"):
-        evaluate(tiny_pointer, write_network(tmp_path / "model", fold=9), tmp_path / "out", tiny_config)
+        evaluate(
+            tiny_pointer,
+            write_network(tmp_path / "model", tiny_pointer, tiny_config, fold=9),
+            tmp_path / "out",
+            tiny_config,
+        )
 
 
 class _Manifest:

@@ -97,8 +97,6 @@ class DenseOutput(nn.Module):
         if task.kind == "segmentation":
             odds = config.foreground_prior / (1 - config.foreground_prior)
             nn.init.constant_(cast(Tensor, self.conv.bias), math.log(odds))
-                cast(Tensor, self.conv.bias), math.log(config.foreground_prior / (1 - config.foreground_prior))
-            )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)

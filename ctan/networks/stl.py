@@ -18,6 +18,8 @@ class SingleTask(Network):
 
     def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
         super().__init__(tasks, in_channels, config)
+        if config.norm == "instance" and any(task.head == "image" for task in tasks):
+            config = config.model_copy(update={"norm": "group"})  # as in the networks it is compared with
         self.networks = nn.ModuleDict({task.name: HardParameterSharing([task], in_channels, config) for task in tasks})
 
     def predict(self, x: Tensor) -> dict[str, Tensor]:

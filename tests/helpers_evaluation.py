@@ -1,0 +1,67 @@
+"""Real small networks, untrained, for the tests of evaluation and comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from ctan.config import RunConfig
+from ctan.datasets import get_dataset
+from ctan.inference import save_network
+from ctan.inputs import num_input_channels
+from ctan.networks import build_network
+from ctan.store import StorePointer
+from ctan.training.history import write_history
+
+DATASET = get_dataset("openkbp")
+
+
+def write_network(
+    folder: Path,
+    pointer: StorePointer,
+    config: RunConfig,
+    arch: str = "ctan",
+    fold: int = 0,
+    seed: int = 0,
+    tasks: tuple[str, ...] = ("contouring", "dose"),
+    fill: float | None = None,
+    **changes: object,
+) -> Path:
+    """Write an untrained network of the tiny store the way training does.
+
+    Args:
+        folder: receives the model.
+        pointer: the store it belongs to.
+        config: its settings.
+        arch: architecture.
+        fold: its tuning cases.
+        seed: of its weights.
+        tasks: names of the tasks it predicts.
+        fill: value of every parameter, random when None.
+        changes: entries of `model.json` to replace.
+    """
+    torch.manual_seed(seed)
+    predicted = tuple(task for task in DATASET.tasks(config.data) if task.name in tasks)
+    channels = num_input_channels(config)
+    network = build_network(arch, predicted, channels, config.network)
+    if fill is not None:
+        for parameter in network.parameters():
+            torch.nn.init.constant_(parameter, fill)
+    model_json = {
+        "arch": arch, "fold": fold, "seed": seed, "dataset": "openkbp", "tasks": [t.to_json() for t in predicted],
+        "in_channels": channels, "config": config.model_dump(mode="json"), "store_key": pointer.key,
+        "data_hash": pointer.data_hash, "code_hash": "", "config_hash": config.hash(), "run_id": f"run-{arch}-{seed}",
+        "tracking_uri": "", "epochs": 1, "step_seconds": 0.1, "device": "cpu", "precision": "fp32",
+        "num_parameters": sum(parameter.numel() for parameter in network.parameters()), "macs_per_case": 10**9,
+    }  # fmt: skip
+    save_network(folder, network.state_dict(), model_json | changes)
+    rows = [{"epoch": 1, "task": name, "loss": 1.0, "weight": 1.0, "learning_rate": 1e-3} for name in ("", *tasks)]
+    write_history(folder / "history.parquet", rows)
+    return folder
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
