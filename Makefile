@@ -26,6 +26,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
+RAW ?= data/openkbp
 .PHONY: help setup demo test test-fast lint format pipeline lock bench ui clean
 
 help:  ## List the targets
@@ -75,8 +76,11 @@ lock: $(READY)  ## Resolve requirements.in to requirements.lock, with hashes
 		--custom-compile-command "make lock" --override build/overrides.txt requirements.in -o requirements.lock
 	@! grep -nE '^(torch|triton|nvidia-|cuda-)|://| @ ' requirements.lock || { echo "requirements.lock holds what it must not"; exit 1; }
 
-bench: $(READY)  ## Measure what the README claims: benchmarks/README.md
-	@for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+bench: $(READY)  ## Measure ingestion, store and metrics against plain code (RAW=folder of raw patients)
+	@test "$(RAW)" != data/openkbp || $(BIN)/dvc pull --quiet data/openkbp
+	@$(BIN)/python benchmarks/ingestion.py $(RAW)
+	@$(BIN)/python benchmarks/store.py $(RAW)
+	@$(BIN)/python benchmarks/metrics.py --raw $(RAW)
 
 ui: $(READY)  ## Show training runs, models and the registry in a browser
 	@$(BIN)/ctan ui

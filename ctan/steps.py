@@ -253,11 +253,13 @@ def evaluate(
     with _step("evaluate", "{arch}, fold {fold}, seed {seed}".format_map(described)) as clock:
         from ctan.evaluation import evaluate as evaluate_model
         from ctan.store import StorePointer
+        from ctan.tracking import log_results
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         summary = evaluate_model(StorePointer.load(Path(pointer)), Path(model_dir), Path(evaluation_dir), config)
-        scores = _numbers(summary.get("scores", summary))
+        log_results(described["run_id"], _numbers(summary["scores"]), [Path(evaluation_dir) / "cases.parquet"])
+        scores = _numbers(summary["scores"])
         for name, value in scores.items():
             print(f"{name}: {value:.4g}")
     return scores

@@ -25,6 +25,7 @@ from ctan.tasks import task_from_json
 
 Scores = Mapping[str, float]
 Write = Callable[..., Path]
+Compare = Callable[[list[Path]], dict]
 
 
 @pytest.fixture(scope="session")
@@ -87,14 +88,18 @@ def _rows(found: Scores) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def compared(tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path) -> Callable[[list[Path]], dict]:
-    """Return a function that compares evaluations and returns the content of `comparison.json`."""
+def compared(
+    tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Compare:
+    """Return a function that compares evaluations and returns `comparison.json`; pages are drawn in other tests."""
+    pages: list[tuple[dict, list[Path], Path]] = []
+    monkeypatch.setattr("ctan.evaluation.report.write_report", lambda *arguments: pages.append(arguments))
 
     def run(folders: list[Path]) -> dict:
         out, report = tmp_path / "comparison", tmp_path / "report.html"
         content = compare(tiny_pointer, folders, out, report, tiny_config).content
+        assert pages.pop() == (content, folders, report)
         assert read_json(out / "comparison.json") == json.loads(json.dumps(content))
-        assert "<html" in report.read_text(encoding="utf-8")
         return content
 
     return run
@@ -104,7 +109,7 @@ def _by_arch(content: dict) -> dict[str, dict]:
     return {entry["arch"]: entry for entry in content["architectures"]}
 
 
-def test_architectures_are_scored_and_compared_with_stl(write: Write, compared, store: Store) -> None:
+def test_architectures_are_scored_and_compared_with_stl(write: Write, compared: Compare, store: Store) -> None:
     folders = [
         write("ctan", {"dice": 0.6, "dose": 3.0}, {"dice": 0.66, "dose": 2.0, "dvh": 1.5}),
         write("stl", {"dice": 0.5, "dose": 4.0}, {"dice": 0.6, "dose": 4.0, "dvh": 2.0}),
@@ -130,7 +135,7 @@ def test_architectures_are_scored_and_compared_with_stl(write: Write, compared, 
     assert content["excludes_training_variance"]
 
 
-def test_the_best_is_chosen_on_the_tuning_cases_alone(write: Write, compared) -> None:
+def test_the_best_is_chosen_on_the_tuning_cases_alone(write: Write, compared: Compare) -> None:
     folders = [
         write("stl", {"dice": 0.5, "dose": 4.0}, {"dice": 0.5, "dose": 4.0}),
         write("hps", {"dice": 0.7, "dose": 3.0}, {"dice": 0.1, "dose": 9.0}),  # best where it is chosen
@@ -142,7 +147,7 @@ def test_the_best_is_chosen_on_the_tuning_cases_alone(write: Write, compared) ->
     assert f"hps {error:.4f}" in best["reason"]
 
 
-def test_the_model_index_points_into_the_folders_that_were_given(write: Write, compared) -> None:
+def test_the_model_index_points_into_the_folders_that_were_given(write: Write, compared: Compare) -> None:
     folders = [
         write("hps", {"dice": 0.5, "dose": 4.0}),
         write("ctan", {"dice": 0.6, "dose": 3.0}, seed=0),
@@ -154,7 +159,7 @@ def test_the_model_index_points_into_the_folders_that_were_given(write: Write, c
     assert content["reference_arch"] == "hps"  # without STL the first one
 
 
-def test_an_architecture_is_the_mean_of_its_folds_and_seeds(write: Write, compared, store: Store) -> None:
+def test_an_architecture_is_the_mean_of_its_folds_and_seeds(write: Write, compared: Compare, store: Store) -> None:
     folders = [
         write(arch, {"dice": 0.6, "dose": base + fold + seed / 2}, fold=fold, seed=seed)
         for arch, base in (("stl", 4.0), ("ctan", 3.0))
@@ -174,13 +179,13 @@ def test_an_architecture_is_the_mean_of_its_folds_and_seeds(write: Write, compar
     assert ctan["relative_improvement"]["evaluation"]["dose"]["value"] == pytest.approx(100 / 5)
 
 
-def test_one_architecture_can_stand_alone(write: Write, compared) -> None:
+def test_one_architecture_can_stand_alone(write: Write, compared: Compare) -> None:
     content = compared([write("mtan", {"dice": 0.6, "dose": 3.0})])
     assert content["reference_arch"] == content["best"]["arch"] == "mtan"
     assert content["architectures"][0]["relative_improvement"] == {}
 
 
-def test_a_model_of_one_task_is_compared_on_that_task(write: Write, compared) -> None:
+def test_a_model_of_one_task_is_compared_on_that_task(write: Write, compared: Compare) -> None:
     folders = [write("stl", {"dice": 0.5, "dose": 4.0}), write("hps", {"dose": 3.0})]
     content = compared(folders)
     hps = _by_arch(content)["hps"]
@@ -191,7 +196,9 @@ def test_a_model_of_one_task_is_compared_on_that_task(write: Write, compared) ->
     assert content["best"]["arch"] == "stl"  # it cannot be ranked with models of both tasks
 
 
-def test_all_rows_and_those_of_the_baselines_are_kept(write: Write, compared, tmp_path: Path, store: Store) -> None:
+def test_all_rows_and_those_of_the_baselines_are_kept(
+    write: Write, compared: Compare, tmp_path: Path, store: Store
+) -> None:
     folders = [write("stl", {"dice": 0.5, "dose": 4.0}), write("ctan", {"dice": 0.6, "dose": 3.0})]
     content = compared(folders)
     cases = read_cases(tmp_path / "comparison" / "cases.parquet").to_pandas()
@@ -206,7 +213,7 @@ def test_all_rows_and_those_of_the_baselines_are_kept(write: Write, compared, tm
 
 
 def test_the_baselines_learn_from_the_training_cases_outside_the_tuning_fold(
-    write: Write, compared, store: Store
+    write: Write, compared: Compare, store: Store
 ) -> None:
     content = compared([write("ctan", {"dice": 0.6, "dose": 3.0}, fold=1)])
     cases = [store.load(case_id) for case_id in store.case_ids(split="train", not_fold=1)]
@@ -240,9 +247,9 @@ def test_the_dose_by_distance_is_the_mean_over_all_training_voxels_at_that_dista
     statistics, case = DoseStatistics(), store.load(store.case_ids(split="train")[0])
     statistics.add(case)
     statistics.add(case)
-    at_distance = case.dose_mask & (case.target_distance == 30)
-    assert at_distance.any()
-    assert statistics.by_distance_gy[127 + 30] == pytest.approx(case.dose[at_distance].mean(), rel=1e-5)
+    distance_mm = int(case.target_distance[case.dose_mask & (case.target_distance > 0)][0])
+    at_distance = case.dose_mask & (case.target_distance == distance_mm)
+    assert statistics.by_distance_gy[127 + distance_mm] == pytest.approx(case.dose[at_distance].mean(), rel=1e-5)
     assert statistics.mean_gy == pytest.approx(case.dose[case.dose_mask].mean(), rel=1e-5)
 
 
@@ -256,7 +263,9 @@ def test_the_baselines_do_not_look_at_the_planned_dose(store: Store) -> None:
     np.testing.assert_array_equal(doses[1], dose_by_distance(reference, statistics, DATASET))
 
 
-def test_the_floor_is_the_truth_sent_to_the_working_grid_and_back(write: Write, compared, store: Store) -> None:
+def test_the_floor_is_the_truth_sent_to_the_working_grid_and_back(
+    write: Write, compared: Compare, store: Store
+) -> None:
     floor = compared([write("ctan", {"dice": 0.6, "dose": 3.0})])["grid_floor"]
     scores = []
     for case_id in store.case_ids(split="validation"):
@@ -315,15 +324,17 @@ def test_nothing_to_compare_is_an_error(tiny_pointer: StorePointer, tiny_config:
         compare(tiny_pointer, [], tmp_path / "out", tmp_path / "report.html", tiny_config)
 
 
+@pytest.mark.slow
 def test_real_networks_are_evaluated_and_compared(
-    tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path, compared
+    tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path
 ) -> None:
     folders = []
     for arch in ("stl", "ctan"):
         model = write_network(tmp_path / f"model-{arch}", tiny_pointer, tiny_config, arch)
         evaluate(tiny_pointer, model, tmp_path / f"evaluation-{arch}", tiny_config)
         folders.append(tmp_path / f"evaluation-{arch}")
-    content = compared(folders)
+    content = compare(tiny_pointer, folders, tmp_path / "comparison", tmp_path / "report.html", tiny_config).content
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
     for folder, model in zip(folders, content["models"], strict=True):
         assert model["scores"] == read_json(folder / "summary.json")["scores"]
     tasks = [task_from_json(task) for task in read_json(folders[0] / "model.json")["tasks"]]

@@ -69,7 +69,7 @@ def test_a_profile_file_starts_from_the_packaged_profile_it_names(tmp_path: Path
         ("data.inputs=mri", ["data.inputs", "'ct', 'ct+targets' or 'oracle'", "'mri'"]),
         ("training.epochs", ["expected FIELD=VALUE"]),
         ("training.epochs.more=1", ["training.epochs.more", "not a group"]),
-        ("preprocess.grid_shape=[30, 48, 48]", ["preprocess.grid_shape", "divisible by 4"]),
+        ("preprocess.grid_shape=[30, 48, 48]", ["preprocess.grid_shape", "divisible by 8"]),
     ],
 )
 def test_a_wrong_setting_is_an_error_that_names_the_field_and_what_is_allowed(override: str, parts: list[str]) -> None:
