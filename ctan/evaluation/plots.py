@@ -151,7 +151,7 @@ def structures_chart(data: ReportData, task: Segmentation) -> Figure | None:
             quartiles = (
                 rows[rows["arch"] == arch].groupby("structure")["value"].quantile(np.array([0.25, 0.75])).unstack()
             )
-            quartiles = quartiles.reindex(structures)
+            quartiles = quartiles.reindex(index=structures, columns=[0.25, 0.75])
             x = np.arange(len(structures)) + offset
             axes.vlines(x, quartiles[0.25], quartiles[0.75], color=_colour(data, arch), linewidth=3.5, alpha=0.35)
             means = data.entry(arch)["structures"]

@@ -87,13 +87,17 @@ def dvh_values(dose_in_structure: Doses, is_target: bool, voxel_volume_mm3: floa
 
 
 def _percentiles(values: Doses, percentiles: list[float]) -> list[float]:
-    """Return `numpy.percentile(values, percentiles)` in float64, from one sort and several times faster.
+    """Return `numpy.percentile(values, percentiles)` in float64, from one partition and several times faster.
 
     numpy's default percentile q of N sorted values is their linear interpolation at position `q / 100 (N - 1)`.
     """
     last = len(values) - 1
     positions = [q / 100 * last for q in percentiles]
-    return np.interp(positions, np.arange(last + 1), np.sort(values)).tolist()
+    below = [int(position) for position in positions]
+    above = [min(index + 1, last) for index in below]
+    ordered = np.partition(values, sorted({*below, *above}))
+    lower, upper = ordered[below].astype(np.float64), ordered[above].astype(np.float64)
+    return (lower + (upper - lower) * (np.array(positions) - below)).tolist()
 
 
 def score_dose(
@@ -133,7 +137,8 @@ def score_dose(
 def _voxels_of(mask: Mask) -> npt.NDArray[np.intp]:
     """Return the flat indices of a mask; its empty slices on both sides are read only once."""
     slices = mask.reshape(len(mask), -1)
-    occupied = np.flatnonzero(slices.any(axis=1))
+    eightfold = slices.flags.c_contiguous and slices.shape[1] % 8 == 0
+    occupied = np.flatnonzero((slices.view(np.uint64) if eightfold else slices).any(axis=1))
     if not len(occupied):
         return occupied
     first, last = occupied[0], occupied[-1]

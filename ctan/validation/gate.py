@@ -50,21 +50,20 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
 
     Raises:
         DataError: when a table is missing or is not a manifest.
-        GateError: when the table as a whole fails or too many cases do; names expectations and cases.
+        GateError: when the table as a whole fails (no case, say) or too many cases do; names expectations and cases.
     """
+    import pyarrow as pa
+
     from ctan.validation.page import write_page
 
     dataset = get_dataset(config.data.dataset)
     manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(dataset))
     quarantine = read_manifest(manifest_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA).to_pylist()
     num_all = manifest.num_rows + len(quarantine)
-    if not manifest.num_rows:
-        raise GateError(f"{manifest_dir / MANIFEST_FILE}: no case is left to validate, {len(quarantine)} in quarantine"
-                        + _reasons(quarantine))  # fmt: skip
-    frame = frame_of(manifest)
-    outcomes = run(frame, expectations(dataset, config, list(frame.columns)))
+    outcomes = run(frame_of(manifest, dataset), expectations(dataset, config))
     rejected = _rejected(manifest, outcomes)
-    passed = manifest.filter([case_id not in rejected for case_id in manifest["case_id"].to_pylist()])
+    passes = [case_id not in rejected for case_id in manifest["case_id"].to_pylist()]
+    passed = manifest.filter(pa.array(passes, pa.bool_()))
     quarantine += [
         {"dataset": dataset.name, "case_id": row["case_id"], "split": row["split"], "step": "validate",
          "reason": "; ".join(rejected[row["case_id"]])}
@@ -76,7 +75,7 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
         num_quarantined=len(quarantine),
         num_expectations=len(outcomes),
         num_failed_expectations=sum(not outcome.success for outcome in outcomes),
-        quarantined_share=len(quarantine) / num_all,
+        quarantined_share=len(quarantine) / num_all if num_all else 0.0,
     )
     problem = _problem(summary, outcomes, quarantine, config)
     write_manifest(quarantine, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
@@ -113,9 +112,13 @@ def _problem(
     summary: ValidationSummary, outcomes: Sequence[Outcome], quarantine: Sequence[dict[str, str]], config: RunConfig
 ) -> str:
     """Return why the gate stops, empty when it does not."""
-    about_table = [o.expectation.sentence for o in outcomes if not o.success and not o.expectation.about_cases]
+    before = [f"  {row['step']}: {row['case_id']}: {row['reason']}" for row in quarantine if row["step"] != "validate"][
+        :_MAX_NAMED
+    ]
+    about_table = [o.expectation for o in outcomes if not o.success and not o.expectation.about_cases]
     if about_table:
-        return f"the manifest as a whole fails: {'; '.join(about_table)}"
+        failed = "; ".join(f"{expectation.name} ({expectation.sentence})" for expectation in about_table)
+        return "\n".join([f"the manifest as a whole fails: {failed}", *before])
     allowed = config.validation.max_quarantined_share
     if summary.num_cases and summary.quarantined_share <= allowed:
         return ""
@@ -129,11 +132,6 @@ def _problem(
             some = ", ".join(list(outcome.failing)[:_MAX_NAMED])
             more = f" and {len(outcome.failing) - _MAX_NAMED} more" if len(outcome.failing) > _MAX_NAMED else ""
             lines.append(f"  {outcome.expectation.name} ({outcome.expectation.sentence}): {some}{more}")
-    before = [row for row in quarantine if row["step"] != "validate"]
-    lines += [f"  {row['step']}: {row['case_id']}: {row['reason']}" for row in before[:_MAX_NAMED]]
+    lines += before
     lines.append("Mend or remove these cases, or allow more if you know why.")
     return "\n".join(lines)
-
-
-def _reasons(quarantine: Sequence[dict[str, str]]) -> str:
-    return "".join(f"\n  {row['case_id']}: {row['reason']}" for row in quarantine[:_MAX_NAMED])

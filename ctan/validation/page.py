@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,7 +105,9 @@ def _distributions(dataset: Dataset, manifest: pa.Table) -> bytes:
 
     main_target = max(dataset.targets, key=lambda name: dataset.targets[name])
     columns: dict[str, list[Any]] = {
-        "Smallest voxel edge (mm)": [min(edges) for edges in manifest["spacing_mm"].to_pylist()],
+        "Smallest voxel edge (mm)": [
+            min(edges) for edges in manifest["spacing_mm"].to_pylist() if edges and None not in edges
+        ],
         "Maximum dose (Gy)": manifest["dose_max_gy"].to_pylist(),
         "Mean dose inside the mask (Gy)": manifest["dose_mean_gy"].to_pylist(),
         f"Mean dose in {main_target} (Gy)": manifest[f"dose_mean_gy_{main_target}"].to_pylist(),
@@ -114,7 +117,8 @@ def _distributions(dataset: Dataset, manifest: pa.Table) -> bytes:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, values) in zip(figure.subplots(2, 3).flat, columns.items(), strict=True):
-        axes.hist([value for value in values if value is not None], bins=20, color="#4c86c6")
+        shown = [value for value in values if value is not None and math.isfinite(value)]  # bins need finite bounds
+        axes.hist(shown, bins=20, color="#4c86c6")
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ctan.config import RunConfig
 from ctan.datasets.base import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, Dataset
+from ctan.store.manifest import SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
 
 _TISSUE = 1000  # CT values as exported: HU + 1024; every patient has denser voxels than this
 _MAX_CT = 4095
+
+# What every case must have: Great Expectations skips null and NaN in every other expectation.
+_REQUIRED = ("dataset", "group_id", "split", "fold", "sha256", "ct_min", "ct_max", "num_mask_voxels", "dose_max_gy",
+             "dose_mean_gy", "num_dose_voxels_outside_mask")  # fmt: skip
+_DERIVED = ("unknown", "num_splits_of_group", "fold_of_training", "fold_of_others", "spacing_min_mm", "spacing_max_mm")
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,12 @@ class Outcome:
     high: Any = None
 
 
-def expectations(dataset: Dataset, config: RunConfig, columns: list[str]) -> list[Expectation]:
+def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
     """Return what must hold for the manifest of a data set.
 
     Args:
         dataset: names structures, targets and prescriptions.
         config: bounds.
-        columns: of the frame that `frame_of` makes.
     """
     limits = config.validation
     main_target = max(dataset.targets, key=lambda name: dataset.targets[name])
@@ -75,25 +82,25 @@ def expectations(dataset: Dataset, config: RunConfig, columns: list[str]) -> lis
         arguments = {"column": column, "min_value": low, "max_value": high}
         return Expectation(name, sentence, unit, "ExpectColumnValuesToBeBetween", arguments)
 
-    def given(name: str, column: str, sentence: str) -> Expectation:
-        return Expectation(name, sentence, "", "ExpectColumnValuesToNotBeNull", {"column": column})
-
     splits = [SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST]
     spacing = (limits.min_spacing_mm, limits.max_spacing_mm)
     found = [
         Expectation("columns", "The manifest has every column of its schema", "", "ExpectTableColumnsToMatchSet",
-                    {"column_set": columns, "exact_match": True}, about_cases=False),
+                    {"column_set": [*SCHEMA(dataset).names, *_DERIVED], "exact_match": True}, about_cases=False),
         Expectation("rows", "There is at least one case", "cases", "ExpectTableRowCountToBeBetween",
                     {"min_value": 1}, about_cases=False),
+        Expectation("id", "Every case has an id", "", "ExpectColumnValuesToNotBeNull",
+                    {"column": "case_id"}, about_cases=False),
         Expectation("unique-id", "Every case has an id of its own", "", "ExpectColumnValuesToBeUnique",
                     {"column": "case_id"}),
+        Expectation("complete", "Every quantity of the case is known", "", "ExpectColumnValuesToBeNull",
+                    {"column": "unknown"}),
         Expectation("split", f"The split is one of {', '.join(splits)}", "", "ExpectColumnValuesToBeInSet",
                     {"column": "split", "value_set": splits}),
-        between("one-split", "num_splits_of_group", 1, 1, "splits", "No patient is in two splits"),
+        between("one-split", "num_splits_of_group", None, 1, "splits", "No patient is in two splits"),
         between("fold-of-training", "fold_of_training", 0, config.data.num_folds - 1, "",
                 f"Training cases are in a fold from 0 to {config.data.num_folds - 1}"),
         between("no-other-fold", "fold_of_others", -1, -1, "", "Other cases are in no fold"),
-        given("sha256", "sha256", "The raw bytes have a checksum"),
         between("smallest-spacing", "spacing_min_mm", *spacing, "mm",
                 f"Voxel edges are at least {limits.min_spacing_mm:g} mm"),
         between("largest-spacing", "spacing_max_mm", *spacing, "mm",
@@ -103,10 +110,10 @@ def expectations(dataset: Dataset, config: RunConfig, columns: list[str]) -> lis
         between("mask", "num_mask_voxels", 1, None, "voxels", "The possible-dose mask is not empty"),
         between("dose-maximum", "dose_max_gy", 1, limits.max_dose_gy, "Gy",
                 f"The maximum dose is between 1 and {limits.max_dose_gy:g} Gy"),
-        given("dose-given", "dose_mean_gy", "The mean dose inside the mask is known"),
         between("dose-inside-mask", "num_dose_voxels_outside_mask", 0, 0, "voxels",
                 "Dose is zero outside the possible-dose mask"),
-        given(f"{main_target}-present", f"voxels_{main_target}", f"{main_target} is contoured"),
+        Expectation(f"{main_target}-present", f"{main_target} is contoured", "", "ExpectColumnValuesToNotBeNull",
+                    {"column": f"voxels_{main_target}"}),
     ]  # fmt: skip
     for name in dataset.structures:
         sentence = f"{name}, where contoured, has at least one voxel"
@@ -120,16 +127,40 @@ def expectations(dataset: Dataset, config: RunConfig, columns: list[str]) -> lis
     return found
 
 
-def frame_of(manifest: pa.Table) -> pd.DataFrame:
+def frame_of(manifest: pa.Table, dataset: Dataset) -> pd.DataFrame:
     """Return the manifest as a data frame, with what expectations need beside its own columns."""
     frame = manifest.to_pandas()
+    frame["unknown"] = [_unknown(row, dataset) for row in frame.to_dict("records")]
     frame["num_splits_of_group"] = frame.groupby("group_id")["split"].transform("nunique")
     training = frame["split"] == SPLIT_TRAIN
     frame["fold_of_training"] = frame["fold"].where(training)
-    frame["fold_of_others"] = frame["fold"].where(~training)
-    frame["spacing_min_mm"] = frame["spacing_mm"].map(min)
-    frame["spacing_max_mm"] = frame["spacing_mm"].map(max)
+    frame["fold_of_others"] = frame["fold"].where(~training & frame["split"].notna())
+    edges = [(np.nan,) if _lacks_an_edge(edges) else edges for edges in frame["spacing_mm"]]
+    frame["spacing_min_mm"] = [float(min(of_case)) for of_case in edges]
+    frame["spacing_max_mm"] = [float(max(of_case)) for of_case in edges]
     return frame
+
+
+def _unknown(row: Mapping[str, Any], dataset: Dataset) -> str | None:
+    """Return the quantities that a case should have and has not, None when there is none."""
+    names = [name for name in _REQUIRED if _is_null(row[name])]
+    names += ["spacing_mm"] if _lacks_an_edge(row["spacing_mm"]) else []
+    for target in dataset.targets:
+        if (
+            not _is_null(row[f"voxels_{target}"])
+            and row[f"voxels_{target}"]
+            and _is_null(row[f"dose_mean_gy_{target}"])
+        ):
+            names.append(f"dose_mean_gy_{target}")
+    return ", ".join(f"no {name}" for name in names) or None
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _lacks_an_edge(edges: Any) -> bool:
+    return edges is None or len(edges) == 0 or any(_is_null(edge) for edge in edges)
 
 
 def run(frame: pd.DataFrame, suite: list[Expectation]) -> list[Outcome]:
