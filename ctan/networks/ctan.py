@@ -27,6 +27,13 @@ def _pair(task: str, other: str) -> str:
     return f"{task}<-{other}"
 
 
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total / len(values) if len(values) > 1 else total  # two tasks: not another pass over the volume
+
+
 class CrossTaskAttention(Network):
     """Two cross-task modules on a shared encoder: attention in every stage (CTAE) and at the bottom (CTAB).
 
@@ -103,14 +110,14 @@ class CrossTaskExchange(nn.Module):
             view = own[name] + p if self.config.ctae_residual else own[name]
             senders = [other for other in self.names if _pair(name, other) in self.crossings]
             others = [self._received(name, other, own, p) for other in senders]
-            views[name] = view + sum(others) / len(others) if others else view
+            views[name] = view + _mean(others) if others else view
         return views
 
     def _seen(self, name: str, u: Tensor, below: Mapping[str, Tensor]) -> list[Tensor]:
         seen = [u, below[name]] if below else [u]
         if self.sees_others:
             others = [below[other] for other in self.names if other != name]
-            seen.append(torch.stack(others).mean(0) if len(others) > 1 else others[0])
+            seen.append(_mean(others))
         return seen
 
     def _received(self, name: str, other: str, own: Mapping[str, Tensor], p: Tensor) -> Tensor:
@@ -169,11 +176,10 @@ class CrossTaskBottleneck(nn.Module):
             query = self._heads(self.query[name](placed[name]))
             others = [other for other in self.names if other != name or self.config.ctab_self]
             read = [functional.scaled_dot_product_attention(query, key[other], value[other]) for other in others]
-            mean = (sum(read) / len(read)).transpose(1, 2).flatten(2)  # type: ignore[union-attr]
-            z = tokens[name] + self.out[name](mean)
+            z = tokens[name] + self.out[name](_mean(read).transpose(1, 2).flatten(2))
             if self.config.ctab_ffn:
                 z = z + self.ffn[name](z)
-            results[name] = z.transpose(1, 2).reshape(shape)
+            results[name] = z.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)  # keeps channels last
         return results
 
     def _heads(self, x: Tensor) -> Tensor:
