@@ -267,14 +267,39 @@ def test_the_floor_is_the_truth_sent_to_the_working_grid_and_back(
     write: Write, compared: Compare, store: Store
 ) -> None:
     floor = compared([write("ctan", {"dice": 0.6, "dose": 3.0})])["grid_floor"]
-    scores = []
+    scores, overlaps = [], []
     for case_id in store.case_ids(split="validation"):
         reference, mask = store.reference(case_id), store.reference(case_id).masks["possible_dose_mask"]
+        contours = store.to_native(case_id, store.load(case_id).masks.astype(np.float32), 0.0) >= 0.5
+        organs = [name for name in DATASET.structures if name in reference.masks and name not in DATASET.targets]
+        found = {name: contours[DATASET.structures.index(name)] for name in organs}
+        both = {name: 2 * (found[name] & reference.masks[name]).sum() for name in organs}
+        overlaps.append(np.mean([both[n] / (found[n].sum() + reference.masks[n].sum()) for n in organs]))
         back = np.where(mask, np.maximum(store.to_native(case_id, store.load(case_id).dose, 0.0), 0), 0)
         scores.append(dose_score(reference.doses["dose"], back.astype(np.float32), mask))
     assert floor["dose"]["dose_score"] == pytest.approx(np.mean(scores))
     assert 0.1 < floor["dose"]["dose_score"] < 10  # a grid of 16 mm
+    assert floor["contouring"]["dice_mean"] == pytest.approx(np.mean(overlaps))
     assert 0.1 < floor["contouring"]["dice_mean"] < 0.95
+
+
+def test_numbers_that_json_does_not_know_are_null_and_such_a_model_is_not_chosen(
+    write: Write, compared, tmp_path: Path
+) -> None:
+    folders = [
+        write("stl", {"dice": 0.5, "dose": 0.0}),  # nothing improves on 0 Gy: minus infinity percent
+        write("hps", {"dice": 0.9, "dose": float("nan")}),
+        write("ctan", {"dice": 0.6, "dose": 3.0}),
+    ]
+    content = compared(folders)
+    text = (tmp_path / "comparison" / "comparison.json").read_text(encoding="utf-8")
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    found = _by_arch(content)
+    assert found["hps"]["scores"]["evaluation"]["dose"]["dose_score"]["value"] is None
+    assert content["models"][1]["scores"]["tuning"]["dose"]["dose_score"] is None
+    assert found["ctan"]["relative_improvement"]["evaluation"]["dose"]["value"] is None
+    assert found["ctan"]["relative_improvement"]["evaluation"]["contouring"]["value"] == pytest.approx(20.0)
+    assert content["best"]["arch"] == "stl"
 
 
 def test_an_evaluation_on_another_store_is_refused_by_both_names(

@@ -6,8 +6,11 @@ import math
 
 import pytest
 import torch
-from helpers_networks import DENSE, DIAGNOSIS, DOSE, SEGMENTATION, build, has_gradient, image, shake
+from helpers_networks import CHANNELS, DENSE, DIAGNOSIS, DOSE, SEGMENTATION, build, has_gradient, image, shake
 from torch import nn
+
+from ctan.networks import count_macs
+from ctan.networks.ctan import position_code
 
 EXCHANGES = ("add", "gate", "mask_from_other", "none")
 
@@ -158,3 +161,59 @@ def test_without_attention_encoder_and_bottleneck_it_is_hard_parameter_sharing()
     shared.load_state_dict(network.state_dict())
     for task in DENSE:
         assert torch.equal(network(image())[task.name], shared(image())[task.name])
+
+
+def test_with_three_tasks_a_mask_sees_the_mean_of_the_others() -> None:
+    network = build("ctan", (SEGMENTATION, DOSE, DIAGNOSIS), ctae_exchange="mask_from_other")
+    shake(network)
+    stage = network.exchanges[1]
+    u, p = torch.randn(1, 8, 4, 4, 4), torch.randn(1, 8, 4, 4, 4)
+    below = {name: torch.randn(1, 8, 4, 4, 4) for name in network.task_names}
+    seen = [u, below["dose"], (below["contouring"] + below["diagnosis"]) / 2]
+    assert torch.allclose(stage(u, p, below)["dose"], p + stage.masks["dose"](seen) * p, atol=1e-5)
+
+
+def test_with_three_tasks_the_bottleneck_reads_the_mean_of_two() -> None:
+    network = build("ctan", (SEGMENTATION, DOSE, DIAGNOSIS), ctab_heads=1)
+    shake(network)
+    module = network.bottleneck
+    features = {name: torch.randn(1, 8, 2, 2, 2) for name in network.task_names}
+    tokens = {name: module.norm[name](features[name].flatten(2).transpose(1, 2))[0] for name in features}
+    query, read = module.query["dose"](tokens["dose"]), []
+    for other in ("contouring", "diagnosis"):
+        weights = torch.softmax(query @ module.key[other](tokens[other]).T / math.sqrt(8), dim=1)
+        read.append(weights @ module.value[other](tokens[other]))
+    expected = features["dose"].flatten(2)[0] + module.out["dose"](sum(read) / 2).T
+    assert torch.allclose(module(features)["dose"].flatten(2)[0], expected, atol=1e-5)
+
+
+def test_without_a_position_code_the_bottleneck_does_not_know_where_a_token_lies() -> None:
+    for pos, blind in (("none", True), ("sincos", False)):
+        network = build("ctan", ctab_pos=pos)
+        shake(network)
+        features = {name: torch.randn(1, 8, 2, 2, 2) for name in network.task_names}
+        flipped = {name: f.flip(2) for name, f in features.items()}
+        there, back = network.bottleneck(features)["dose"], network.bottleneck(flipped)["dose"].flip(2)
+        assert torch.allclose(there, back, atol=1e-5) == blind
+
+
+def test_the_position_code_holds_sine_and_cosine_of_every_axis() -> None:
+    code = position_code((2, 3), 8)  # two waves an axis, 1 and 100^(-1/2)
+    assert code.shape == (6, 8)
+    row, column = 1, 2
+    expected = [f(place * wave) for place in (row, column) for f in (math.sin, math.cos) for wave in (1, 0.1)]
+    assert code[3 * row + column].tolist() == pytest.approx(expected, abs=1e-6)
+    assert position_code((2, 2, 2), 8).shape == (8, 8)  # 8 channels are not divisible by 3 axes
+    assert len({tuple(place.tolist()) for place in position_code((3, 4, 5), 24)}) == 60
+
+
+def test_the_cost_of_the_bottleneck_follows_the_formula_of_attention() -> None:
+    shape = (1, CHANNELS, 16, 16, 16)
+    num_tokens, width, num_tasks, num_pairs = 4**3, 8, 2, 2
+    expected = num_tasks * 4 * num_tokens * width**2 + num_pairs * 2 * num_tokens**2 * width
+    assert count_macs(build("ctan"), shape) - count_macs(build("ctan", ctab=False), shape) == expected
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="ctab_heads 3 must divide the deepest width 8"):
+        build("ctan", ctab_heads=3)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from ctan.metrics import dose_score, dvh_curve, dvh_values, score_dose
 
@@ -138,3 +141,18 @@ def test_a_structure_is_found_in_whichever_slices_it_lies(occupied: tuple[int, .
 def test_a_dvh_curve_falls_from_the_whole_volume_to_none() -> None:
     curve = dvh_curve(np.array([10.0, 20.0, 20.0, 40.0]), np.array([0.0, 10.0, 10.5, 20.0, 40.0, 40.5]))
     assert curve.tolist() == [1.0, 1.0, 0.75, 0.75, 0.25, 0.0]
+
+
+@given(
+    dose=arrays(np.float64, st.integers(1, 60), elements=st.sampled_from([0.0, 20.0, 70.0]) | st.floats(0, 100)),
+    edges=st.tuples(*[st.floats(0.5, 10)] * 3),
+)
+def test_any_dose_has_the_criteria_of_the_plain_code(dose: np.ndarray, edges: tuple[float, float, float]) -> None:
+    """The challenge's way: one `numpy.percentile` a criterion, the percentile clipped."""
+    volume_mm3 = edges[0] * edges[1] * edges[2]
+    found = dvh_values(dose, True, volume_mm3)
+    plain = {"D_99": np.percentile(dose, 1), "D_95": np.percentile(dose, 5), "D_1": np.percentile(dose, 99)}
+    assert found == pytest.approx(plain, rel=0, abs=1e-9)
+    hottest = np.maximum(1, np.round(100 / volume_mm3)) / len(dose) * 100
+    plain = {"D_0.1_cc": np.percentile(dose, np.clip(100 - hottest, 0, 100)), "mean": dose.mean()}
+    assert dvh_values(dose, False, volume_mm3) == pytest.approx(plain, rel=0, abs=1e-9)

@@ -65,3 +65,17 @@ def test_inner_voxels_are_no_surface() -> None:
 
 def test_the_surface_distance_to_nothing_is_undefined() -> None:
     assert math.isnan(hd95_mm(voxels((1, 1, 1)), voxels(), SPACING_MM))
+
+
+def test_two_parallel_planes_are_as_far_apart_as_they_are() -> None:
+    reference, predicted = np.zeros((9, 8, 8), bool), np.zeros((9, 8, 8), bool)
+    reference[2], predicted[5] = True, True
+    assert hd95_mm(reference, predicted, SPACING_MM) == pytest.approx(3 * 4.0)
+
+
+def test_one_far_voxel_among_many_is_beyond_the_95th_percentile() -> None:
+    line, more = np.zeros((60, 3, 3), bool), np.zeros((60, 3, 3), bool)
+    line[:40, 1, 1] = True
+    more[:40, 1, 1] = True
+    more[59, 1, 1] = True  # 80 mm from the others: one distance of 81
+    assert hd95_mm(line, more, SPACING_MM) == 0.0

@@ -339,11 +339,13 @@ def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     ]
     process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(120):
+        for _ in range(480):  # importing the server takes a minute on a busy machine
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.5)
+        else:
+            pytest.fail("the tracking server did not start within four minutes")
         yield f"http://127.0.0.1:{port}", process
     finally:
         if process.poll() is None:
