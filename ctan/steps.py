@@ -124,19 +124,20 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Metrics:
     return flat
 
 
-def ingest(source: str, manifest_dir: str, config: RunConfig) -> Metrics:
+def ingest(source: str, manifest_dir: str, config: RunConfig, num_workers: int | None = None) -> Metrics:
     """Read and measure every raw case; broken ones go to quarantine.
 
     Args:
         source: folder of raw files, or `phantom:train=N,validation=N,seed=N`.
         manifest_dir: receives the tables and the settings.
         config: settings, see `resolve_config`.
+        num_workers: processes; None for one a core.
     """
     with _step("ingest", source) as clock:
         from ctan.datasets.ingest import ingest as ingest_source
 
         clock.loaded()
-        summary = ingest_source(source, Path(manifest_dir), config)
+        summary = ingest_source(source, Path(manifest_dir), config, num_workers)
         print(summary)
     return _numbers(vars(summary))
 
@@ -161,7 +162,12 @@ def validate(manifest_dir: str, validated_dir: str, report: str, overrides: Sequ
 
 
 def preprocess(
-    source: str, manifest_dir: str, pointer: str, store_root: str = "", overrides: Sequence[str] = ()
+    source: str,
+    manifest_dir: str,
+    pointer: str,
+    store_root: str = "",
+    overrides: Sequence[str] = (),
+    num_workers: int | None = None,
 ) -> Metrics:
     """Pack the cases of a manifest into a store; nothing is done when the store holds them already.
 
@@ -171,13 +177,15 @@ def preprocess(
         pointer: JSON file that receives the pointer to the store.
         store_root: folder of the stores; empty: in the workspace.
         overrides: settings to change for this step.
+        num_workers: processes; None for one a core.
     """
     with _step("preprocess") as clock:
         from ctan.store import preprocess as preprocess_source
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
-        result = preprocess_source(source, Path(manifest_dir), store_root or str(workspace() / "store"), config)
+        root = store_root or str(workspace() / "store")
+        result = preprocess_source(source, Path(manifest_dir), root, config, num_workers)
         result.save(Path(pointer))
         print(f"store {result.key}: {result.num_cases} cases, data {result.data_hash[:12]}")
     return {"num_cases": float(result.num_cases)}
@@ -302,6 +310,7 @@ def compare(
         )
         comparison = json.loads((Path(comparison_dir) / "comparison.json").read_text(encoding="utf-8"))
         best = comparison["best"]
+        shutil.rmtree(best_dir, ignore_errors=True)  # of an earlier comparison in the same folder
         with atomic_path(Path(best_dir)) as folder:
             shutil.copytree(model_dirs[best["model_index"]], folder)
         print("best: {arch}, fold {fold}, seed {seed} ({reason})".format_map(best))

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from ctan.store import StoredCase
 
-# Dose score of the simple distance baseline on OpenKBP: makes an error in Gy comparable with 1 - Dice.
-_DOSE_ERROR_SCALE_GY = 7.9
-
 
 @dataclass(frozen=True)
 class MetricSpec:
@@ -30,17 +27,19 @@ class MetricSpec:
         higher_is_better: which way is better.
         unit: unit to print, `""` for a ratio.
         label: name for tables and plots.
+        scale: what a metric that is better when lower is divided by to stand beside `1 - Dice`.
     """
 
     name: str
     higher_is_better: bool
     unit: str
     label: str
+    scale: float = 1.0
 
 
 DICE_MEAN = MetricSpec("dice_mean", True, "", "Dice")
 HD95 = MetricSpec("hd95_mm", False, "mm", "HD95")
-DOSE_SCORE = MetricSpec("dose_score", False, "Gy", "Dose score")
+DOSE_SCORE = MetricSpec("dose_score", False, "Gy", "Dose score", scale=7.9)  # the distance baseline's, on OpenKBP
 DVH_SCORE = MetricSpec("dvh_score", False, "Gy", "DVH score")
 BALANCED_ACCURACY = MetricSpec("balanced_accuracy", True, "", "Balanced accuracy")
 MACRO_AUC = MetricSpec("macro_auc", True, "", "Macro AUC")
@@ -168,7 +167,7 @@ class DoseRegression(Task):
 
     def error(self, output: Tensor, target: dict[str, Tensor]) -> float:
         mask = target["mask"].bool()
-        return (self.activate(output) - target["dose"]).abs()[mask].mean().item() / _DOSE_ERROR_SCALE_GY
+        return (self.activate(output) - target["dose"]).abs()[mask].mean().item() / DOSE_SCORE.scale
 
 
 @dataclass(frozen=True)

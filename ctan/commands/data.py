@@ -15,6 +15,8 @@ app = typer.Typer(no_args_is_help=True, help="Raw files to store, step by step: 
 
 Source = Annotated[str, typer.Argument(help="Folder of raw files, or phantom:train=N,validation=N,seed=N.")]
 
+Workers = Annotated[int, typer.Option(help="Processes.", show_default="one a core", min=1)]
+
 
 @app.command()
 def phantom(
@@ -44,6 +46,7 @@ def ingest(
     source: Source,
     profile: o.Profile = steps.DEFAULT_PROFILE,
     overrides: o.Overrides = None,
+    workers: Workers = 0,
     folder: o.Folder = None,
 ) -> None:
     """Read and measure every raw case into a manifest; broken cases go to quarantine. Decides the settings.
@@ -53,7 +56,7 @@ def ingest(
     config = steps.resolve_config(profile, overrides=overrides or [])
     outputs = o.StepFolder.of(folder)
     shutil.rmtree(outputs.manifest, ignore_errors=True)
-    steps.ingest(source, str(outputs.manifest), config)
+    steps.ingest(source, str(outputs.manifest), config, workers or None)
     typer.echo(f"manifest in {outputs.manifest}; next: ctan data validate")
 
 
@@ -71,11 +74,11 @@ def validate(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
 
 
 @app.command()
-def preprocess(source: Source, store_root: o.StoreRoot = "", folder: o.Folder = None) -> None:
+def preprocess(source: Source, store_root: o.StoreRoot = "", workers: Workers = 0, folder: o.Folder = None) -> None:
     """Crop, resample and pack the validated cases into a store; does nothing when the store holds them.
 
     Example: ctan data preprocess data/openkbp
     """
     outputs = o.StepFolder.of(folder)
-    steps.preprocess(source, outputs.needs_validated(), str(outputs.pointer), store_root)
+    steps.preprocess(source, outputs.needs_validated(), str(outputs.pointer), store_root, num_workers=workers or None)
     typer.echo(f"pointer in {outputs.pointer}; next: ctan train --arch ctan")

@@ -128,7 +128,7 @@ def _measure_all(
                 yield _key(pending[done]), done.result()
         except BrokenProcessPool as error:
             raise DataError(
-                "a worker process died while reading cases (out of memory?); try again with --workers 1"
+                "a worker process died while reading cases (out of memory?); read one at a time with --workers 1"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -20,9 +20,6 @@ _ROWS_OF = {
     DVH_SCORE.name: ("dvh", False),
 }
 
-# What a metric in Gy is divided by to stand beside 1 - Dice: the dose score of the distance baseline on OpenKBP.
-_SCALES = {DOSE_SCORE.name: 7.9}
-
 
 def selection_error(found: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -> float:
     """Return what models are ranked by on the tuning cases, smaller is better.
@@ -40,7 +37,7 @@ def selection_error(found: Mapping[str, Mapping[str, float]], tasks: Sequence[Ta
     errors = []
     for task in tasks:
         metric, value = task.primary_metric, found.get(task.name, {}).get(task.primary_metric.name, np.nan)
-        errors.append(1 - value if metric.higher_is_better else value / _SCALES.get(metric.name, 1.0))
+        errors.append(1 - value if metric.higher_is_better else value / metric.scale)
     error = float(np.mean(errors))
     return error if math.isfinite(error) else math.inf
 
@@ -50,7 +47,7 @@ def describe_selection_error(tasks: Sequence[Task]) -> str:
     terms = []
     for task in tasks:
         metric = task.primary_metric
-        scale = f" / {_SCALES[metric.name]:g} {metric.unit}" if metric.name in _SCALES else ""
+        scale = f" / {metric.scale:g} {metric.unit}" if metric.scale != 1 else ""
         terms.append(f"1 - {metric.label}" if metric.higher_is_better else f"{metric.label}{scale}")
     return " and ".join(terms)
 
