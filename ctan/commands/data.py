@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Raw files to store, step by step: 
 
 Source = Annotated[str, typer.Argument(help="Folder of raw files, or phantom:train=N,validation=N,seed=N.")]
 
-Workers = Annotated[int, typer.Option(help="Processes.", show_default="one a core", min=1)]
+Workers = Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)]
 
 
 @app.command()

@@ -5,6 +5,7 @@ Expectations about a case name the cases that fail; those about the table stop e
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,7 @@ def run(frame: pd.DataFrame, suite: list[Expectation]) -> list[Outcome]:
     """
     import great_expectations as gx
 
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells what it loads, over several lines
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
     asset = context.data_sources.add_pandas("manifest").add_dataframe_asset("manifest")
