@@ -36,6 +36,11 @@ class MetricSpec:
     label: str
     scale: float = 1.0
 
+    @property
+    def heading(self) -> str:
+        """Label, unit and an arrow towards better, such as `"Dose score (Gy) ↓"`."""
+        return f"{self.label}{f' ({self.unit})' if self.unit else ''} {'↑' if self.higher_is_better else '↓'}"
+
 
 DICE_MEAN = MetricSpec("dice_mean", True, "", "Dice")
 HD95 = MetricSpec("hd95_mm", False, "mm", "HD95")
@@ -211,6 +216,7 @@ class Classification(Task):
         return wrong[target["known"]].float().mean().item() if target["known"].any() else 0.0
 
 
+METRICS = {spec.name: spec for spec in (DICE_MEAN, HD95, DOSE_SCORE, DVH_SCORE, BALANCED_ACCURACY, MACRO_AUC)}
 TASK_KINDS: dict[str, type[Task]] = {cls.kind: cls for cls in (Segmentation, DoseRegression, Classification)}
 
 

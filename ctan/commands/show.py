@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from rich.table import Table
 
 from ctan.config import RunConfig
 from ctan.pipelines_client import RunResult
+from ctan.tasks import METRICS
 
-console = Console(highlight=False, soft_wrap=True)
+_PIPE_WIDTH = 120  # columns, where there is no terminal to ask
+
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def show_settings(config: RunConfig, source: str) -> None:
@@ -52,22 +56,23 @@ def show_comparison(comparison: Mapping[str, Any], role: str = "evaluation") -> 
     table = Table(title=f"Comparison on {num_cases} {role} cases", title_justify="left", title_style="bold")
     table.add_column("model")
     for task, metric in metrics:
-        table.add_column(f"{task}\n{metric}", justify="right")
+        table.add_column(f"{task}\n{METRICS[metric].heading}", justify="right")
     table.add_column(f"against\n{comparison.get('reference_arch', 'stl')}", justify="right")
     table.add_column("parameters", justify="right")
     sizes = {model["arch"]: model["num_parameters"] for model in comparison["models"]}
     best = comparison["best"]
     for row in comparison["architectures"]:
         name = f"[bold]{row['arch']} (best)[/bold]" if row["arch"] == best["arch"] else row["arch"]
-        scores = [_interval(row["scores"].get(role, {}).get(task, {}).get(metric)) for task, metric in metrics]
+        scores = [_score(row["scores"].get(role, {}), task, metric) for task, metric in metrics]
         improvement = _interval(row["relative_improvement"].get(role, {}).get("average"), "{:+.1f}", " %")
         table.add_row(name, *scores, improvement, f"{sizes.get(row['arch'], 0):,}")
     plain = [(b.get("label", b["arch"]), b["scores"].get(role, {})) for b in comparison.get("baselines", [])]
     plain.append(("floor of the working grid", comparison.get("grid_floor", {})))
-    for index, (label, scores_of) in enumerate(plain):
-        cells = [_interval(scores_of.get(task, {}).get(metric)) for task, metric in metrics]
+    table.add_section()
+    for label, scores_of in plain:
+        cells = [_score(scores_of, task, metric) for task, metric in metrics]
         if any(cells):
-            table.add_row(f"[dim]{label}[/dim]", *cells, "", "", end_section=index < 0)
+            table.add_row(f"[dim]{label}[/dim]", *cells, "", "")
     console.print()
     console.print(table)
     console.print(
@@ -107,8 +112,12 @@ def _metrics(comparison: Mapping[str, Any], role: str) -> list[tuple[str, str]]:
     return [(task, metric) for task, metrics in scores.items() for metric in metrics]
 
 
-def _interval(value: Any, number: str = "{:.3f}", unit: str = "") -> str:
-    """Format a number, or a mapping of value, low and high."""
+def _score(scores: Mapping[str, Any], task: str, metric: str) -> str:
+    return _interval(scores.get(task, {}).get(metric), "{:.2f}" if METRICS[metric].unit else "{:.3f}")
+
+
+def _interval(value: Any, number: str, unit: str = "") -> str:
+    """Format a number, or a mapping of value, low and high on two lines."""
     if value is None:
         return ""
     if not isinstance(value, Mapping):
@@ -116,8 +125,8 @@ def _interval(value: Any, number: str = "{:.3f}", unit: str = "") -> str:
     middle, low, high = (value.get(name) for name in ("value", "low", "high"))
     if middle is None:
         return ""
-    interval = f" ({number.format(low)} to {number.format(high)})" if low is not None and high is not None else ""
-    return number.format(middle) + unit + interval
+    has_interval = low is not None and high is not None
+    return number.format(middle) + unit + (f"\n{number.format(low)} to {number.format(high)}" if has_interval else "")
 
 
 def _short(path: Path) -> str:

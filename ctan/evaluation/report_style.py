@@ -116,12 +116,6 @@ def format_seconds(value: Any) -> str:
     return f"{value:.3g}" if is_number(value) else DASH
 
 
-def metric_heading(spec: MetricSpec) -> str:
-    """Return the metric's label with its unit and an arrow towards better."""
-    unit = f" ({spec.unit})" if spec.unit else ""
-    return f"{spec.label}{unit}{NBSP}{'↑' if spec.higher_is_better else '↓'}"
-
-
 def criterion_label(criterion: str) -> str:
     """Return a DVH criterion as it is usually written: `D_95` -> `D95`, `D_0.1_cc` -> `D0.1cc`, `mean` -> `Dmean`."""
     return criterion.replace("_", "") if criterion.startswith("D_") else f"D{criterion}"

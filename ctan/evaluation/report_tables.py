@@ -21,7 +21,6 @@ from ctan.evaluation.report_style import (
     format_percent_interval,
     format_seconds,
     is_number,
-    metric_heading,
 )
 from ctan.html import Markup, element, join, table
 from ctan.tasks import DICE_MEAN, DOSE_SCORE, Segmentation, Task
@@ -83,7 +82,7 @@ def comparison_table(data: ReportData, role: str) -> Markup:
     groups = [("", 1), *_task_groups(data, role)]
     groups += [(f"improvement over {architecture_label(data.reference)}", len(gains))] if gains else []
     groups += [("cost", len(costs))] if costs else []
-    titles = ["", *(metric_heading(metric) for _, metric in columns), *(f"{name}{NBSP}↑" for name in gains), *costs]
+    titles = ["", *(metric.heading for _, metric in columns), *(f"{name}{NBSP}↑" for name in gains), *costs]
     head = element(
         "thead",
         element("tr", *(element("th", name, colspan=str(width), class_="group") for name, width in groups)),
@@ -265,7 +264,7 @@ def worst_table(data: ReportData, task: Task) -> Markup:
     rows = [[case_id, *(format_metric(metric, value) for value in row)] for case_id, row in _rows_of(worst)]
     return table(
         ["case", *(architecture_label(arch) for arch in values.columns)], rows,
-        f"{metric_heading(metric)}: the {len(rows)} cases that {architecture_label(data.best_arch)} is worst on",
+        f"{metric.heading}: the {len(rows)} cases that {architecture_label(data.best_arch)} is worst on",
     )  # fmt: skip
 
 
