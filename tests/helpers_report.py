@@ -172,7 +172,7 @@ def _write_figures(folder: Path, arch: str, fold: int, seed: int, count: int, pr
             elif isinstance(task, DoseRegression):
                 native[task.name] = dose
                 curves += [{"arch": arch, "fold": fold, "seed": seed} | r for r in dvh_rows(reference, dose, dataset)]
-        arrays |= slices(reference, native, predicted)
+        arrays |= slices(reference, native, predicted, dataset)
     pq.write_table(pa.Table.from_pylist(curves, DVH_SCHEMA), folder / "dvh.parquet")
     np.savez_compressed(folder / "figures.npz", **arrays)
 

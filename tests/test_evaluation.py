@@ -186,10 +186,13 @@ def test_figures_hold_slices_of_three_views(evaluated: tuple[Path, dict], store:
                 key.rsplit("/", 1)[1]: figures[key] for key in figures.files if key.startswith(f"{case_id}/{view}/")
             }
             assert set(what) == {"ct", "planned", "predicted", "true_contours", "predicted_contours", "known",
-                                 "spacing_mm"}  # fmt: skip
+                                 "targets", "spacing_mm"}  # fmt: skip
             assert what["ct"].shape == what["planned"].shape == what["predicted"].shape
             assert what["true_contours"].shape == what["predicted_contours"].shape == (7, *what["ct"].shape)
             assert what["planned"].max() > 60
+            high_dose = what["targets"][list(DATASET.targets).index("PTV70")]
+            assert high_dose.any()
+            assert what["planned"][high_dose].min() > 50
             assert what["ct"].min() >= -1024
 
 

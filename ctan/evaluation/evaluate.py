@@ -91,7 +91,7 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
         identity = {**named, "role": role, "case_id": reference.case_id, "group_id": reference.group_id}
         rows += [{**identity, **row} for row in scored.rows]
         if role == EVALUATION and reference.case_id in figure_ids:
-            figures |= slices(reference, scored.native, model.tasks)
+            figures |= slices(reference, scored.native, model.tasks, dataset)
             doses = [scored.native[task.name] for task in model.tasks if isinstance(task, DoseRegression)]
             curves += [{**named, **row} for dose in doses for row in dvh_rows(reference, dose, dataset)]
 

@@ -56,7 +56,7 @@ def dvh_rows(reference: Case, dose: npt.NDArray[np.float32], dataset: Dataset) -
 
 
 def slices(
-    reference: Case, native: Mapping[str, npt.NDArray[Any]], tasks: tuple[Task, ...]
+    reference: Case, native: Mapping[str, npt.NDArray[Any]], tasks: tuple[Task, ...], dataset: Dataset
 ) -> dict[str, npt.NDArray[Any]]:
     """Return axial, coronal and sagittal slices through the hottest voxel's neighbourhood of the planned dose.
 
@@ -66,11 +66,13 @@ def slices(
         reference: the case at native resolution.
         native: task name -> prediction on the native grid.
         tasks: what was predicted.
+        dataset: names the targets.
 
     Returns:
         `<case_id>/<view>/<what>` -> array, see `figures.npz` in the architecture page.
     """
     dose = reference.doses["dose"]
+    empty = np.zeros(dose.shape, bool)
     centre = [round(float(c)) for c in np.argwhere(dose >= 0.9 * dose.max()).mean(0)]
     box = _box(reference)
     arrays: dict[str, npt.NDArray[Any]] = {}
@@ -90,12 +92,13 @@ def slices(
             "planned": cut(dose),
             "spacing_mm": np.array([reference.spacing_mm[a] for a in in_plane]),
         }
+        if dataset.targets:
+            what["targets"] = np.stack([cut(reference.masks.get(name, empty)) for name in dataset.targets])
         for task in tasks:
             if isinstance(task, DoseRegression):
                 what["predicted"] = cut(native[task.name])
             elif isinstance(task, Segmentation):
                 known = [name in reference.masks for name in task.structures]
-                empty = np.zeros(dose.shape, bool)
                 true = [cut(reference.masks.get(name, empty)) for name in task.structures]
                 what["true_contours"], what["known"] = np.stack(true), np.array(known)
                 what["predicted_contours"] = cut(native[task.name])

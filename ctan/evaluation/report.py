@@ -145,7 +145,7 @@ def _dvh(data: ReportData) -> Markup:
 def _slices(data: ReportData) -> Markup:
     cases = data.best.figures()
     task = next((task for task in data.tasks if isinstance(task, Segmentation)), None)
-    contours = Contours(task.structures if task else (), data.colours)
+    contours = Contours(task.structures if task else (), tuple(data.targets), data.colours)
     figures = [(case_id, figure) for case_id, views in cases.items() if (figure := slices_picture(views, contours))]
     pictures = _within(_SLICES_BYTES, [figure for _, figure in figures])
     best = architecture_label(data.best_arch)
@@ -157,8 +157,8 @@ def _slices(data: ReportData) -> Markup:
         return Markup("")
     text = (
         f"Slices through the region of highest planned dose, predicted by {best}. True contours are solid, predicted "
-        "ones dashed; on a dose lie the contours that belong to it. CT window −160 to 240 HU. Red in the difference: "
-        "too much dose predicted, blue: too little."
+        "ones dashed, targets dotted; on a dose lie the contours that belong to it. CT window −160 to 240 HU. Red in "
+        "the difference: too much dose predicted, blue: too little."
     )
     return join(element("p", text, class_="soft"), *parts)
 

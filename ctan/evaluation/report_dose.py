@@ -28,6 +28,8 @@ _WINDOW_HU = (-160.0, 240.0)  # soft tissue: level 40, width 400
 _DOSE_COLOURS, _DIFFERENCE_COLOURS = "inferno", "RdBu_r"
 _HIDDEN_SHARE = 0.08  # dose below this share of the maximum is not drawn, so that the CT stays visible
 _SCALE_BAR_MM = 50.0
+_LINES: dict[str, Any] = {"true_contours": "-", "predicted_contours": (0, (2.2, 1.2)), "targets": ":"}
+_LABELS = {"true_contours": "true", "predicted_contours": "predicted", "targets": "target"}
 _CRITERION_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -37,10 +39,12 @@ class Contours:
 
     Attributes:
         structures: in the order of the masks.
-        colours: structure -> colour.
+        targets: in the order of the target masks; they lie thin on every slice, for they are given, not predicted.
+        colours: structure or target -> colour.
     """
 
     structures: tuple[str, ...]
+    targets: tuple[str, ...]
     colours: Mapping[str, str]
 
 
@@ -230,9 +234,14 @@ def _slice(axes: Axes, arrays: Arrays, what: str, contours: Contours, limits: tu
         difference = arrays["predicted"].astype(np.float32) - arrays["planned"]
         alpha = 0.85 * np.clip(np.abs(difference) / (0.3 * limits[1]), 0, 1)
         axes.imshow(difference, cmap=_DIFFERENCE_COLOURS, vmin=-limits[1], vmax=limits[1], alpha=alpha, **placed)
-    for kind, line in (("true_contours", "-"), ("predicted_contours", (0, (2.2, 1.2)))):
+    if "targets" in arrays:
+        _draw_contours(axes, arrays, arrays["targets"], contours.targets, contours, _LINES["targets"])
+    for kind in ("true_contours", "predicted_contours"):
         if kind in arrays and _is_drawn(kind, what):
-            _draw_contours(axes, arrays, kind, contours, line)
+            known = arrays["known"] | (kind == "predicted_contours")
+            _draw_contours(
+                axes, arrays, arrays[kind] & known[:, None, None], contours.structures, contours, _LINES[kind]
+            )
 
 
 def _is_drawn(kind: str, what: str) -> bool:
@@ -240,11 +249,10 @@ def _is_drawn(kind: str, what: str) -> bool:
     return what == "contours" or (kind == "predicted_contours") == (what == "predicted")
 
 
-def _draw_contours(axes: Axes, arrays: Arrays, kind: str, contours: Contours, line: Any) -> None:
+def _draw_contours(axes: Axes, arrays: Arrays, masks: Any, names: Sequence[str], contours: Contours, line: Any) -> None:
     y_mm, x_mm = ((np.arange(n) + 0.5) * s for n, s in zip(arrays["ct"].shape, arrays["spacing_mm"], strict=True))
-    known = arrays.get("known", np.ones(len(contours.structures), bool))
-    for name, mask, is_known in zip(contours.structures, arrays[kind], known, strict=True):
-        if mask.any() and (is_known or kind == "predicted_contours"):
+    for name, mask in zip(names, masks, strict=True):
+        if mask.any():
             colour = contours.colours.get(name, MUTED)
             axes.contour(x_mm, y_mm, mask, levels=[0.5], colors=[colour], linewidths=1.1, linestyles=[line])
 
@@ -288,16 +296,21 @@ def _colour_bars(figure: Figure, layout: _Layout, columns: list[str], limits: tu
 
 def _contour_legend(figure: Figure, views: Sequence[Arrays], contours: Contours) -> None:
     """Name the structures that a contour of the case shows."""
-    kinds = [kind for kind in ("true_contours", "predicted_contours") if kind in views[0]]
+    kinds = [kind for kind in _LINES if kind in views[0]]
     if not kinds:
         return
-    seen = np.any([arrays[kind].any(axis=(1, 2)) for arrays in views for kind in kinds], axis=0)
+    names = {kind: contours.targets if kind == "targets" else contours.structures for kind in kinds}
+    seen = {
+        name
+        for arrays in views
+        for kind in kinds
+        for name, mask in zip(names[kind], arrays[kind], strict=True)
+        if mask.any()
+    }
     handles = [
         Line2D([], [], color=contours.colours.get(name, MUTED), linewidth=2, label=name)
-        for name, is_seen in zip(contours.structures, seen, strict=True)
-        if is_seen
+        for name in (*contours.structures, *contours.targets)
+        if name in seen
     ]
-    handles.append(Line2D([], [], color=INK, label="true"))
-    if "predicted_contours" in kinds:
-        handles.append(Line2D([], [], color=INK, linestyle=(0, (2.2, 1.2)), label="predicted"))
+    handles += [Line2D([], [], color=INK, linestyle=_LINES[kind], label=_LABELS[kind]) for kind in kinds]
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8, columnspacing=1.4)
