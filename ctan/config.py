@@ -132,7 +132,10 @@ class TrainingConfig(Settings):
     rotate_probability: float = Field(0.0, ge=0, le=1, description="rotation about z by multiples of 40 degrees")
     translate_voxels: int = Field(0, ge=0, description="largest shift per axis that keeps mask and structures inside")
     early_stopping_patience: int = Field(0, ge=0, description="epochs without a better tuning score; 0: off")
-    tuning_every: int = Field(0, ge=0, description="score the tuning cases every N epochs; 0: only at the end")
+    tuning_every: int = Field(0, ge=0, description="score the tuning cases every N epochs; 0: not in training")
+    gradient_cosine: bool = Field(
+        False, description="log the cosine of the tasks' gradients on shared weights, at the first step of an epoch"
+    )
     checkpoint_minutes: float = Field(10.0, ge=0, description="also save within an epoch after this many minutes")
     num_workers: int = Field(0, ge=0, description="processes that load cases; 0: in the training process")
 

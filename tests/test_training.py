@@ -185,6 +185,22 @@ def test_the_loss_falls_and_model_json_tells_where_it_came_from(
     assert described["num_parameters"] == summary.num_parameters > 0
 
 
+@pytest.mark.parametrize("arch", ["stl", "ctan"])
+def test_the_cosine_of_the_gradients_is_recorded_where_tasks_share_weights_and_changes_nothing(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, arch: str
+) -> None:
+    from mlflow import MlflowClient
+
+    summary = None
+    for name, measured in (("without", False), ("with", True)):
+        settings = with_training(config, epochs=2, gradient_cosine=measured)
+        summary = train(tiny_pointer, arch, 0, 0, settings, tmp_path / "c", tmp_path / name)
+    assert weights(tmp_path / "with") == weights(tmp_path / "without")
+    history = MlflowClient().get_metric_history(summary.run_id, "gradient_cosine/contouring/dose")
+    assert [metric.step for metric in history] == ([] if arch == "stl" else [1, 2])
+    assert all(-1 <= metric.value <= 1 for metric in history)
+
+
 def test_a_learning_rate_that_explodes_is_explained(
     tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

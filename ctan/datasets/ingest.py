@@ -49,6 +49,11 @@ class IngestSummary:
     cases_per_split: dict[str, int]
     seconds: float
 
+    def __str__(self) -> str:
+        splits = ", ".join(f"{count} {split}" for split, count in self.cases_per_split.items())
+        broken = f"; {self.num_quarantined} broken, see {QUARANTINE_FILE}" if self.num_quarantined else ""
+        return f"{self.num_cases} cases ({splits}) in {self.seconds:.1f} s{broken}"
+
 
 def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | None = None) -> IngestSummary:
     """Read every case once, in parallel, and write the manifest.

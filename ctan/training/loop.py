@@ -30,6 +30,7 @@ from ctan.training.data import Batch, EpochOrder, TrainingCases, make_loader
 from ctan.training.history import write_history
 from ctan.training.optim import clip_gradients
 from ctan.training.session import Best, Session
+from ctan.training.weighting import gradient_cosines
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class _Loop:
         while not self.session.finished:
             epoch = self.session.position.epoch
             seconds_before = self.session.seconds
-            self._train_epoch(epoch)
+            self._train_epoch(epoch, run)
             losses = self._end_epoch(epoch)
             error = self._tune(epoch)
             note = f", tuning error {error:.4f}" if error is not None else ""
@@ -205,7 +206,7 @@ class _Loop:
             self._save()
             self.console.epoch(epoch, losses, self.session.seconds - seconds_before, note)
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_epoch(self, epoch: int, run: TrainingRun) -> None:
         session, position = self.session, self.session.position
         self.order.start(epoch, position.step * self.config.training.batch_size * self.accelerator.num_processes)
         self.network.train()
@@ -216,6 +217,9 @@ class _Loop:
             losses = {task.name: task.loss(outputs[task.name], batch["targets"][task.name]) for task in self.tasks}
             total = session.weighting(losses)
             self._check_finite(total, batch)
+            if self.config.training.gradient_cosine and position.step == 0:
+                cosines = gradient_cosines(losses, list(session.network.parameters()))
+                run.log_epoch(epoch + 1, {f"gradient_cosine/{a}/{b}": value for (a, b), value in cosines.items()})
             session.optimizer.zero_grad(set_to_none=True)
             self.accelerator.backward(total)
             clip_gradients(session.network.independent_parts(), self.config.training.gradient_clip)

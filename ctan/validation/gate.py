@@ -38,6 +38,10 @@ class ValidationSummary:
     num_failed_expectations: int
     quarantined_share: float
 
+    def __str__(self) -> str:
+        failed = f"{self.num_failed_expectations} of {self.num_expectations} expectations failed for some case"
+        return f"{self.num_cases} cases passed; {failed}; {self.num_quarantined} in quarantine"
+
 
 def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConfig) -> ValidationSummary:
     """Check a manifest; cases that fail go to quarantine.
