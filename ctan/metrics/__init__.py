@@ -1,20 +1,45 @@
 """Figures of merit: pure functions on arrays, no torch."""
 
+from ctan.metrics.classification import (
+    AUC,
+    CLASS_FREQUENCIES,
+    PROBABILITY,
+    BalancedAccuracy,
+    MacroAUC,
+    calibration_error,
+    chance_rows,
+    confusion_matrix,
+    mean_of_defined,
+    probability_rows,
+    reliability,
+    roc_curve,
+    true_positive_rate_at,
+)
 from ctan.metrics.dose import DvhValue, dose_score, dvh_curve, dvh_values, score_dose
 from ctan.metrics.resampling import (
     MIN_SEEDS,
     MetricSums,
+    PatientMetric,
     improvement,
     interval,
     mean_over_trainings,
     resampling_weights,
 )
-from ctan.metrics.segmentation import dice, hd95_mm
+from ctan.metrics.segmentation import dice, hd95_mm, thresholded_jaccard
 
 __all__ = [
+    "AUC",
+    "CLASS_FREQUENCIES",
     "MIN_SEEDS",
+    "PROBABILITY",
+    "BalancedAccuracy",
     "DvhValue",
+    "MacroAUC",
     "MetricSums",
+    "PatientMetric",
+    "calibration_error",
+    "chance_rows",
+    "confusion_matrix",
     "dice",
     "dose_score",
     "dvh_curve",
@@ -22,7 +47,13 @@ __all__ = [
     "hd95_mm",
     "improvement",
     "interval",
+    "mean_of_defined",
     "mean_over_trainings",
+    "probability_rows",
+    "reliability",
     "resampling_weights",
+    "roc_curve",
     "score_dose",
+    "thresholded_jaccard",
+    "true_positive_rate_at",
 ]

@@ -21,6 +21,23 @@ def dice(reference: Mask, predicted: Mask) -> float:
     return 2 * np.count_nonzero(reference & predicted) / total if total else math.nan
 
 
+def thresholded_jaccard(reference: Mask, predicted: Mask, threshold: float = 0.65) -> float:
+    """Return `|A and B| / |A or B|`, 0 where that is below the threshold; NaN when both are empty.
+
+    As ISIC 2018 ranks lesion boundaries (task 1): below the threshold a contour is a failure, however near it comes.
+
+    Args:
+        reference: (...) bool.
+        predicted: (...) bool.
+        threshold: smallest overlap that counts.
+    """
+    union = np.count_nonzero(reference | predicted)
+    if not union:
+        return math.nan
+    jaccard = np.count_nonzero(reference & predicted) / union
+    return jaccard if jaccard >= threshold else 0.0
+
+
 def hd95_mm(reference: Mask, predicted: Mask, spacing_mm: tuple[float, ...]) -> float:
     """Return the 95th percentile of the distances between the two surfaces, both directions pooled, in mm.
 
