@@ -1,10 +1,29 @@
-"""What to train: the flat list of (architecture, fold, seed) that the pipeline loops over."""
+"""What to train on what: the flat list of trainings, and what follows from the data (grid, voxel size, depth, batch).
+
+As nnU-Net does it: a fingerprint of the training cases, then a plan, every number with its reason. What a profile or a
+user sets is left alone.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ctan.config import RunConfig
+
+if TYPE_CHECKING:
+    from ctan.datasets.base import Dataset
+
+PLAN_FILE = "plan.yaml"
+_LEAST_DEEPEST = 3  # voxels per axis that the deepest stage keeps
+_MOST_STAGES, _MOST_CASES_A_STEP = 6, 32
+Floats = npt.NDArray[np.float64]
 
 
 def plan(config: RunConfig) -> list[dict[str, str]]:
@@ -20,3 +39,136 @@ def plan(config: RunConfig) -> list[dict[str, str]]:
         {"arch": arch, "fold": str(fold), "seed": str(seed)}
         for fold, seed, arch in product(config.folds, config.seeds, config.architectures)
     ]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One setting that the data suggests.
+
+    Attributes:
+        field: dotted name of the setting.
+        value: what is proposed.
+        reason: why, with the numbers it follows from.
+        used: False when the profile or the user sets the field.
+        instead: what it is set to in that case.
+    """
+
+    field: str
+    value: Any
+    reason: str
+    used: bool = True
+    instead: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of `plan.yaml`."""
+        entry = {"value": self.value, "reason": self.reason, "used": self.used}
+        return entry if self.used else {**entry, "set_to": self.instead}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the training cases have in common.
+
+    Attributes:
+        num_cases: how many.
+        spacing_mm: (axes,) median voxel edge.
+        extent_mm: (axes,) size of the patient (of the picture) that `covered_share` of the cases do not exceed.
+        largest_mm: (axes,) largest size.
+    """
+
+    num_cases: int
+    spacing_mm: Floats
+    extent_mm: Floats
+    largest_mm: Floats
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], covered_share: float) -> Fingerprint:
+        """Measure manifest rows."""
+        spacing = np.array([row["spacing_mm"] for row in rows], np.float64)
+        extent = np.array([row["extent"] for row in rows], np.float64) * spacing
+        covered = np.quantile(extent, covered_share, axis=0, method="higher")
+        return cls(len(rows), np.median(spacing, axis=0), covered, extent.max(axis=0))
+
+
+def propose(rows: Sequence[Mapping[str, Any]], dataset: Dataset, config: RunConfig) -> list[Proposal]:
+    """Derive settings from the training cases.
+
+    Args:
+        rows: manifest rows of the training split, at least one.
+        dataset: says whether the whole image is shown.
+        config: budgets, and what is set already.
+    """
+    found = Fingerprint.of(rows, config.planning.covered_share)
+    spacing_mm, why_spacing = _spacing(found, dataset, config)
+    set_mm = config.preprocess.grid_spacing_mm
+    sizes = found.extent_mm / (spacing_mm if set_mm is None else np.asarray(set_mm, np.float64))
+    num_stages = next(n for n in range(_MOST_STAGES, 0, -1) if n == 1 or _deepest(sizes, n, config) >= _LEAST_DEEPEST)
+    depth = config.network.num_stages if "num_stages" in config.network.model_fields_set else num_stages
+    divisor = config.network.io_stride * 2 ** (depth - 1)
+    shape = [max(2, math.ceil(size / divisor - 1e-6)) * divisor for size in sizes]
+    batch_size = min(max(1, config.planning.step_voxels // math.prod(shape)), _MOST_CASES_A_STEP)
+    native = [round(float(edge), 2) for edge in found.spacing_mm]
+    extent = " x ".join(f"{mm:.0f}" for mm in found.extent_mm)
+    what = "pictures" if dataset.spatial_dims == 2 else "patients"
+    proposals = [
+        Proposal("preprocess.grid_spacing_mm", None if dataset.whole_image else [float(mm) for mm in spacing_mm],
+                 why_spacing),
+        Proposal("preprocess.grid_shape", shape,
+                 f"{config.planning.covered_share:.0%} of {found.num_cases} {what} measure at most {extent} mm (voxels "
+                 f"{native} at the median), rounded up to multiples of {divisor}, what the network halves to"),
+        Proposal("network.num_stages", num_stages,
+                 f"the most stages, up to {_MOST_STAGES}, that leave {_LEAST_DEEPEST} voxels per axis at the deepest"),
+        Proposal("training.batch_size", batch_size,
+                 f"as many cases of {math.prod(shape):,} voxels as planning.step_voxels "
+                 f"{config.planning.step_voxels:,} allows, at most {_MOST_CASES_A_STEP}"),
+    ]  # fmt: skip
+    return [_beside(proposal, config) for proposal in proposals]
+
+
+def _deepest(sizes: Floats, num_stages: int, config: RunConfig) -> int:
+    """Return the voxels of the shortest axis at the deepest stage."""
+    return math.ceil(float(sizes.min()) / (config.network.io_stride * 2 ** (num_stages - 1)) - 1e-6)
+
+
+def _spacing(found: Fingerprint, dataset: Dataset, config: RunConfig) -> tuple[Floats, str]:
+    """Return the voxel edges at which the extent fits the budget, and why."""
+    most = config.planning.max_grid_voxels
+    if np.prod(found.extent_mm / found.spacing_mm) <= most:
+        return found.spacing_mm, f"the median of the cases; the grid fits planning.max_grid_voxels {most:,}"
+    if dataset.whole_image:  # keep the proportions
+        factor = (np.prod(found.extent_mm / found.spacing_mm) / most) ** (1 / dataset.spatial_dims)
+        return found.spacing_mm * factor, f"the whole picture is resized, {factor:.2f} times smaller, to fit {most:,}"
+    low, high = float(found.spacing_mm.min()), float(found.extent_mm.max())
+    for _ in range(60):  # the finest edge that fits: fine axes become coarser until all are alike, then all together
+        edge = (low + high) / 2
+        fits = np.prod(found.extent_mm / np.maximum(found.spacing_mm, edge)) <= most
+        low, high = (low, edge) if fits else (edge, high)
+    spacing_mm = np.ceil(np.maximum(found.spacing_mm, high) * 100) / 100
+    median = " x ".join(f"{mm:.2f}" for mm in found.spacing_mm)
+    return (
+        spacing_mm,
+        f"the median of the cases, {median} mm, with fine axes coarser until the grid fits {most:,} voxels",
+    )
+
+
+def _beside(proposal: Proposal, config: RunConfig) -> Proposal:
+    """Mark a proposal that is not used because the field is set."""
+    section, name = proposal.field.split(".")
+    settings = getattr(config, section)
+    if name not in settings.model_fields_set:
+        return proposal
+    value = settings.model_dump(mode="json")[name]
+    return Proposal(proposal.field, proposal.value, proposal.reason, used=False, instead=value)
+
+
+def apply(proposals: Sequence[Proposal], config: RunConfig) -> RunConfig:
+    """Return the settings with the proposals that are used."""
+    values = config.model_dump(mode="json")
+    for proposal in proposals:
+        if proposal.used:
+            section, name = proposal.field.split(".")
+            values[section][name] = proposal.value
+    return RunConfig.model_validate(values)
+
+
+__all__ = ["PLAN_FILE", "Fingerprint", "Proposal", "apply", "plan", "propose"]
