@@ -27,7 +27,7 @@ export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
 RAW ?= data/openkbp
-.PHONY: help setup demo test test-fast lint format pipeline lock bench ui clean
+.PHONY: help setup demo phantoms test test-fast lint format pipeline lock bench ui clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ $(READY): requirements.lock pyproject.toml Makefile
 demo: $(READY)  ## Phantom patients to a promoted model: all four architectures through the compiled pipeline
 	@$(BIN)/dvc pull --quiet data/openkbp
 	@$(BIN)/ctan run --source data/openkbp --profile smoke
+
+phantoms: $(READY)  ## Write the packaged phantoms of every data set anew (then: dvc commit, dvc push)
+	@rm -rf data/openkbp data/prostate data/ham10000 data/stoic
+	@$(BIN)/ctan data phantom data/openkbp --train 12 --validation 4
+	@$(BIN)/ctan data phantom data/prostate --dataset prostate --train 8 --validation 2
+	@$(BIN)/ctan data phantom data/ham10000 --dataset ham10000 --train 40 --validation 10
+	@$(BIN)/ctan data phantom data/stoic --dataset stoic --train 12 --validation 4
 
 test: $(READY)  ## Run all tests
 	@$(BIN)/python -m pytest -q $(ARGS)
@@ -81,6 +88,7 @@ bench: $(READY)  ## Measure ingestion, store and metrics against plain code (RAW
 	@$(BIN)/python benchmarks/ingestion.py $(RAW)
 	@$(BIN)/python benchmarks/store.py $(RAW)
 	@$(BIN)/python benchmarks/metrics.py --raw $(RAW)
+	@$(BIN)/python benchmarks/memory.py $(RAW)
 
 ui: $(READY)  ## Show training runs, models and the registry in a browser
 	@$(BIN)/ctan ui

@@ -7,6 +7,7 @@ a profile and overrides; errors name the field and what is allowed.
 from __future__ import annotations
 
 import difflib
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -20,6 +21,13 @@ from ctan.files import sha256_of_json
 Architecture = Literal["stl", "hps", "mtan", "ctan"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 PROFILES = ("smoke", "cpu", "gpu")
+PLANNED = "planned"  # value of a field that is left to the data, see `ctan.planning`
+PLANNED_FIELDS = (
+    ("preprocess", "grid_shape"),
+    ("preprocess", "grid_spacing_mm"),
+    ("network", "num_stages"),
+    ("training", "batch_size"),
+)  # what may be
 
 
 class Settings(BaseModel):
@@ -28,10 +36,68 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class DicomConfig(Settings):
+    """How planning data in DICOM-RT is read: CT series, RTSTRUCT, RTDOSE, RTPLAN."""
+
+    structures: dict[str, tuple[str, ...]] = Field(
+        {
+            "Prostate": (r"prostate", r"prostata", r"ctv[ _-]*prostate"),
+            "Bladder": (r"bladder", r"blase", r"vessie"),
+            "Rectum": (r"rectum", r"rektum"),
+            "FemoralHeadRight": (
+                r"fem(oral|ur)?[ _-]*head[ _-]*(r|rt|right)",
+                r"(right|rt|r)[ _-]*fem(oral|ur)?[ _-]*head",
+            ),
+            "FemoralHeadLeft": (
+                r"fem(oral|ur)?[ _-]*head[ _-]*(l|lt|left)",
+                r"(left|lt|l)[ _-]*fem(oral|ur)?[ _-]*head",
+            ),
+            "PenileBulb": (r"penile[ _-]*bulb", r"bulbus.*penis"),
+            "SeminalVesicles": (r"seminal[ _-]*ves(icles?)?", r"sv"),
+            "PTV": (r"ptv([ _-]*(high|1|\d{2}(\.\d)?))?",),
+        },
+        description="structure -> regular expressions that its ROI name must match whole, upper or lower case",
+    )
+    mirrored_pairs: tuple[tuple[str, str], ...] = Field(
+        (("FemoralHeadLeft", "FemoralHeadRight"),), description="(left, right) structures that a flip swaps"
+    )
+    targets: tuple[str, ...] = Field(("PTV",), description="structures that are prescribed the dose, not organs")
+    body: tuple[str, ...] = Field(
+        (r"body", r"external", r"skin", r"outer[ _-]*contour"),
+        description="regular expressions of the body contour; made from the CT where there is none",
+    )
+    prescription_gy: float | None = Field(None, gt=0, description="prescribed dose; null: from each RTPLAN")
+    sum_beams: bool = Field(False, description="add up a complete set of BEAM doses where there is no PLAN dose")
+    key_file: str = Field("", description="file with the key of the de-identification; empty: CTAN_DEID_KEY")
+    dates: Literal["drop", "shift"] = Field("drop", description="drop dates, or shift all of a patient by one offset")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DicomConfig:
+        for name in self.structures:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name) or name == "possible_dose_mask":
+                raise ValueError(f"structures: {name!r} cannot be a name; allowed: letters, digits, _ . + -")
+        for name, patterns in {**self.structures, "body": self.body}.items():
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from error
+        if unknown := [name for name in self.targets if name not in self.structures]:
+            raise ValueError(f"targets: {', '.join(unknown)} not in structures ({', '.join(self.structures)})")
+        organs = [name for name in self.structures if name not in self.targets]
+        if not organs:
+            raise ValueError("structures: expected an organ besides the targets")
+        if unknown := [name for pair in self.mirrored_pairs for name in pair if name not in organs]:
+            raise ValueError(f"mirrored_pairs: {', '.join(unknown)} not among the organs ({', '.join(organs)})")
+        return self
+
+
 class DataConfig(Settings):
     """Which data set, what the networks see of it, and how it is split."""
 
-    dataset: Literal["openkbp"] = Field("openkbp", description="data set, a module of ctan.datasets")
+    dataset: Literal["openkbp", "prostate", "ham10000", "stoic"] = Field(
+        "openkbp", description="data set, a module of ctan.datasets"
+    )
     inputs: Literal["ct", "ct+targets", "oracle"] = Field(
         "ct+targets",
         description="ct: planning CT alone; ct+targets: and the physician's targets; "
@@ -44,6 +110,10 @@ class DataConfig(Settings):
     split_seed: int = Field(0, ge=0, description="seed of the fold assignment")
     max_train_cases: int | None = Field(None, ge=2, description="use only the first N training cases")
     max_evaluation_cases: int | None = Field(None, ge=1, description="use only the first N evaluation cases")
+    evaluation_share: float = Field(
+        0.2, gt=0, lt=1, description="share of the cases that only measures, where there is no official split"
+    )
+    dicom: DicomConfig = DicomConfig()
 
 
 class ValidationConfig(Settings):
@@ -65,13 +135,31 @@ class ValidationConfig(Settings):
 
 
 class PreprocessConfig(Settings):
-    """The working grid. Axes are those of the data set; OpenKBP: (posterior, left, inferior)."""
+    """The working grid; planned from the data unless it is set. Axes are those of the data set."""
 
-    grid_shape: tuple[int, int, int] = Field((96, 128, 128), description="voxels of the working grid per axis")
-    grid_spacing_mm: tuple[float, float, float] | None = Field(
-        None, description="voxel edges of the working grid in mm per axis; null: native, nothing is resampled"
+    grid_shape: tuple[int, ...] = Field(
+        (96, 128, 128), min_length=2, max_length=3, description="voxels of the working grid per axis; pictures have two"
+    )
+    grid_spacing_mm: tuple[float, ...] | None = Field(
+        None,
+        description="voxel edges of the working grid in mm per axis; null: native, nothing is resampled. "
+        "Data sets of pictures ignore it: the whole picture is resized",
     )
     cases_per_shard: int = Field(16, ge=1, description="cases in one shard file of the store")
+
+
+class PlanningConfig(Settings):
+    """What ingestion derives from the data: grid, voxel size, batch size and depth, unless they are set."""
+
+    max_grid_voxels: int = Field(
+        1_600_000, ge=1000, description="largest working grid in voxels; larger images get coarser voxels"
+    )
+    step_voxels: int = Field(
+        1_600_000, ge=1000, description="voxels of all images of a training step: what the batch size follows from"
+    )
+    covered_share: float = Field(
+        0.95, gt=0, le=1, description="share of the training cases that the working grid shows whole, per axis"
+    )
 
 
 class NetworkConfig(Settings):
@@ -128,8 +216,15 @@ class TrainingConfig(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes in it (AVX512_BF16, AMX, CUDA), else fp32"
     )
-    flip_probability: float = Field(0.5, ge=0, le=1, description="left-right flips; paired structures are swapped")
-    rotate_probability: float = Field(0.0, ge=0, le=1, description="rotation about z by multiples of 40 degrees")
+    flip_probability: float = Field(
+        0.5, ge=0, le=1, description="flips along each axis that the data set allows; paired structures are swapped"
+    )
+    rotate_probability: float = Field(
+        0.0, ge=0, le=1, description="rotations, and changes of size, as far as the data set allows them"
+    )
+    colour_probability: float = Field(
+        0.0, ge=0, le=1, description="other brightness, contrast and colour balance, where the data set allows it"
+    )
     translate_voxels: int = Field(0, ge=0, description="largest shift per axis that keeps mask and structures inside")
     early_stopping_patience: int = Field(0, ge=0, description="epochs without a better tuning score; 0: off")
     tuning_every: int = Field(0, ge=0, description="score the tuning cases every N epochs; 0: not in training")
@@ -169,6 +264,7 @@ class RunConfig(Settings):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
+    planning: PlanningConfig = PlanningConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
@@ -184,6 +280,16 @@ class RunConfig(Settings):
         for fold in self.folds:
             if not 0 <= fold < self.data.num_folds:
                 raise ValueError(f"folds: {fold} is not in 0..{self.data.num_folds - 1} (data.num_folds)")
+        dims, preprocess = self.network.spatial_dims, self.preprocess
+        if "grid_shape" not in preprocess.model_fields_set and dims != len(preprocess.grid_shape):
+            return self  # ingestion plans the grid
+        if len(preprocess.grid_shape) != dims:
+            raise ValueError(
+                f"preprocess.grid_shape {list(preprocess.grid_shape)} has {len(preprocess.grid_shape)} axes, "
+                f"network.spatial_dims is {dims}"
+            )
+        if preprocess.grid_spacing_mm is not None and len(preprocess.grid_spacing_mm) != dims:
+            raise ValueError(f"preprocess.grid_spacing_mm {list(preprocess.grid_spacing_mm)}: expected {dims} numbers")
         step = self.network.io_stride * 2 ** (self.network.num_stages - 1)
         for size in self.preprocess.grid_shape:
             if size % step:
@@ -209,8 +315,12 @@ class RunConfig(Settings):
         return sha256_of_json(value)
 
     def to_yaml(self) -> str:
-        """Return the settings as YAML in the order they are declared."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """Return the settings as YAML in the order they are declared; `planned` where the data decides."""
+        values = self.model_dump(mode="json")
+        for section, name in PLANNED_FIELDS:
+            if name not in getattr(self, section).model_fields_set:
+                values[section][name] = PLANNED
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | None = None) -> RunConfig:
@@ -224,8 +334,9 @@ def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | No
     Raises:
         ConfigError: naming the field and what is allowed.
     """
-    values = _read_profile(profile)
-    for field, value in _parse_overrides(overrides).items():
+    chosen = _parse_overrides(overrides)
+    values = _read_profile(profile, chosen.get("data.dataset"))
+    for field, value in chosen.items():
         _set(values, field, value)
     return _build(values, f"profile {profile!r}")
 
@@ -251,15 +362,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_profile(profile: str) -> dict[str, Any]:
+def _read_profile(profile: str, dataset: Any = None) -> dict[str, Any]:
+    """Return the values of a profile for a data set; packaged profiles have a section for each that differs."""
     if profile in PROFILES:
         text = resources.files("ctan").joinpath(f"profiles/{profile}.yaml").read_text(encoding="utf-8")
-        return {"profile": profile, **(yaml.safe_load(text) or {})}
+        values: dict[str, Any] = {"profile": profile, **(yaml.safe_load(text) or {})}
+        sections = values.pop("datasets", {})
+        return _merge(values, sections.get(dataset, {}))
     if not profile.endswith((".yaml", ".yml")):
         raise ConfigError(f"profile: unknown {profile!r}; allowed: {', '.join(PROFILES)}, or the path of a YAML file")
     values = _read_yaml(Path(profile))
-    base = values.pop("profile", None)
-    start = _read_profile(base) if base in PROFILES else {}
+    base, data = values.pop("profile", None), values.get("data")
+    own = data.get("dataset") if isinstance(data, dict) else None
+    start = _read_profile(base, dataset or own) if base in PROFILES else {}
     return _merge(start, values) | {"profile": Path(profile).stem}
 
 
@@ -297,10 +412,20 @@ def _set(values: dict[str, Any], field: str, value: Any) -> None:
 
 def _build(values: dict[str, Any], where: str) -> RunConfig:
     try:
-        return RunConfig.model_validate(values)
+        return RunConfig.model_validate(_without_planned(values))
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+
+
+def _without_planned(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is planned: a field that is not set."""
+    sections = {section: [name for of, name in PLANNED_FIELDS if of == section] for section, _ in PLANNED_FIELDS}
+    left = dict(values)
+    for section, names in sections.items():
+        if isinstance(values.get(section), dict):
+            left[section] = {k: v for k, v in values[section].items() if v != PLANNED or k not in names}
+    return left
 
 
 def _explain(problem: Any) -> str:

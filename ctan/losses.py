@@ -82,7 +82,9 @@ def dose_loss(output: Tensor, dose: Tensor, mask: Tensor) -> Tensor:
 
 
 def classification_loss(logits: Tensor, label: Tensor, known: Tensor, class_weights: Sequence[float] = ()) -> Tensor:
-    """Return the class-weighted cross-entropy of the cases whose label is known.
+    """Return the class-weighted cross-entropy, mean over the cases whose label is known.
+
+    The mean is over cases, not over their weights: at batch size 1 that would cancel the weights.
 
     Args:
         logits: (B, K).
@@ -93,4 +95,4 @@ def classification_loss(logits: Tensor, label: Tensor, known: Tensor, class_weig
     if not known.any():
         return logits.float().sum() * 0
     weight = torch.tensor(class_weights, dtype=torch.float32, device=logits.device) if class_weights else None
-    return functional.cross_entropy(logits[known].float(), label[known], weight=weight)
+    return functional.cross_entropy(logits[known].float(), label[known], weight=weight, reduction="none").mean()

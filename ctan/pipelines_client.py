@@ -28,7 +28,8 @@ from typing import IO, Any
 from ctan.errors import CtanError
 from ctan.files import write_json
 from ctan.steps import STEP_PREFIX
-from ctan.tracking.server import prepare, workspace
+from ctan.tracking.server import prepare
+from ctan.workspace import workspace
 
 Show = Callable[[str], None]
 
@@ -326,6 +327,8 @@ def _collect(run_dir: Path) -> dict[str, Any]:
     """Copy what a person wants to see from the steps' folders to the run's folder."""
     report = _copy(_newest(run_dir, "compare/report"), run_dir / "report.html")
     validation_report = _copy(_newest(run_dir, "validate/report"), run_dir / "validation.html")
+    _copy(_newest(run_dir, "ingest/contact_sheet"), run_dir / "contact-sheet.html")
+    _copy(_newest(run_dir, "ingest/manifest/plan.yaml"), run_dir / "plan.yaml")
     comparison = _copy(_newest(run_dir, "compare/comparison/comparison.json"), run_dir / "comparison.json")
     decision = _copy(_newest(run_dir, "promote/decision"), run_dir / "decision.json")
     return {

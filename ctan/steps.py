@@ -13,11 +13,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctan.config import RunConfig, config_from_yaml, load_config
+from ctan.errors import DataError
 from ctan.files import atomic_path, write_json
-from ctan.tracking.server import workspace
+from ctan.workspace import workspace
+
+if TYPE_CHECKING:
+    from ctan.datasets import Case, Dataset
 
 Metrics = dict[str, float]
 
@@ -25,6 +29,7 @@ DEFAULT_SOURCE = "phantom:train=12,validation=4,seed=0"
 DEFAULT_PROFILE = "smoke"
 STEP_PREFIX = "ctan step: "  # the first line a step prints; `pipelines_client` shows a step's output from here on
 CONFIG_FILE = "config.yaml"
+_NUM_SHOWN = 2  # cases of each split on the contact sheet
 
 
 def resolve_config(
@@ -124,7 +129,9 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Metrics:
     return flat
 
 
-def ingest(source: str, manifest_dir: str, config: RunConfig, num_workers: int | None = None) -> Metrics:
+def ingest(
+    source: str, manifest_dir: str, config: RunConfig, num_workers: int | None = None, contact_sheet: str = ""
+) -> Metrics:
     """Read and measure every raw case; broken ones go to quarantine.
 
     Args:
@@ -132,6 +139,7 @@ def ingest(source: str, manifest_dir: str, config: RunConfig, num_workers: int |
         manifest_dir: receives the tables and the settings.
         config: settings, see `resolve_config`.
         num_workers: processes; None for one a core.
+        contact_sheet: HTML file that receives pictures of a few cases of each split; empty: none.
     """
     with _step("ingest", source) as clock:
         from ctan.datasets.ingest import ingest as ingest_source
@@ -139,7 +147,54 @@ def ingest(source: str, manifest_dir: str, config: RunConfig, num_workers: int |
         clock.loaded()
         summary = ingest_source(source, Path(manifest_dir), config, num_workers)
         print(summary)
+        if contact_sheet:
+            from ctan.datasets.contact_sheet import write_contact_page
+
+            with _read_cases(source, _few_of_each_split(Path(manifest_dir)), config) as (cases, dataset):
+                write_contact_page(cases, dataset, Path(contact_sheet))
     return _numbers(vars(summary))
+
+
+def show(source: str, case_ids: Sequence[str], output: Path, config: RunConfig) -> None:
+    """Draw cases as their raw files say, see `ctan.datasets.contact_sheet`.
+
+    Args:
+        source: see `ingest`.
+        case_ids: which cases.
+        output: PNG of one case, or HTML page of any number.
+        config: settings of the data set.
+
+    Raises:
+        DataError: when the source has no such case.
+    """
+    from ctan.datasets.contact_sheet import write_contact_sheet
+
+    with _read_cases(source, case_ids, config) as (cases, dataset):
+        write_contact_sheet(cases, dataset, output)
+
+
+@contextmanager
+def _read_cases(source: str, case_ids: Sequence[str], config: RunConfig) -> Iterator[tuple[Iterator[Case], Dataset]]:
+    """Yield cases of a source, read one by one, and their data set."""
+    from ctan.datasets import get_dataset, open_source
+
+    dataset = get_dataset(config.data)
+    with open_source(source, dataset) as raw_dir:
+        found = {raw.case_id: raw for raw in dataset.find(raw_dir)}
+        absent = [case_id for case_id in case_ids if case_id not in found]
+        if absent:
+            some = ", ".join(list(found)[:5])
+            raise DataError(f"{', '.join(absent)}: not among the {len(found)} cases of the source: {some}, ...")
+        yield (dataset.read(found[case_id]) for case_id in case_ids), dataset
+
+
+def _few_of_each_split(manifest_dir: Path) -> list[str]:
+    from ctan.store.manifest import MANIFEST_FILE, read_manifest
+
+    rows = read_manifest(manifest_dir / MANIFEST_FILE).select(["case_id", "split"]).to_pylist()
+    splits = dict.fromkeys(row["split"] for row in rows)
+    of_split = {split: [row["case_id"] for row in rows if row["split"] == split] for split in splits}
+    return [case_id for ids in of_split.values() for case_id in ids[:_NUM_SHOWN]]
 
 
 def validate(manifest_dir: str, validated_dir: str, report: str, overrides: Sequence[str] = ()) -> Metrics:

@@ -7,7 +7,8 @@ Array shapes: `B` batch, `S` structures, `K` classes, `...` spatial axes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ class MetricSpec:
 
 DICE_MEAN = MetricSpec("dice_mean", True, "", "Dice")
 HD95 = MetricSpec("hd95_mm", False, "mm", "HD95")
+JACCARD65 = MetricSpec("jaccard65", True, "", "Thresholded Jaccard")  # ISIC 2018 task 1: below 0.65 counts as 0
 DOSE_SCORE = MetricSpec("dose_score", False, "Gy", "Dose score", scale=7.9)  # the distance baseline's, on OpenKBP
 DVH_SCORE = MetricSpec("dvh_score", False, "Gy", "DVH score")
+AUC = MetricSpec("auc", True, "", "AUC")
 BALANCED_ACCURACY = MetricSpec("balanced_accuracy", True, "", "Balanced accuracy")
 MACRO_AUC = MetricSpec("macro_auc", True, "", "Macro AUC")
 
@@ -58,8 +61,16 @@ class Task:
 
     kind: ClassVar[str]
     head: ClassVar[Literal["dense", "image"]]  # a map at the input's resolution, or a vector per image
-    primary_metric: ClassVar[MetricSpec]
-    metrics: ClassVar[tuple[MetricSpec, ...]]
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:
+        """What predictions are scored by; the first is the primary metric."""
+        raise NotImplementedError
+
+    @property
+    def primary_metric(self) -> MetricSpec:
+        """What models are chosen and compared by."""
+        return self.metrics[0]
 
     @property
     def num_outputs(self) -> int:
@@ -107,11 +118,14 @@ class Segmentation(Task):
 
     structures: tuple[str, ...] = ()
     mirrored_pairs: tuple[tuple[str, str], ...] = ()  # (left, right): swapped by a left-right flip
+    thresholded_jaccard: bool = False  # score by it too, as lesions are
 
     kind: ClassVar[str] = "segmentation"
     head: ClassVar[Literal["dense", "image"]] = "dense"
-    primary_metric: ClassVar[MetricSpec] = DICE_MEAN
-    metrics: ClassVar[tuple[MetricSpec, ...]] = (DICE_MEAN, HD95)
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:
+        return (DICE_MEAN, JACCARD65, HD95) if self.thresholded_jaccard else (DICE_MEAN, HD95)
 
     @property
     def num_outputs(self) -> int:
@@ -143,41 +157,53 @@ class Segmentation(Task):
 
 @dataclass(frozen=True)
 class DoseRegression(Task):
-    """Dose prediction. The head's output is dose / `scale_gy`.
+    """Dose prediction. The head's output is dose over the case's own prescription.
 
-    Target: `dose` (B, 1, ...) Gy and `mask` (B, 1, ...) 0/1, where dose can be non-zero.
+    Target: `dose` (B, 1, ...) Gy, `mask` (B, 1, ...) 0/1, where dose can be non-zero, and `prescription_gy` (B,).
+    `activate` returns the dose of a case that is prescribed `scale_gy`.
     """
 
     scale_gy: float = 70.0
 
     kind: ClassVar[str] = "dose"
     head: ClassVar[Literal["dense", "image"]] = "dense"
-    primary_metric: ClassVar[MetricSpec] = DOSE_SCORE
-    metrics: ClassVar[tuple[MetricSpec, ...]] = (DOSE_SCORE, DVH_SCORE)
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:
+        return DOSE_SCORE, DVH_SCORE
 
     @property
     def num_outputs(self) -> int:
         return 1
 
     def target(self, stored: StoredCase, structures: tuple[str, ...]) -> dict[str, npt.NDArray[np.generic]]:
-        return {"dose": stored.dose[None], "mask": stored.dose_mask[None]}
+        import numpy as np
+
+        prescription_gy = np.asarray(stored.prescription_gy, np.float32)
+        return {"dose": stored.dose[None], "mask": stored.dose_mask[None], "prescription_gy": prescription_gy}
 
     def loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
         from ctan.losses import dose_loss
 
-        return dose_loss(output, target["dose"] / self.scale_gy, target["mask"])
+        return dose_loss(output, target["dose"] / _per_case(target["prescription_gy"], output), target["mask"])
 
     def activate(self, output: Tensor) -> Tensor:
         return output.float().clamp_min(0) * self.scale_gy
 
     def error(self, output: Tensor, target: dict[str, Tensor]) -> float:
-        mask = target["mask"].bool()
-        return (self.activate(output) - target["dose"]).abs()[mask].mean().item() / DOSE_SCORE.scale
+        mask, prescription_gy = target["mask"].bool(), _per_case(target["prescription_gy"], output)
+        dose = output.float().clamp_min(0) * prescription_gy
+        return (dose - target["dose"]).abs()[mask].mean().item() / DOSE_SCORE.scale
+
+
+def _per_case(values: Tensor, like: Tensor) -> Tensor:
+    """Return (B,) values in the shape (B, 1, ...) of `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """Diagnosis: softmax over classes.
+    """Diagnosis: softmax over classes. Of two classes the second is the positive one, such as `("no", "yes")`.
 
     Target: `label` (B,) int64 and `known` (B,) bool.
     """
@@ -187,8 +213,10 @@ class Classification(Task):
 
     kind: ClassVar[str] = "classification"
     head: ClassVar[Literal["dense", "image"]] = "image"
-    primary_metric: ClassVar[MetricSpec] = BALANCED_ACCURACY
-    metrics: ClassVar[tuple[MetricSpec, ...]] = (BALANCED_ACCURACY, MACRO_AUC)
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:
+        return (AUC, BALANCED_ACCURACY) if len(self.classes) == 2 else (BALANCED_ACCURACY, MACRO_AUC)
 
     @property
     def num_outputs(self) -> int:
@@ -216,7 +244,33 @@ class Classification(Task):
         return wrong[target["known"]].float().mean().item() if target["known"].any() else 0.0
 
 
-METRICS = {spec.name: spec for spec in (DICE_MEAN, HD95, DOSE_SCORE, DVH_SCORE, BALANCED_ACCURACY, MACRO_AUC)}
+METRICS = {
+    spec.name: spec for spec in (DICE_MEAN, HD95, JACCARD65, DOSE_SCORE, DVH_SCORE, AUC, BALANCED_ACCURACY, MACRO_AUC)
+}
+
+
+def with_class_weights(tasks: Sequence[Task], labels: Sequence[Mapping[str, str]]) -> tuple[Task, ...]:
+    """Return the tasks, classifications without class weights with those of the training cases.
+
+    A class weighs `N / (K N_k)`: N cases with a known label, K classes of which N_k cases are of this one; 0 without
+    any.
+
+    Args:
+        tasks: what is learnt.
+        labels: of every training case, by name; a label that is not known has no entry.
+    """
+
+    def weighted(task: Task) -> Task:
+        if not isinstance(task, Classification) or task.class_weights:
+            return task
+        known = [of_case[task.name] for of_case in labels if task.name in of_case]
+        counts = [known.count(name) for name in task.classes]
+        weights = [len(known) / (len(task.classes) * count) if count else 0.0 for count in counts]
+        return replace(task, class_weights=tuple(weights))
+
+    return tuple(weighted(task) for task in tasks)
+
+
 TASK_KINDS: dict[str, type[Task]] = {cls.kind: cls for cls in (Segmentation, DoseRegression, Classification)}
 
 

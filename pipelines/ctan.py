@@ -59,9 +59,10 @@ def ctan(
     """Train STL, HPS, MTAN and CTAN on raw patients, compare them and promote the best.
 
     Args:
-        source: Folder of raw files that every step can read, or phantom:train=N,validation=N,seed=N (synthetic).
+        source: Folder of raw files that every step can read, s3://bucket/prefix, a version that DVC pins
+            (dvc:REPOSITORY@REVISION), or phantom:train=N,validation=N,seed=N (synthetic).
         profile: Settings to start from: smoke (phantoms), cpu (real data, two cores), gpu, or the path of a YAML file.
-        dataset: Data set, the raw format of the source: openkbp.
+        dataset: Data set, the raw format of the source: openkbp, prostate, ham10000 or stoic.
         architectures: Architectures to train, of stl, hps, mtan, ctan. Empty: those of the profile (all four).
         folds: Folds to train; fold f of the training patients is left out for tuning. Empty: those of the profile (0).
         seeds: Seeds to train with. Empty: those of the profile (0).

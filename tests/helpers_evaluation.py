@@ -43,7 +43,7 @@ def write_network(
         changes: entries of `model.json` to replace.
     """
     torch.manual_seed(seed)
-    predicted = tuple(task for task in DATASET.tasks(config.data) if task.name in tasks)
+    predicted = tuple(task for task in DATASET.tasks() if task.name in tasks)
     channels = num_input_channels(config)
     network = build_network(arch, predicted, channels, config.network)
     if fill is not None:

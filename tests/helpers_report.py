@@ -14,7 +14,7 @@ from ctan.config import EvaluationConfig, load_config
 from ctan.datasets import get_dataset
 from ctan.datasets.base import Case
 from ctan.evaluation.cases import EVALUATION, TUNING, write_cases
-from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, slices
+from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
 from ctan.evaluation.improvement import relative_improvement
 from ctan.evaluation.summary import scores
 from ctan.tasks import DoseRegression, Segmentation, Task
@@ -29,7 +29,7 @@ SETTINGS = EvaluationConfig(num_bootstrap=400)
 
 
 def tasks() -> tuple[Task, ...]:
-    return get_dataset("openkbp").tasks(load_config("smoke").data)
+    return get_dataset("openkbp").tasks()
 
 
 def write_inputs(
@@ -172,7 +172,7 @@ def _write_figures(folder: Path, arch: str, fold: int, seed: int, count: int, pr
             elif isinstance(task, DoseRegression):
                 native[task.name] = dose
                 curves += [{"arch": arch, "fold": fold, "seed": seed} | r for r in dvh_rows(reference, dose, dataset)]
-        arrays |= slices(reference, native, predicted, dataset)
+        arrays |= pictures(reference, native, predicted, dataset)
     pq.write_table(pa.Table.from_pylist(curves, DVH_SCHEMA), folder / "dvh.parquet")
     np.savez_compressed(folder / "figures.npz", **arrays)
 

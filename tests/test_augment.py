@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctan.config import DataConfig, TrainingConfig
+from ctan.config import TrainingConfig
 from ctan.datasets import get_dataset
 from ctan.store import StoredCase
-from ctan.training.augment import augment, flip_left_right, mirrored_order, rotate_about_z, translate
+from ctan.training.augment import augment, flip, mirrored_order, rotate, translate
 
 DATASET = get_dataset("openkbp")
 STRUCTURES = DATASET.structures
-TASKS = DATASET.tasks(DataConfig())
+TASKS = DATASET.tasks()
 LEFT, RIGHT = STRUCTURES.index("LeftParotid"), STRUCTURES.index("RightParotid")
 
 
@@ -38,7 +38,12 @@ def case() -> StoredCase:
         target_distance=np.full(shape, 20, np.int8),
         spacing_mm=(3.9, 3.9, 2.5),
         labels={},
+        prescription_gy=70.0,
     )
+
+
+def flip_left_right(case: StoredCase, order: list[int]) -> StoredCase:
+    return flip(case, 1, order)
 
 
 def same(a: StoredCase, b: StoredCase) -> bool:
@@ -66,7 +71,7 @@ def test_two_flips_are_none(case: StoredCase) -> None:
 
 
 def test_rotation_by_180_degrees_reverses_both_in_plane_axes(case: StoredCase) -> None:
-    turned = rotate_about_z(case, 180)
+    turned = rotate(case, (0, 1), 180)
     assert np.array_equal(turned.image["ct"], case.image["ct"][::-1, ::-1])
     assert np.array_equal(turned.masks, case.masks[:, ::-1, ::-1])
     assert np.allclose(turned.dose, case.dose[::-1, ::-1], atol=1e-4)
@@ -80,7 +85,7 @@ def test_rotation_keeps_distances_on_a_grid_that_is_not_square() -> None:
     known, distance = np.ones(len(masks), bool), np.zeros(shape, np.int8)
     image, dose = {"ct": mask.astype(np.int16)}, mask.astype(np.float32)
     case = StoredCase("x", "x", "train", 0, image, masks, known, dose, mask, distance, (1.0, 1.0, 1.0), {})
-    turned = rotate_about_z(case, 90).masks[LEFT][..., 0]
+    turned = rotate(case, (0, 1), 90).masks[LEFT][..., 0]
     assert turned.sum() == masks[LEFT].sum()
     assert turned.any(1).sum() == 20
     assert turned.any(0).sum() == 4
@@ -99,7 +104,7 @@ def test_random_translations_never_push_structures_out(case: StoredCase) -> None
     config = TrainingConfig(flip_probability=0, translate_voxels=30)
     shifted = False
     for seed in range(30):
-        moved = augment(case, TASKS, STRUCTURES, config, np.random.default_rng(seed))
+        moved = augment(case, TASKS, DATASET, config, np.random.default_rng(seed))
         assert moved.masks[LEFT].sum() == case.masks[LEFT].sum()
         assert moved.dose_mask.sum() == case.dose_mask.sum()
         shifted |= not same(moved, case)
@@ -108,12 +113,12 @@ def test_random_translations_never_push_structures_out(case: StoredCase) -> None
 
 def test_the_same_generator_gives_the_same_case_and_another_does_not(case: StoredCase) -> None:
     config = TrainingConfig(flip_probability=0.5, rotate_probability=0.5, translate_voxels=2)
-    a, b = (augment(case, TASKS, STRUCTURES, config, np.random.default_rng([0, 3, 7])) for _ in range(2))
+    a, b = (augment(case, TASKS, DATASET, config, np.random.default_rng([0, 3, 7])) for _ in range(2))
     assert same(a, b)
-    others = [augment(case, TASKS, STRUCTURES, config, np.random.default_rng([0, e, 7])) for e in range(8)]
+    others = [augment(case, TASKS, DATASET, config, np.random.default_rng([0, e, 7])) for e in range(8)]
     assert not all(same(a, other) for other in others)
 
 
 def test_augmentation_off_changes_nothing(case: StoredCase) -> None:
     config = TrainingConfig(flip_probability=0)
-    assert same(augment(case, TASKS, STRUCTURES, config, np.random.default_rng(0)), case)
+    assert same(augment(case, TASKS, DATASET, config, np.random.default_rng(0)), case)

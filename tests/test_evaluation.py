@@ -138,7 +138,7 @@ def test_probabilities_are_upsampled_before_they_become_contours(store: Store) -
 
 def test_a_prediction_that_is_not_finite_is_refused_by_name(store: Store, tiny_config: RunConfig) -> None:
     case_id = store.case_ids(split="validation")[0]
-    case, tasks = store.load(case_id), DATASET.tasks(tiny_config.data)
+    case, tasks = store.load(case_id), DATASET.tasks()
     prediction = {"contouring": case.masks[:7].astype(np.float32), "dose": np.full(case.dose.shape, np.nan, np.float32)}
     with pytest.raises(DataError, match=rf"{case_id}: the prediction of 'dose' holds NaN"):
         score_case(store, store.reference(case_id), DATASET, tasks, prediction, EvaluationConfig())
@@ -147,7 +147,7 @@ def test_a_prediction_that_is_not_finite_is_refused_by_name(store: Store, tiny_c
 def test_hd95_is_scored_on_request(store: Store, tiny_config: RunConfig) -> None:
     case_id = store.case_ids(split="validation")[0]
     reference, case = store.reference(case_id), store.load(case_id)
-    (contouring, _) = DATASET.tasks(tiny_config.data)
+    (contouring, _) = DATASET.tasks()
     prediction = {"contouring": case.masks[:7].astype(np.float32)}
     plain = score_case(store, reference, DATASET, (contouring,), prediction, EvaluationConfig())
     scored = score_case(store, reference, DATASET, (contouring,), prediction, EvaluationConfig(hd95=True))

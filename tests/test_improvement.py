@@ -11,12 +11,20 @@ import pytest
 from ctan.config import EvaluationConfig
 from ctan.errors import DataError
 from ctan.evaluation.cases import SCHEMA
-from ctan.evaluation.improvement import relative_improvement, resampled_metric
-from ctan.evaluation.summary import patients_of, scores
-from ctan.metrics import MetricSums, improvement, interval, mean_over_trainings, resampling_weights
-from ctan.tasks import DICE_MEAN, DOSE_SCORE, DVH_SCORE, DoseRegression, Segmentation
+from ctan.evaluation.improvement import patient_weights, relative_improvement, resampled_metric
+from ctan.evaluation.summary import label_strata, patients_of, scores
+from ctan.metrics import (
+    MetricSums,
+    improvement,
+    interval,
+    mean_over_trainings,
+    probability_rows,
+    resampling_weights,
+)
+from ctan.tasks import AUC, DICE_MEAN, DOSE_SCORE, DVH_SCORE, Classification, DoseRegression, Segmentation
 
 CONTOURING, DOSE = Segmentation("contouring", structures=("A", "B")), DoseRegression("dose")
+COVID, SEVERITY = (Classification(name, classes=("no", "yes")) for name in ("covid", "severity"))
 TASKS = (CONTOURING, DOSE)
 SETTINGS = EvaluationConfig(num_bootstrap=500)
 
@@ -190,3 +198,105 @@ def test_ten_thousand_resamples_of_thirty_three_patients_take_well_under_a_secon
     found = relative_improvement(TASKS, [new], [old], EvaluationConfig(num_bootstrap=10_000))
     assert time.process_time() - start < 1.0
     assert found["average"]["low"] < found["average"]["value"] < found["average"]["high"]
+
+
+def diagnosed(cases: dict, arch: str = "stl", seed: int = 0) -> pa.Table:
+    """Make a per-case table from `{case_id: {task: (label, probability of yes), "dose": Gy, "group": id}}`."""
+    rows = []
+    for case_id, found in cases.items():
+        base = {"arch": arch, "fold": 0, "seed": seed, "role": "evaluation", "case_id": case_id}
+        base["group_id"] = found.get("group", case_id)
+        if "dose" in found:
+            rows.append(base | {"task": "dose", "metric": "dose_score", "structure": "", "value": found["dose"]})
+        for task in (COVID, SEVERITY):
+            label, probability = found.get(task.name, (None, 0.5))
+            base = base | {"task": task.name}
+            rows += [base | row for row in probability_rows(task.classes, label, (1 - probability, probability))]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def random_diagnoses(seed: int, skill: float, count: int = 30) -> dict:
+    rng = np.random.default_rng(seed)
+    cases = {}
+    for i in range(count):
+        ill, severe = i % 3 == 0, i % 9 == 0
+        cases[f"pt_{i}"] = {
+            "covid": ("yes" if ill else "no", float(np.clip(rng.normal(0.5 + skill * (ill - 0.5), 0.2), 0, 1))),
+            "dose": rng.uniform(2, 5),
+        }
+        if ill:  # severity is only known of those who have it
+            cases[f"pt_{i}"]["severity"] = ("yes" if severe else "no", float(rng.random()))
+    return cases
+
+
+def test_patients_are_drawn_within_those_of_the_same_labels_of_all_tasks() -> None:
+    rows = diagnosed(random_diagnoses(0, 0.4))
+    patients = patients_of(rows)
+    strata = label_strata([rows], patients)
+    assert set(strata) == {
+        (("covid", "no"),), (("covid", "yes"), ("severity", "no")), (("covid", "yes"), ("severity", "yes")),
+    }  # fmt: skip
+    weights = patient_weights([rows], patients, 200)
+    for stratum in set(strata):
+        members = [other == stratum for other in strata]
+        assert set(weights[:, members].sum(axis=1)) == {sum(members)}
+    found = resampled_metric([rows], SEVERITY, AUC, patients, weights)
+    assert not np.isnan(found).any()  # of 4 severe patients, plain resamples would lack them all now and then
+
+
+def test_the_labels_of_a_patient_are_those_of_all_its_cases_in_any_table() -> None:
+    cases = {
+        "a": {"group": "p", "covid": ("yes", 0.5)}, "b": {"group": "p", "covid": ("no", 0.5)},
+        "c": {"group": "q", "dose": 1.0}, "d": {"group": "r", "severity": ("no", 0.5)},
+    }  # fmt: skip
+    first, second = diagnosed(cases), diagnosed({name: cases[name] for name in "ac"}, "ctan")
+    expected = [(("covid", "no"), ("covid", "yes")), (), (("severity", "no"),)]
+    patients = patients_of(first)
+    assert list(patients) == ["p", "q", "r"]
+    assert label_strata([first], patients) == label_strata([second, first], patients) == expected
+    assert label_strata([second], {"q": 1, "p": 0}) == [(("covid", "yes"),), ()]
+
+
+def test_without_image_level_tasks_resamples_are_plain() -> None:
+    rows = table(random_cases(7))
+    patients = patients_of(rows)
+    assert label_strata([rows], patients) is None
+    assert np.array_equal(patient_weights([rows], patients, 100), resampling_weights(len(patients), 100))
+
+
+def test_the_improvement_of_an_auc_is_that_of_its_resamples() -> None:
+    new, old = (diagnosed(random_diagnoses(i, skill), arch) for i, skill, arch in ((1, 0.5, "ctan"), (2, 0.2, "stl")))
+    found = relative_improvement((COVID, DOSE), [new], [old], SETTINGS)
+    ours, theirs = (scores(rows, [COVID])["covid"]["auc"] for rows in (new, old))
+    assert found["covid"]["value"] == pytest.approx((ours - theirs) / theirs * 100)
+    assert found["average"]["value"] == pytest.approx((found["covid"]["value"] + found["dose"]["value"]) / 2)
+    assert found["covid"]["low"] < found["covid"]["value"] < found["covid"]["high"]
+
+
+def test_the_dose_of_a_model_with_diagnoses_is_resampled_as_they_are() -> None:
+    cases = random_diagnoses(3, 0.4)
+    better = {name: found | {"dose": 0.9 * found["dose"]} for name, found in cases.items()}
+    only_dose = {name: {"dose": found["dose"]} for name, found in better.items()}
+    new, old = diagnosed(better, "ctan"), diagnosed(cases)
+    assert relative_improvement((COVID,), [new], [old], SETTINGS)["covid"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    for table_ in (new, diagnosed(only_dose, "ctan")):  # also against a model that learned dose alone
+        gain = relative_improvement((DOSE,), [table_], [old], SETTINGS)["dose"]
+        assert [gain["low"], gain["high"]] == pytest.approx([10.0, 10.0])
+
+
+def test_the_interval_of_an_auc_is_about_hanley_and_mcneils() -> None:
+    rng = np.random.default_rng(8)
+    ill = np.arange(300) < 100
+    # exponential scores, so that Hanley and McNeil's (1982) variance, which assumes them, is right
+    raw = rng.exponential(np.where(ill, 3.0, 1.0))
+    cases = {
+        f"pt_{i}": {"covid": ("yes" if y else "no", float(1 - np.exp(-x)))}
+        for i, (y, x) in enumerate(zip(ill, raw, strict=True))
+    }
+    rows = diagnosed(cases)
+    patients = patients_of(rows)
+    found = resampled_metric([rows], COVID, AUC, patients, patient_weights([rows], patients, 4000))
+    area = found[0]
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = (area * (1 - area) + 99 * (q1 - area**2) + 199 * (q2 - area**2)) / (100 * 200)
+    assert found[1:].std() == pytest.approx(np.sqrt(variance), rel=0.15)

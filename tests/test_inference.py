@@ -34,6 +34,7 @@ def stored_case(seed: int = 0) -> StoredCase:
         target_distance=rng.integers(-20, 100, GRID).astype(np.int8),
         spacing_mm=(8.0, 8.0, 8.0),
         labels={},
+        prescription_gy=70.0,
     )
 
 

@@ -125,7 +125,8 @@ def test_an_empty_folder_is_refused_and_nothing_is_written(tmp_path):
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(
-        DataError, match=r"'.*gone' is not a folder; give the folder of raw files, or phantoms such as phantom:"
+        DataError,
+        match=r"'.*gone' is not a folder; give the folder of raw files, s3://.*, or phantoms such as phantom:",
     ):
         ingest(str(tmp_path / "gone"), tmp_path / "out", CONFIG)
 
@@ -172,7 +173,7 @@ def test_running_again_over_an_existing_output_replaces_it_as_a_whole(raw, tmp_p
     assert pa.Table.equals(manifest_of(tmp_path / "out"), first)
     assert quarantine_of(tmp_path / "out") == []
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        [MANIFEST_FILE, QUARANTINE_FILE, "config.yaml", "summary.json"]
+        [MANIFEST_FILE, QUARANTINE_FILE, "config.yaml", "plan.yaml", "summary.json"]
     )
 
 

@@ -84,8 +84,13 @@ def test_classification_loss_weighs_classes_and_skips_unknown_labels() -> None:
     assert classification_loss(logits, label, known).item() == pytest.approx((a + b) / 2, rel=1e-5)
     label = torch.tensor([0, 1, 1])
     b = math.log(1 + math.exp(-1))
-    expected = (1 * a + 3 * b) / 4
+    expected = (1 * a + 3 * b) / 2
     assert classification_loss(logits, label, known, (1.0, 3.0)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_class_weight_counts_also_in_a_batch_of_one() -> None:
+    logits, label, known = torch.tensor([[0.0, 1.0]]), torch.tensor([1]), torch.tensor([True])
+    assert classification_loss(logits, label, known, (1.0, 3.0)).item() == pytest.approx(3 * math.log(1 + math.exp(-1)))
 
 
 def test_losses_are_float32_for_bf16_outputs() -> None:

@@ -6,11 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ctan.datasets.base import Case
+from ctan.datasets.base import CT, Case
 from ctan.errors import DataError
 from ctan.store.manifest import QUARANTINE_SCHEMA, SCHEMA, case_row, read_manifest, write_manifest
 
-DATASET = SimpleNamespace(name="toy", structures=("Cord", "Larynx", "PTV70"), targets={"PTV70": 70.0})
+DATASET = SimpleNamespace(
+    name="toy", image=CT, structures=("Cord", "Larynx", "PTV70"), targets={"PTV70": 70.0}, has_dose=True,
+    whole_image=False, labels={"stage": ("I", "II")}, facts={"age": "float64"},
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def case():
         masks={"Cord": cord, "PTV70": target, "possible_dose_mask": possible},
         doses={"dose": dose},
         sha256="ab" * 32,
+        labels={"stage": "II"},
     )
 
 
@@ -46,6 +50,7 @@ def test_a_row_holds_what_can_be_counted_by_hand(case):
         "sha256": "ab" * 32,
         "shape": [2, 3, 4],
         "spacing_mm": [3.0, 3.0, 2.5],
+        "extent": [1, 3, 4],
         "ct_min": 0,
         "ct_max": 4095,
         "num_mask_voxels": 12,
@@ -57,6 +62,8 @@ def test_a_row_holds_what_can_be_counted_by_hand(case):
         "voxels_Larynx": None,
         "voxels_PTV70": 4,
         "dose_mean_gy_PTV70": pytest.approx(281 / 4),
+        "label_stage": "II",
+        "age": None,
     }
 
 

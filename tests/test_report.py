@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 import pytest
 from helpers_report import ARCHS, NUM_CASES, tasks, write_inputs
 
+from ctan.drawing import structure_colours, write_figure_png
 from ctan.errors import DataError
-from ctan.evaluation.plots import improvement_chart, write_figure_png
+from ctan.evaluation.plots import improvement_chart
 from ctan.evaluation.report import write_report
 from ctan.evaluation.report_data import ReportData, read_report_data
 from ctan.evaluation.report_headline import headline, verdict
-from ctan.evaluation.report_style import architecture_colour, format_count, structure_colours
+from ctan.evaluation.report_style import architecture_colour, format_count
 from ctan.evaluation.report_tables import comparison_table
 
 SECTIONS = ["Evaluation cases", "Relative improvement", "Tuning cases", "Dice per structure", "Dose-volume histograms",
-            "Dose and contours", "Case by case", "Training", "Provenance", "Settings"]  # fmt: skip
+            "Predictions", "Case by case", "Training", "Provenance", "Settings"]  # fmt: skip
 Inputs = tuple[dict[str, Any], list[Path]]
 
 
@@ -243,7 +244,7 @@ def test_folds_and_seeds_are_one_row_an_architecture_and_one_row_a_training(tmp_
     assert names.count("CTAN") == names.count("HPS") == 1
     assert "improvement over HPS" in text
     assert all(f"runctan{fold}{seed}" in text for fold, seed in trainings)
-    assert "Dose and contours" not in page.headings  # no figure cases
+    assert "Predictions" not in page.headings  # no figure cases
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_sections_of_tasks_that_were_not_learned_are_left_out(tmp_path: Path, ke
     write_report(content, folders, tmp_path / "report.html")
     headings = Page((tmp_path / "report.html").read_text()).headings
     assert not set(absent) & set(headings)
-    assert {"Evaluation cases", "Case by case", "Dose and contours"} <= set(headings)
+    assert {"Evaluation cases", "Case by case", "Predictions"} <= set(headings)
 
 
 def test_missing_curves_criteria_and_history_leave_their_sections_out(tmp_path: Path) -> None:
@@ -268,7 +269,7 @@ def test_missing_curves_criteria_and_history_leave_their_sections_out(tmp_path: 
         pq.write_table(cases.filter(pc.field("metric") != "dvh"), folder / "cases.parquet")
     write_report(content, folders, tmp_path / "report.html")
     headings = Page((tmp_path / "report.html").read_text()).headings
-    assert not {"Training", "Dose-volume histograms", "Dose and contours"} & set(headings)
+    assert not {"Training", "Dose-volume histograms", "Predictions"} & set(headings)
     assert "Case by case" in headings
 
 

@@ -18,6 +18,7 @@ import pytest
 from ctan.config import load_config
 from ctan.datasets import DATASETS, get_dataset
 from ctan.datasets.base import Case, RawCase
+from ctan.datasets.openkbp import OpenKBP
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.store import Store, StorePointer, open_store, preprocess
 from ctan.store.layout import open_arrays
@@ -175,10 +176,9 @@ def test_cases_are_listed_in_the_order_of_the_manifest_and_by_split_and_fold(raw
     assert len(native.case_ids(split="validation")) == 1
 
 
-class OddShapes:
+class OddShapes(OpenKBP):
     """Cases of different shapes, made from their number; the CT of the second is air throughout."""
 
-    name, structures, targets = "openkbp", DATASET.structures, DATASET.targets
     shapes = ((20, 18, 22), (24, 16, 22))
 
     def find(self, raw_dir):
@@ -196,7 +196,7 @@ class OddShapes:
 
 def test_cases_of_different_shapes_share_a_store(tmp_path, monkeypatch):
     odd = OddShapes()
-    monkeypatch.setitem(DATASETS, "openkbp", odd)
+    monkeypatch.setitem(DATASETS, "openkbp", lambda config: odd)
     cases = [odd.read(raw) for raw in odd.find(tmp_path)]
     write_manifest_of([(0, case) for case in cases], tmp_path)
     store = open_store(preprocess(str(tmp_path), tmp_path, str(tmp_path), NATIVE, num_workers=1))
@@ -384,7 +384,7 @@ def test_a_missing_store_is_named(native):
 def test_a_store_of_another_format_version_is_refused(copied):
     path = copied.folder / "store.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(DataError, match="format version 99, this ctan reads 1"):
+    with pytest.raises(DataError, match="format version 99, this ctan reads 2"):
         open_store(copied)
 
 

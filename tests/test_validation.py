@@ -33,7 +33,8 @@ def good(case_id: str, **changes: Any) -> dict[str, Any]:
     """Return the manifest row of a case that nothing is wrong with, but for `changes`."""
     row: dict[str, Any] = {
         "dataset": "openkbp", "case_id": case_id, "group_id": case_id, "split": "train", "fold": 0, "sha256": "ab" * 32,
-        "shape": [128, 128, 128], "spacing_mm": [3.9, 3.9, 2.5], "ct_min": 0, "ct_max": 3000, "num_mask_voxels": 9000,
+        "shape": [128, 128, 128], "spacing_mm": [3.9, 3.9, 2.5], "extent": [90, 120, 128], "ct_min": 0, "ct_max": 3000,
+        "num_mask_voxels": 9000,
         "dose_max_gy": 75.0, "dose_mean_gy": 20.0, "num_dose_voxels_outside_mask": 0, "missing": [],
     }  # fmt: skip
     row |= {f"voxels_{name}": 50 for name in DATASET.structures}

@@ -24,12 +24,13 @@ def ingest(
     promote: bool,
     overrides: list[str],
     manifest: dsl.Output[dsl.Dataset],
+    contact_sheet: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Resolve the settings, read and measure every raw case, put broken ones into quarantine.
 
     Args:
-        source: Folder of raw files, or phantom:train=N,validation=N,seed=N.
+        source: Folder, s3://bucket/prefix, dvc:REPOSITORY@REVISION, or phantom:train=N,validation=N,seed=N.
         profile: Settings to start from.
         dataset: Data set, the raw format of the source.
         architectures: Architectures to train; empty for those of the profile.
@@ -46,6 +47,7 @@ def ingest(
         promote: Whether the best model may be registered and promoted.
         overrides: Any other setting as FIELD=VALUE.
         manifest: One row a case, the quarantine table and the resolved settings.
+        contact_sheet: Pictures of a few cases of each split.
         metrics: Cases read and quarantined.
     """
     from ctan import steps
@@ -71,5 +73,6 @@ def ingest(
                 promote=promote,
                 overrides=overrides,
             ),
+            contact_sheet=contact_sheet.path,
         )
     )

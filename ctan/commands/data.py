@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Optional
 
 import typer
 
 from ctan import steps
 from ctan.commands import options as o
 
-app = typer.Typer(no_args_is_help=True, help="Raw files to store, step by step: phantom, ingest, validate, preprocess.")
+app = typer.Typer(no_args_is_help=True, help="Raw files: get them, look at them, and step by step to a store.")
 
-Source = Annotated[str, typer.Argument(help="Folder of raw files, or phantom:train=N,validation=N,seed=N.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of raw files, s3://bucket/prefix, dvc:REPOSITORY@REVISION, or phantom:train=N,validation=N,seed=N."
+    ),
+]
 
 Workers = Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)]
 
@@ -25,10 +30,14 @@ def phantom(
     validation: Annotated[int, typer.Option(help="Validation patients.", min=0)] = 4,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 0,
     dataset: o.Dataset = "openkbp",
+    defects: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer evaluates it
+        typer.Option("--defect", help="Spoil something on purpose, to see what is said. Repeatable."),
+    ] = None,
 ) -> None:
-    """Write small synthetic patients in a data set's own raw format.
+    """Write small synthetic cases in a data set's own raw format.
 
-    Example: ctan data phantom data/phantoms --train 12 --validation 4
+    Example: ctan data phantom data/phantoms --dataset ham10000 --train 40 --validation 10
     """
     from ctan.datasets import get_dataset
     from ctan.errors import DataError
@@ -37,14 +46,15 @@ def phantom(
     if folder.exists():
         raise DataError(f"{folder}: exists already; name a folder that does not, nothing is overwritten")
     with atomic_path(folder) as beside:
-        get_dataset(dataset).write_phantoms(beside, train, validation, seed)
-    typer.echo(f"{train} training and {validation} validation patients in {folder}")
+        get_dataset(dataset).write_phantoms(beside, train, validation, seed, tuple(defects or ()))
+    typer.echo(f"{train + validation} cases in {folder}")
 
 
 @app.command()
 def ingest(
     source: Source,
     profile: o.Profile = steps.DEFAULT_PROFILE,
+    dataset: o.Dataset = "openkbp",
     overrides: o.Overrides = None,
     workers: Workers = 0,
     folder: o.Folder = None,
@@ -53,10 +63,10 @@ def ingest(
 
     Example: ctan data ingest data/openkbp --profile cpu --set data.max_train_cases=24
     """
-    config = steps.resolve_config(profile, overrides=overrides or [])
+    config = steps.resolve_config(profile, dataset=dataset, overrides=overrides or [])
     outputs = o.StepFolder.of(folder)
     shutil.rmtree(outputs.manifest, ignore_errors=True)
-    steps.ingest(source, str(outputs.manifest), config, workers or None)
+    steps.ingest(source, str(outputs.manifest), config, workers or None, str(outputs.contact_sheet))
     typer.echo(f"manifest in {outputs.manifest}; next: ctan data validate")
 
 
@@ -82,3 +92,96 @@ def preprocess(source: Source, store_root: o.StoreRoot = "", workers: Workers = 
     outputs = o.StepFolder.of(folder)
     steps.preprocess(source, outputs.needs_validated(), str(outputs.pointer), store_root, num_workers=workers or None)
     typer.echo(f"pointer in {outputs.pointer}; next: ctan train --arch ctan")
+
+
+@app.command()
+def show(
+    source: Source,
+    cases: Annotated[list[str], typer.Argument(help="Case ids; several need an --output that ends in .html.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG of one case, or HTML page of any number.")] = Path(
+        "contact-sheet.png"
+    ),
+    profile: o.Profile = steps.DEFAULT_PROFILE,
+    dataset: o.Dataset = "openkbp",
+    overrides: o.Overrides = None,
+) -> None:
+    """Draw cases as they are read: slices with contours and dose, or the picture with its outlines.
+
+    Example: ctan data show data/openkbp pt_1 --output pt_1.png
+    """
+    config = steps.resolve_config(profile, dataset=dataset, overrides=overrides or [])
+    steps.show(source, cases, output, config)
+    typer.echo(f"{', '.join(cases)} in {output}")
+
+
+@app.command()
+def download(
+    dataset: Annotated[str, typer.Argument(help="openkbp, ham10000 or stoic.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that receives the raw files.")],
+    first: Annotated[int, typer.Option(help="Only the first N cases; 0: all.", min=0)] = 0,
+    case: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only this case. Repeatable."),
+    ] = None,
+    source: Annotated[str, typer.Option(help="A mirror, such as s3://bucket/prefix.", show_default="official")] = "",
+    endpoint: Annotated[str, typer.Option(help="Of an S3 server.", show_default="AWS_ENDPOINT_URL")] = "",
+    region: Annotated[str, typer.Option(help="Of an S3 server.", show_default="AWS_REGION")] = "",
+    workers: Annotated[int, typer.Option(help="Transfers at a time.", min=1)] = 8,
+) -> None:
+    """Fetch a data set from its official source or a mirror; goes on where it was stopped, checks every file.
+
+    Example: ctan data download stoic raw/stoic --first 20
+    """
+    from ctan.datasets.download import download as fetch
+
+    typer.echo(
+        fetch(
+            dataset,
+            folder,
+            subset=case or first or None,
+            num_workers=workers,
+            source=source or None,
+            endpoint=endpoint or None,
+            region=region or None,
+        )
+    )
+
+
+@app.command()
+def convert(
+    source: Source,
+    folder: Annotated[Path, typer.Argument(help="Folder that receives train-pats/pt_<n> and mapping.csv.")],
+    to: Annotated[Literal["openkbp"], typer.Option(help="Raw format to write.")] = "openkbp",  # noqa: ARG001 - one so far
+    profile: o.Profile = steps.DEFAULT_PROFILE,
+    dataset: o.Dataset = "prostate",
+    rename: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer evaluates it
+        typer.Option(help="STRUCTURE=NAME, or STRUCTURE= to leave it out. Repeatable."),
+    ] = None,
+    target: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="STRUCTURE=PTV70, PTV63 or PTV56. Repeatable."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    scale_to_gy: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Scale doses so that each prescription becomes this.", min=1, show_default="as they are"),
+    ] = None,
+    overrides: o.Overrides = None,
+) -> None:
+    """Write planning data in the raw format of OpenKBP, possible-dose mask included; names cases it cannot convert.
+
+    Example: ctan data convert raw/clinic raw/kbp --rename Prostate=Larynx --target PTV=PTV70 --scale-to-gy 70
+    """
+    from ctan.datasets import get_dataset, open_source
+    from ctan.datasets.convert import convert_to_openkbp, parse_names, read_cases
+    from ctan.progress import track
+
+    config = steps.resolve_config(profile, dataset=dataset, overrides=overrides or [])
+    data_set = get_dataset(config.data)
+    names, targets = parse_names("--rename", rename or []), parse_names("--target", target or [])
+    with open_source(source, data_set) as raw_dir:
+        found = data_set.find(raw_dir)
+        cases = track(read_cases(found, data_set), len(found), "convert")
+        typer.echo(convert_to_openkbp(cases, data_set, folder, names, targets, split, scale_to_gy))
+        typer.echo(f"patients in {folder}; next: ctan data ingest {folder} --dataset openkbp")

@@ -20,7 +20,12 @@ Profile = Annotated[
     str,
     typer.Option(help="Settings to start from: smoke, cpu, gpu or the path of a YAML file.", rich_help_panel=_SETTINGS),
 ]
-Dataset = Annotated[str, typer.Option(help="Data set, the raw format of the source.", rich_help_panel=_SETTINGS)]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        help="Data set, the raw format of the source: openkbp, prostate, ham10000, stoic.", rich_help_panel=_SETTINGS
+    ),
+]
 Architectures = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer evaluates it
     typer.Option(
@@ -113,7 +118,7 @@ class StepFolder:
 
     @classmethod
     def of(cls, folder: Path | None) -> StepFolder:
-        from ctan.tracking.server import workspace
+        from ctan.workspace import workspace
 
         return cls(folder or workspace() / "steps")
 
@@ -131,6 +136,10 @@ class StepFolder:
     @property
     def manifest(self) -> Path:
         return self.root / "manifest"
+
+    @property
+    def contact_sheet(self) -> Path:
+        return self.root / "contact-sheet.html"
 
     @property
     def validated(self) -> Path:

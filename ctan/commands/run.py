@@ -13,7 +13,10 @@ from ctan.steps import DEFAULT_PROFILE, DEFAULT_SOURCE
 
 def run(
     source: Annotated[
-        str, typer.Option(help="Folder of raw files, or phantom:train=N,validation=N,seed=N.")
+        str,
+        typer.Option(
+            help="Folder, s3://bucket/prefix, dvc:REPOSITORY@REVISION, or phantom:train=N,validation=N,seed=N."
+        ),
     ] = DEFAULT_SOURCE,
     profile: o.Profile = DEFAULT_PROFILE,
     dataset: o.Dataset = "openkbp",

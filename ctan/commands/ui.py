@@ -17,7 +17,8 @@ def ui(
 
     Example: ctan ui --port 5001
     """
-    from ctan.tracking.server import ARTIFACTS_FOLDER, is_server, prepare, workspace
+    from ctan.tracking.server import ARTIFACTS_FOLDER, is_server, prepare
+    from ctan.workspace import workspace
 
     uri = prepare()
     if is_server(uri):

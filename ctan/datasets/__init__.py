@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import cast
 
+from ctan.config import DataConfig
 from ctan.datasets.base import Case, Dataset, RawCase
-from ctan.datasets.openkbp import OpenKBP
 from ctan.errors import ConfigError, DataError
+from ctan.workspace import workspace
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (OpenKBP(),)}
+DATASETS: dict[str, str | Callable[[DataConfig], Dataset]] = {
+    "openkbp": "ctan.datasets.openkbp:OpenKBP",
+    "prostate": "ctan.datasets.prostate:Prostate",
+    "ham10000": "ctan.datasets.ham10000:HAM10000",
+    "stoic": "ctan.datasets.stoic:STOIC",
+}  # name -> what makes it from its settings, or module:class of that
 
 _PHANTOM_DEFAULTS = {"train": 12, "validation": 4, "seed": 0}
+_FETCHED = "s3://bucket/prefix, dvc:REPOSITORY@REVISION"
 _PHANTOM_HELP = "phantoms such as phantom:train=12,validation=4,seed=0 (every part may be left out)"
 
 
-def get_dataset(name: str) -> Dataset:
-    """Return the data set of that name.
+def get_dataset(config: DataConfig | str) -> Dataset:
+    """Return the data set that the settings name.
+
+    Args:
+        config: settings of the data set, or its name for the default ones.
 
     Raises:
         ConfigError: listing the known names.
     """
+    name = config if isinstance(config, str) else config.dataset
     if name not in DATASETS:
         raise ConfigError(f"dataset: unknown {name!r}; allowed: {', '.join(DATASETS)}")
-    return DATASETS[name]
+    settings = DataConfig.model_validate({"dataset": name}) if isinstance(config, str) else config
+    make = DATASETS[name]
+    if isinstance(make, str):
+        module, _, cls = make.partition(":")
+        return cast(Dataset, getattr(import_module(module), cls)(settings))
+    return make(settings)
 
 
 @contextmanager
@@ -33,24 +51,37 @@ def open_source(source: str, dataset: Dataset) -> Iterator[Path]:
     """Yield the folder of raw files that `source` names.
 
     Args:
-        source: a folder, or `phantom:train=12,validation=4,seed=0`, which is written to a temporary folder: the same
-            bytes wherever it runs.
+        source: a folder; `s3://bucket/prefix` or a version that DVC pins (`dvc:REPOSITORY@REVISION[:PATH]`,
+            `md5:<hex>.dir`), fetched into the workspace and checked; or `phantom:train=12,validation=4,seed=0`, which
+            is written to a temporary folder: the same bytes wherever it runs.
         dataset: whose raw format it is.
 
     Raises:
-        DataError: when the folder does not exist.
-        ConfigError: when the phantom's numbers are not understood.
+        DataError: when there is no such folder, bucket or version, or its bytes are not those.
+        ConfigError: when the source is not understood.
     """
-    if not source.startswith("phantom:") and source != "phantom":
+    if source.startswith("s3://"):
+        from ctan.datasets.fetch.s3 import open_s3_source
+
+        with open_s3_source(source, workspace() / "raw") as folder:
+            yield folder
+    elif source.startswith(("dvc:", "md5:")):
+        from ctan.datasets.versions import open_version
+
+        with open_version(source, workspace() / "raw") as folder:
+            yield folder
+    elif source.startswith("phantom:") or source == "phantom":
+        numbers = parse_phantom(source)
+        with tempfile.TemporaryDirectory(prefix="ctan-phantom-") as folder_name:
+            folder = Path(folder_name)
+            dataset.write_phantoms(folder, numbers["train"], numbers["validation"], numbers["seed"])
+            yield folder
+    else:
         folder = Path(source).expanduser()
         if not folder.is_dir():
-            raise DataError(f"source: {source!r} is not a folder; give the folder of raw files, or {_PHANTOM_HELP}")
-        yield folder
-        return
-    numbers = parse_phantom(source)
-    with tempfile.TemporaryDirectory(prefix="ctan-phantom-") as folder_name:
-        folder = Path(folder_name)
-        dataset.write_phantoms(folder, numbers["train"], numbers["validation"], numbers["seed"])
+            raise DataError(
+                f"source: {source!r} is not a folder; give the folder of raw files, {_FETCHED}, or {_PHANTOM_HELP}"
+            )
         yield folder
 
 

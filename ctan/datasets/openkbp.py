@@ -10,17 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ctan.config import DataConfig
-from ctan.datasets.base import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, Case, RawCase
-from ctan.errors import CaseError, DataError
+from ctan.config import DataConfig, ValidationConfig
+from ctan.datasets.base import (
+    CT,
+    POSSIBLE_DOSE_MASK,
+    SPLIT_TEST,
+    SPLIT_TRAIN,
+    SPLIT_VALIDATION,
+    Augmentation,
+    Case,
+    Expectation,
+    RawCase,
+    between,
+)
+from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests
 from ctan.tasks import DoseRegression, Segmentation, Task
 
@@ -28,7 +39,6 @@ SHAPE = (128, 128, 128)
 SPLIT_FOLDERS = {"train-pats": SPLIT_TRAIN, "validation-pats": SPLIT_VALIDATION, "test-pats": SPLIT_TEST}
 ORGANS = ("Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible")
 TARGETS = {"PTV56": 56.0, "PTV63": 63.0, "PTV70": 70.0}
-POSSIBLE_DOSE_MASK = "possible_dose_mask"
 _REQUIRED = ("ct", "dose", POSSIBLE_DOSE_MASK, "voxel_dimensions")
 _MAX_CT = 4095
 _NUM_VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
@@ -38,10 +48,25 @@ class OpenKBP:
     """The reader and the tasks of OpenKBP; implements `ctan.datasets.base.Dataset`."""
 
     name = "openkbp"
+    spatial_dims: Literal[2, 3] = 3
+    image = CT
     structures = (*ORGANS, *TARGETS)
     targets: Mapping[str, float] = TARGETS
+    has_dose = True
+    labels: Mapping[str, tuple[str, ...]] = {}
+    facts: Mapping[str, Literal["string", "float64"]] = {}
+    strata: tuple[str, ...] = ()
+    keeps_native = True
+    whole_image = False
+    augmentation = Augmentation(
+        flip_axes=(1,), left_right_axis=1, rotate_plane=(0, 1), rotate_step_degrees=40
+    )  # nine equispaced beams
+    licence = "OpenKBP, A. Babier et al., Medical Physics 48 (2021); MIT"
 
-    def tasks(self, config: DataConfig) -> tuple[Task, ...]:
+    def __init__(self, config: DataConfig | None = None) -> None:
+        self.config = config or DataConfig()
+
+    def tasks(self) -> tuple[Task, ...]:
         """Return contouring of the organs at risk and dose prediction."""
         contouring = Segmentation("contouring", ORGANS, mirrored_pairs=(("LeftParotid", "RightParotid"),))
         return contouring, DoseRegression("dose")
@@ -104,10 +129,33 @@ class OpenKBP:
             sha256=sha256_of_digests(digests),
         )
 
-    def write_phantoms(self, output_dir: Path, num_train: int, num_validation: int, seed: int) -> None:
+    def remarks(self, raw_dir: Path) -> list[str]:
+        """Return nothing: every patient speaks for itself."""
+        return []
+
+    def expectations(self, limits: ValidationConfig) -> list[Expectation]:
+        """Return that PTV70 is contoured and that mean doses in targets are near their prescriptions."""
+        main_target = max(TARGETS, key=lambda name: TARGETS[name])
+        found = [
+            Expectation(f"{main_target}-present", f"{main_target} is contoured", "", "ExpectColumnValuesToNotBeNull",
+                        {"column": f"voxels_{main_target}"})
+        ]  # fmt: skip
+        for name, level_gy in TARGETS.items():
+            low, high = (level_gy * (1 + sign * limits.target_dose_tolerance) for sign in (-1, 1))
+            sentence = (
+                f"Mean dose in {name} is within {limits.target_dose_tolerance:.0%} of its prescription {level_gy:g} Gy"
+            )
+            found.append(between(f"{name}-dose", f"dose_mean_gy_{name}", round(low, 3), round(high, 3), "Gy", sentence))
+        return found
+
+    def write_phantoms(
+        self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()
+    ) -> None:
         """Write synthetic patients, see `ctan.datasets.phantom`."""
         from ctan.datasets.phantom import write_openkbp_phantoms
 
+        if defects:
+            raise ConfigError(f"defects: OpenKBP's phantoms have none to plant, found {', '.join(defects)}")
         write_openkbp_phantoms(output_dir, num_train, num_validation, seed)
 
 

@@ -11,18 +11,17 @@ of 3 MB): the possible-dose mask fills about 0.5% of the grid, a real one 3% to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ctan.datasets.openkbp import POSSIBLE_DOSE_MASK, SHAPE, SPLIT_FOLDERS, TARGETS
+from ctan.datasets.base import POSSIBLE_DOSE_MASK
+from ctan.datasets.openkbp import SPLIT_FOLDERS, TARGETS
+from ctan.datasets.openkbp_write import OpenKBPPatient, write_patient
+from ctan.datasets.shapes import Mask, Volume, distance
 from ctan.errors import DataError
-
-Mask = npt.NDArray[np.bool_]
-Volume = npt.NDArray[np.float64]
 
 _FIRST_VALIDATION = 201  # OpenKBP numbers its validation patients from here
 _TRAIN_FOLDER, _VALIDATION_FOLDER = list(SPLIT_FOLDERS)[:2]
@@ -46,17 +45,6 @@ _SPARED = {"SpinalCord": 0.75, "RightParotid": 0.6, "LeftParotid": 0.6}  # share
 _SPARED_MM = 9.0
 
 
-@dataclass(frozen=True)
-class _Phantom:
-    """One patient inside its box: whole CT values, hundredths of a Gray, contours."""
-
-    corner: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    ct: npt.NDArray[np.int64]
-    dose_cgy: npt.NDArray[np.int64]
-    masks: Mapping[str, Mask]
-
-
 def write_openkbp_phantoms(output_dir: Path, num_train: int, num_validation: int, seed: int) -> None:
     """Write synthetic patients in the raw format of OpenKBP, see `ctan.datasets.openkbp`.
 
@@ -78,10 +66,10 @@ def write_openkbp_phantoms(output_dir: Path, num_train: int, num_validation: int
                 path.mkdir(parents=True)
             except FileExistsError as error:
                 raise DataError(f"{path}: exists already; phantoms are written to a new folder only") from error
-            _write(_make(np.random.default_rng([seed, number])), path)
+            write_patient(_make(np.random.default_rng([seed, number])), path)
 
 
-def _make(rng: np.random.Generator) -> _Phantom:
+def _make(rng: np.random.Generator) -> OpenKBPPatient:
     in_plane, slices = round(rng.uniform(3.5, 4.3), 3), round(rng.uniform(2.0, 3.0), 3)
     spacing = (in_plane, in_plane, slices)
     corner = (26 + int(rng.integers(0, 2)), 43 + int(rng.integers(0, 6)), 44 + int(rng.integers(0, 6)))
@@ -91,7 +79,7 @@ def _make(rng: np.random.Generator) -> _Phantom:
     ct = _ct(masks, anatomy, rng)
     masks = {name: mask for name, mask in masks.items() if name in present}
     dose, possible = _dose(masks, anatomy.body, spacing, rng)
-    return _Phantom(corner, spacing, ct, dose, {**masks, POSSIBLE_DOSE_MASK: possible})
+    return OpenKBPPatient(corner, spacing, ct, 10 * dose, {**masks, POSSIBLE_DOSE_MASK: possible})
 
 
 class _Anatomy:
@@ -182,44 +170,19 @@ def _dose(
     margin = _MASK_MM_UP_DOWN / spacing_mm[2]
     slices = np.arange(_BOX[2])
     near = (slices >= heights[0] - margin) & (slices <= heights[-1] + margin)
-    possible = body & near & (_distance(targets, spacing_mm) <= _MASK_MM)
+    possible = body & near & (distance(targets, spacing_mm) <= _MASK_MM)
 
     halves = tuple(edge / half for edge, half in zip(spacing_mm, _FALL_OFF_MM, strict=True))
     dose: Volume = np.zeros(_BOX)
     for name, level_gy in TARGETS.items():
         if name in masks:
-            away = _distance(masks[name], halves)
+            away = distance(masks[name], halves)
             dose = np.maximum(dose, level_gy / (1 + away * away))
     for name, share in _SPARED.items():
-        away = _distance(masks[name], spacing_mm) / _SPARED_MM
+        away = distance(masks[name], spacing_mm) / _SPARED_MM
         dose = dose * (1 - share / (1 + away * away))
     for name, level_gy in TARGETS.items():
         if name in masks:
             inside = masks[name]
             dose[inside] = level_gy * rng.uniform(0.99, 1.03, int(np.count_nonzero(inside)))
     return np.rint(100 * dose * possible).astype(np.int64), possible
-
-
-def _distance(mask: Mask, sampling: Iterable[float]) -> Volume:
-    """Return each voxel's distance to a structure, 0 inside; `sampling` is the length of a voxel edge per axis."""
-    from scipy import ndimage
-
-    return ndimage.distance_transform_edt(~mask, sampling=tuple(sampling))
-
-
-def _write(phantom: _Phantom, folder: Path) -> None:
-    """Write a patient's files, as pandas and NumPy wrote those of OpenKBP."""
-
-    def rows(mask: Mask, texts: Iterable[str]) -> bytes:
-        places = tuple(axis + start for axis, start in zip(np.nonzero(mask), phantom.corner, strict=True))
-        indices = np.ravel_multi_index(places, SHAPE).tolist()
-        return "".join([",data\n", *(f"{i},{text}\n" for i, text in zip(indices, texts, strict=True))]).encode()
-
-    for name, mask in phantom.masks.items():
-        (folder / f"{name}.csv").write_bytes(rows(mask, [""] * int(np.count_nonzero(mask))))
-    body, possible = phantom.ct > 0, phantom.masks[POSSIBLE_DOSE_MASK]
-    (folder / "ct.csv").write_bytes(rows(body, (f"{value}.0" for value in phantom.ct[body].tolist())))
-    gray = (str(value / 100) for value in phantom.dose_cgy[possible].tolist())
-    (folder / "dose.csv").write_bytes(rows(possible, gray))
-    spacing = "".join(f"{edge:.18e}\n" for edge in phantom.spacing_mm)
-    (folder / "voxel_dimensions.csv").write_bytes(spacing.encode())

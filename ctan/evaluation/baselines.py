@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.config import EvaluationConfig
-from ctan.datasets.base import Case, Dataset
+from ctan.datasets.base import POSSIBLE_DOSE_MASK, Case, Dataset
 from ctan.evaluation.cases import EVALUATION, Row
-from ctan.evaluation.scoring import POSSIBLE_DOSE_MASK, score_case, score_dose_map
+from ctan.evaluation.scoring import score_case, score_dose_map
+from ctan.metrics import CLASS_FREQUENCIES
 from ctan.store import Store, StoredCase
 from ctan.tasks import DoseRegression, Segmentation, Task
 
@@ -18,22 +19,29 @@ MEAN, DISTANCE, GRID_FLOOR = "baseline-mean", "baseline-distance", "grid-floor"
 LABELS = {
     MEAN: "Mean dose inside the mask",
     DISTANCE: "Mean dose at equal distance to the targets",
+    CLASS_FREQUENCIES: "Class frequencies of the training cases",
 }
 _FAR_MM = 127  # the store clips distances there
 
 
 class DoseStatistics:
-    """What the baselines learn from the training cases, on the working grid."""
+    """What the baselines learn from the training cases, on the working grid.
+
+    Doses are scaled to one prescription, that of the first case.
+    """
 
     def __init__(self) -> None:
         size = 2 * _FAR_MM + 1
         self._total, self._count = np.zeros(size), np.zeros(size)
+        self.prescription_gy = 0.0
 
     def add(self, case: StoredCase) -> None:
         """Take note of a training case's dose inside the possible-dose mask, by distance to the targets."""
+        self.prescription_gy = self.prescription_gy or case.prescription_gy
         inside = np.flatnonzero(case.dose_mask)
+        dose = case.dose.reshape(-1)[inside] * (self.prescription_gy / case.prescription_gy)
         distance = case.target_distance.reshape(-1)[inside].astype(np.int64) + _FAR_MM
-        self._total += np.bincount(distance, case.dose.reshape(-1)[inside], len(self._total))
+        self._total += np.bincount(distance, dose, len(self._total))
         self._count += np.bincount(distance, minlength=len(self._count))
 
     @property
@@ -49,10 +57,16 @@ class DoseStatistics:
             return np.zeros(len(self._count))
         return np.interp(np.arange(len(self._count)), seen, self._total[seen] / self._count[seen])
 
+    def scale_to(self, reference: Case) -> float:
+        """Return what doses of the statistics are multiplied by for a case with its own prescription."""
+        own = float(reference.facts.get("prescription_gy", self.prescription_gy))
+        return own / self.prescription_gy if self.prescription_gy else 1.0
+
 
 def mean_dose(reference: Case, statistics: DoseStatistics) -> npt.NDArray[np.float32]:
     """Predict the mean training dose everywhere inside the possible-dose mask, (D, H, W) Gy."""
-    return (reference.masks[POSSIBLE_DOSE_MASK] * statistics.mean_gy).astype(np.float32)
+    mean_gy = statistics.mean_gy * statistics.scale_to(reference)
+    return (reference.masks[POSSIBLE_DOSE_MASK] * mean_gy).astype(np.float32)
 
 
 def dose_by_distance(reference: Case, statistics: DoseStatistics, dataset: Dataset) -> npt.NDArray[np.float32]:
@@ -67,7 +81,10 @@ def dose_by_distance(reference: Case, statistics: DoseStatistics, dataset: Datas
 
     possible = reference.masks[POSSIBLE_DOSE_MASK]
     prescribed = np.zeros(reference.shape, np.float32)
-    for name, level_gy in dataset.targets.items():
+    highest_gy = max(dataset.targets.values())
+    own_gy = float(reference.facts.get("prescription_gy", highest_gy))
+    for name, target_gy in dataset.targets.items():
+        level_gy = target_gy * own_gy / highest_gy
         if name in reference.masks:
             prescribed = np.where(reference.masks[name], np.maximum(prescribed, np.float32(level_gy)), prescribed)
     inside, dose = prescribed > 0, np.zeros(reference.shape, np.float32)
@@ -77,7 +94,9 @@ def dose_by_distance(reference: Case, statistics: DoseStatistics, dataset: Datas
     else:
         distance = np.full(inside[box].shape, np.inf)
     nearest = np.rint(np.minimum(distance, _FAR_MM)).astype(np.intp) + _FAR_MM
-    predicted = np.where(inside[box], prescribed[box], statistics.by_distance_gy[nearest])
+    predicted = np.where(
+        inside[box], prescribed[box], statistics.by_distance_gy[nearest] * statistics.scale_to(reference)
+    )
     dose[box] = np.where(possible[box], predicted, 0)
     return dose
 
@@ -86,10 +105,10 @@ def baseline_rows(
     reference: Case, statistics: DoseStatistics, tasks: Sequence[Task], dataset: Dataset, config: EvaluationConfig
 ) -> list[Row]:
     """Score both baselines on one evaluation case; rows of `cases.parquet`, fold and seed -1."""
-    doses = {MEAN: mean_dose(reference, statistics), DISTANCE: dose_by_distance(reference, statistics, dataset)}
     rows = []
     for task in tasks:
         if isinstance(task, DoseRegression):
+            doses = {MEAN: mean_dose(reference, statistics), DISTANCE: dose_by_distance(reference, statistics, dataset)}
             for arch, dose in doses.items():
                 identity = _identity(arch, reference) | {"task": task.name}
                 rows += [identity | row for row in score_dose_map(task, dose, reference, dataset, config)]

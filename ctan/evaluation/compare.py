@@ -19,13 +19,13 @@ from ctan.errors import DataError
 from ctan.evaluation.baselines import DISTANCE, LABELS, MEAN, DoseStatistics, baseline_rows, floor_rows
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, read_cases, write_cases
 from ctan.evaluation.evaluate import evaluation_cases, evaluation_hash
-from ctan.evaluation.improvement import all_patients, relative_improvement, resampled_metric
+from ctan.evaluation.improvement import all_patients, patient_weights, relative_improvement, resampled_metric
 from ctan.evaluation.summary import describe_selection_error, scores, selection_error
 from ctan.files import write_json
-from ctan.metrics import MIN_SEEDS, interval, resampling_weights
+from ctan.metrics import CLASS_FREQUENCIES, MIN_SEEDS, chance_rows, interval
 from ctan.progress import track
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import Task, task_from_json
+from ctan.tasks import Classification, DoseRegression, Task, task_from_json
 
 COMPARISON_FILE = "comparison.json"
 REFERENCE_ARCH = "stl"
@@ -138,14 +138,34 @@ def _simple_rows(store: Store, model: _Model, tasks: tuple[Task, ...], config: R
     """Return the per-case rows of the baselines and of the grid's floor on the evaluation cases."""
     train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=model.described["fold"])
     case_ids = evaluation_cases(store)
-    return [row for rows in track(_score_simple(store, train_ids, case_ids, tasks, config),
-                                  len(train_ids) + len(case_ids), "baselines") for row in rows]  # fmt: skip
+    rows = _chance_rows(store, train_ids, case_ids, tasks)
+    dense = tuple(task for task in tasks if task.head == "dense")
+    if not dense:
+        return rows
+    learned_from = train_ids if any(isinstance(task, DoseRegression) for task in dense) else []
+    scored = _score_simple(store, learned_from, case_ids, dense, config)
+    return rows + [row for found in track(scored, len(learned_from) + len(case_ids), "baselines") for row in found]
+
+
+def _chance_rows(store: Store, train_ids: list[str], case_ids: list[str], tasks: tuple[Task, ...]) -> list[Row]:
+    """Return the rows of the baseline that says the class frequencies of the training cases of every case."""
+    train_labels, labels = store.labels(train_ids), store.labels(case_ids)
+    rows: list[Row] = []
+    for task in tasks:
+        if isinstance(task, Classification):
+            known = [of_case[task.name] for of_case in train_labels if task.name in of_case]
+            cases = [
+                (case_id, store.group_id(case_id), of_case.get(task.name))
+                for case_id, of_case in zip(case_ids, labels, strict=True)
+            ]
+            rows += [{"role": EVALUATION, **row} for row in chance_rows(task.name, task.classes, known, cases)]
+    return rows
 
 
 def _score_simple(
     store: Store, train_ids: list[str], case_ids: list[str], tasks: tuple[Task, ...], config: RunConfig
 ) -> Iterator[list[Row]]:
-    dataset, statistics = get_dataset(store.pointer.dataset), DoseStatistics()
+    dataset, statistics = get_dataset(config.data), DoseStatistics()
     for case_id in train_ids:
         statistics.add(store.load(case_id))
         yield []
@@ -191,7 +211,7 @@ def _scores(group: list[_Model], role: str, tasks: tuple[Task, ...], config: Run
     """Return `{task: {metric: {value, low, high}}}`, the mean over folds and seeds."""
     tables = [model.rows(role) for model in group]
     patients = all_patients(tables)
-    weights = resampling_weights(len(patients), config.evaluation.num_bootstrap)
+    weights = patient_weights(tables, patients, config.evaluation.num_bootstrap)
     found: dict[str, Any] = {}
     for task in tasks:
         for metric in task.metrics:
@@ -217,7 +237,7 @@ def _structures(group: list[_Model]) -> dict[str, float]:
 
 def _baselines(simple: pa.Table, tasks: tuple[Task, ...]) -> list[dict[str, Any]]:
     found = []
-    for arch in (MEAN, DISTANCE):
+    for arch in (MEAN, DISTANCE, CLASS_FREQUENCIES):
         rows = simple.filter(pc.field("arch") == arch)
         if rows.num_rows:
             found.append({"arch": arch, "label": LABELS[arch], "scores": {EVALUATION: scores(rows, tasks)}})

@@ -19,7 +19,7 @@ from ctan.datasets import get_dataset
 from ctan.datasets.base import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
 from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, write_cases
-from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, slices
+from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
 from ctan.evaluation.scoring import Scored, score_case
 from ctan.evaluation.summary import scores
 from ctan.files import atomic_path, sha256_of_json, write_json
@@ -84,14 +84,14 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
     rows: list[Row] = []
     curves: list[Row] = []
     figures: dict[str, Any] = {}
-    dataset = get_dataset(pointer.dataset)
+    dataset = get_dataset(model.config.data)
     named = {name: described[name] for name in ("arch", "fold", "seed")}
     what = f"evaluate {described['arch']}"
     for role, reference, scored in track(_score(store, model, todo, config), len(todo), what):
         identity = {**named, "role": role, "case_id": reference.case_id, "group_id": reference.group_id}
         rows += [{**identity, **row} for row in scored.rows]
         if role == EVALUATION and reference.case_id in figure_ids:
-            figures |= slices(reference, scored.native, model.tasks, dataset)
+            figures |= pictures(reference, scored.native, model.tasks, dataset)
             doses = [scored.native[task.name] for task in model.tasks if isinstance(task, DoseRegression)]
             curves += [{**named, **row} for dose in doses for row in dvh_rows(reference, dose, dataset)]
 
@@ -127,7 +127,7 @@ def _check_output(output_dir: Path) -> None:
 def _score(
     store: Store, model: LoadedModel, todo: list[tuple[str, str]], config: RunConfig
 ) -> Iterator[tuple[str, Case, Scored]]:
-    dataset = get_dataset(store.pointer.dataset)
+    dataset = get_dataset(model.config.data)
     for role, case_id in todo:
         reference = store.reference(case_id)
         prediction = model.predict(store.load(case_id))

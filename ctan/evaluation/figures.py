@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,63 +55,95 @@ def dvh_rows(reference: Case, dose: npt.NDArray[np.float32], dataset: Dataset) -
     return rows
 
 
-def slices(
+def pictures(
     reference: Case, native: Mapping[str, npt.NDArray[Any]], tasks: tuple[Task, ...], dataset: Dataset
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return axial, coronal and sagittal slices through the hottest voxel's neighbourhood of the planned dose.
+    """Return what is drawn of a case: axial, coronal and sagittal slices of a volume, or the picture itself.
 
-    Row 0 is drawn at the top: anterior in axial, superior in coronal and sagittal slices.
+    Slices go through the hottest part of the planned dose, else through the middle of the contoured structures or of
+    the image. Row 0 is drawn at the top: anterior in axial, superior in coronal and sagittal slices.
 
     Args:
         reference: the case at native resolution.
         native: task name -> prediction on the native grid.
         tasks: what was predicted.
-        dataset: names the targets.
+        dataset: names image and targets.
 
     Returns:
         `<case_id>/<view>/<what>` -> array, see `figures.npz` in the architecture page.
     """
-    dose = reference.doses["dose"]
-    empty = np.zeros(dose.shape, bool)
-    centre = [round(float(c)) for c in np.argwhere(dose >= 0.9 * dose.max()).mean(0)]
-    box = _box(reference)
+    views: Mapping[str, tuple[int, bool] | None] = _VIEWS if dataset.spatial_dims == 3 else {"picture": None}
+    centre, box = _centre(reference), _box(reference, dataset)
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for view, (axis, exchanged) in _VIEWS.items():
-        in_plane = [a for a in range(3) if a != axis]
-        if exchanged:
-            in_plane.reverse()
+    for view, how in views.items():
+        in_plane = list(range(dataset.spatial_dims))
+        if how is not None:
+            in_plane = [a for a in in_plane if a != how[0]]
+            if how[1]:
+                in_plane.reverse()
 
-        def cut(volume: npt.NDArray[Any], axis: int = axis, in_plane: list[int] = in_plane) -> npt.NDArray[Any]:
-            plane = np.take(volume, centre[axis], axis=volume.ndim - 3 + axis)
+        def cut(volume: npt.NDArray[Any], how: Any = how, in_plane: list[int] = in_plane) -> npt.NDArray[Any]:
+            if how is None:
+                return np.ascontiguousarray(volume)
+            plane = np.take(volume, centre[how[0]], axis=volume.ndim - 3 + how[0])
             if in_plane[0] > in_plane[1]:
                 plane = np.swapaxes(plane, -1, -2)
             return np.ascontiguousarray(plane[..., box[in_plane[0]], box[in_plane[1]]])
 
-        what: dict[str, npt.NDArray[Any]] = {
-            "ct": cut(reference.images["ct"]).astype(np.int16) - _HU_OFFSET,
-            "planned": cut(dose),
-            "spacing_mm": np.array([reference.spacing_mm[a] for a in in_plane]),
-        }
-        if dataset.targets:
-            what["targets"] = np.stack([cut(reference.masks.get(name, empty)) for name in dataset.targets])
-        for task in tasks:
-            if isinstance(task, DoseRegression):
-                what["predicted"] = cut(native[task.name])
-            elif isinstance(task, Segmentation):
-                known = [name in reference.masks for name in task.structures]
-                true = [cut(reference.masks.get(name, empty)) for name in task.structures]
-                what["true_contours"], what["known"] = np.stack(true), np.array(known)
-                what["predicted_contours"] = cut(native[task.name])
+        what = _drawn(reference, native, tasks, dataset, cut)
+        what["spacing_mm"] = np.array([reference.spacing_mm[a] for a in in_plane])
         arrays |= {f"{reference.case_id}/{view}/{name}": array for name, array in what.items()}
     return arrays
 
 
-def _box(reference: Case) -> list[slice]:
-    """Return the part of each axis that holds the patient or dose, with a margin."""
-    occupied = (reference.images["ct"] > _HU_OFFSET - 500) | (reference.doses["dose"] > 0)
+def _drawn(
+    reference: Case,
+    native: Mapping[str, npt.NDArray[Any]],
+    tasks: tuple[Task, ...],
+    dataset: Dataset,
+    cut: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+) -> dict[str, npt.NDArray[Any]]:
+    """Return what one view shows, by name."""
+    image, empty = reference.images[dataset.image.name], np.zeros(reference.shape, bool)
+    what: dict[str, npt.NDArray[Any]] = {}
+    what[dataset.image.name] = cut(image).astype(np.int16) - _HU_OFFSET if dataset.image.unit else cut(image)
+    if dataset.targets:
+        what["targets"] = np.stack([cut(reference.masks.get(name, empty)) for name in dataset.targets])
+    for task in tasks:
+        if isinstance(task, DoseRegression):
+            what["planned"], what["predicted"] = cut(reference.doses["dose"]), cut(native[task.name])
+        elif isinstance(task, Segmentation):
+            known = [name in reference.masks for name in task.structures]
+            true = [cut(reference.masks.get(name, empty)) for name in task.structures]
+            what["true_contours"], what["known"] = np.stack(true), np.array(known)
+            what["predicted_contours"] = cut(native[task.name])
+    return what
+
+
+def _centre(reference: Case) -> list[int]:
+    """Return the voxel that slices go through."""
+    dose = reference.doses.get("dose")
+    if dose is not None:
+        shown = dose >= 0.9 * dose.max()
+    else:
+        shown = np.zeros(reference.shape, bool)
+        for mask in reference.masks.values():
+            shown = shown | mask
+    if not shown.any():
+        return [size // 2 for size in reference.shape]
+    return [round(float(c)) for c in np.argwhere(shown).mean(0)]
+
+
+def _box(reference: Case, dataset: Dataset) -> list[slice]:
+    """Return the part of each axis that holds the patient or dose, with a margin; all of a picture."""
+    if not dataset.image.unit:
+        return [slice(None)] * dataset.spatial_dims
+    occupied = reference.images[dataset.image.name] > _HU_OFFSET - 500
+    if "dose" in reference.doses:
+        occupied = occupied | (reference.doses["dose"] > 0)
     box = []
-    for axis in range(3):
-        where = np.flatnonzero(occupied.any(axis=tuple(a for a in range(3) if a != axis)))
+    for axis in range(occupied.ndim):
+        where = np.flatnonzero(occupied.any(axis=tuple(a for a in range(occupied.ndim) if a != axis)))
         first, last = (int(where[0]), int(where[-1])) if len(where) else (0, occupied.shape[axis] - 1)
         box.append(slice(max(0, first - _MARGIN_VOXELS), last + 1 + _MARGIN_VOXELS))
     return box

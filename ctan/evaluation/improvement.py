@@ -9,7 +9,7 @@ import numpy as np
 
 from ctan.config import EvaluationConfig
 from ctan.errors import DataError
-from ctan.evaluation.summary import metric_sums, patients_of
+from ctan.evaluation.summary import label_strata, metric_sums, patients_of
 from ctan.metrics import improvement, interval, mean_over_trainings, resampling_weights
 from ctan.metrics.resampling import Floats
 from ctan.tasks import MetricSpec, Task
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Intervals = dict[str, dict[str, float]]
+
+
+def patient_weights(tables: Sequence[pa.Table], patients: dict[str, int], num_bootstrap: int) -> Floats:
+    """Return how often each patient is drawn, (1 + num_bootstrap, patients), see `resampling_weights`.
+
+    With image-level tasks, patients are drawn within those of the same labels.
+
+    Args:
+        tables: per-case rows of the models that are resampled.
+        patients: group id -> column.
+        num_bootstrap: number of resamples.
+    """
+    return resampling_weights(len(patients), num_bootstrap, label_strata(tables, patients))
 
 
 def resampled_metric(
@@ -32,7 +45,7 @@ def resampled_metric(
         task: which task.
         metric: which of its metrics.
         patients: group id -> column of `weights`.
-        weights: (resamples, patients), see `ctan.metrics.resampling_weights`.
+        weights: (resamples, patients), see `patient_weights`.
     """
     values = []
     for table in tables:
@@ -51,7 +64,7 @@ def relative_improvement(
 
     For each task that both have, `(-1)^l (M - M_ref) / M_ref * 100` of its primary metric (l = 1 where lower is
     better), a ratio of means; `"average"` is the mean over tasks. Intervals are percentiles over resamples of the
-    patients, the same for both and for all tasks.
+    patients, the same for both and for all tasks, stratified by label where there are image-level tasks.
 
     Args:
         tasks: whose primary metrics are compared.
@@ -73,7 +86,7 @@ def relative_improvement(
             f"{len(cases[1] - cases[0])} only {names[1]}); train both on the same folds and evaluate on one store"
         )
     patients = all_patients([*new, *reference])
-    weights = resampling_weights(len(patients), config.num_bootstrap)
+    weights = patient_weights([*new, *reference], patients, config.num_bootstrap)
     gains = {}
     for task in tasks:
         metric = task.primary_metric

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no global state, no display
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ctan.drawing import FAINT, INK, style
 from ctan.evaluation.cases import EVALUATION, TUNING
 from ctan.evaluation.report_style import (
-    FAINT,
-    INK,
-    MUTED,
     architecture_colour,
     architecture_label,
     architecture_marker,
@@ -26,7 +20,6 @@ from ctan.evaluation.report_style import (
     format_percent,
     is_number,
 )
-from ctan.files import atomic_path
 from ctan.tasks import MetricSpec, Segmentation, Task
 
 if TYPE_CHECKING:
@@ -35,52 +28,7 @@ if TYPE_CHECKING:
 
     from ctan.evaluation.report_data import ReportData
 
-DPI = 160  # half as much again as a figure is shown at, so that it is sharp on dense screens
 _LOG_FROM_RATIO = 10.0  # a loss that falls by more than this is easier to read on a logarithmic axis
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8ecf1",
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "figure.facecolor": "white",
-}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Apply the report's look while a figure is made."""
-    with mpl.rc_context(_STYLE):
-        yield
-
-
-def png(figure: Figure, dpi: int = DPI) -> bytes:
-    """Return a figure as PNG, the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def write_figure_png(figure: Figure, path: Path, dpi: int = DPI) -> None:
-    """Write a figure as PNG, atomically; how the documentation's pictures are made."""
-    with atomic_path(path) as beside:
-        beside.write_bytes(png(figure, dpi))
 
 
 def improvement_chart(data: ReportData) -> Figure | None:

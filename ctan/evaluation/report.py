@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ctan.drawing import DPI, png
 from ctan.evaluation.cases import EVALUATION, TUNING
-from ctan.evaluation.plots import (
-    DPI,
-    cases_chart,
-    improvement_chart,
-    loss_chart,
-    png,
-    schedule_chart,
-    structures_chart,
-)
+from ctan.evaluation.plots import cases_chart, improvement_chart, loss_chart, schedule_chart, structures_chart
 from ctan.evaluation.report_data import ReportData, read_report_data
 from ctan.evaluation.report_dose import Contours, criteria_chart, dvh_chart, slices_picture
 from ctan.evaluation.report_headline import facts, headline
+from ctan.evaluation.report_labels import confusion_chart, recall_table, roc_chart
+from ctan.evaluation.report_pictures import label_captions, outlines_picture
 from ctan.evaluation.report_style import architecture_label
 from ctan.evaluation.report_tables import (
     against_table,
@@ -32,7 +27,7 @@ from ctan.evaluation.report_tables import (
 )
 from ctan.files import write_text
 from ctan.html import Markup, element, image, join, page
-from ctan.tasks import Segmentation
+from ctan.tasks import Classification, Segmentation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,6 +111,18 @@ def _structures(data: ReportData) -> Markup:
     return join(*parts)
 
 
+def _diagnoses(data: ReportData) -> Markup:
+    parts = []
+    for task in data.tasks:
+        if isinstance(task, Classification):
+            roc = _picture(roc_chart(data, task), f"Receiver operating characteristic and reliability of {task.name}",
+                           f"{task.name} on the evaluation cases.")  # fmt: skip
+            confusion = _picture(confusion_chart(data, task), f"Confusion matrix and recall of {task.name}")
+            if roc or confusion:
+                parts += [element("h3", task.name), roc, confusion, recall_table(data, task)]
+    return join(*parts)
+
+
 def _losses(data: ReportData) -> Markup:
     figure = loss_chart(data)
     if figure is None:
@@ -143,24 +150,45 @@ def _dvh(data: ReportData) -> Markup:
 
 
 def _slices(data: ReportData) -> Markup:
-    cases = data.best.figures()
+    if data.dataset.spatial_dims == 2:
+        return _outlines(data)
+    cases, has_dose = data.best.figures(), data.dataset.has_dose
     task = next((task for task in data.tasks if isinstance(task, Segmentation)), None)
     contours = Contours(task.structures if task else (), tuple(data.targets), data.colours)
     figures = [(case_id, figure) for case_id, views in cases.items() if (figure := slices_picture(views, contours))]
     pictures = _within(_SLICES_BYTES, [figure for _, figure in figures])
-    best = architecture_label(data.best_arch)
+    best, captions = architecture_label(data.best_arch), _captions(data)
+    shown = "contours, planned and predicted dose" if has_dose else "the CT and what was predicted"
     parts = [
-        join(element("h3", case_id), image(picture, f"Slices of case {case_id}: contours, planned and predicted dose"))
+        join(element("h3", case_id), image(picture, f"Slices of case {case_id}: {shown}", captions.get(case_id, "")))
         for (case_id, _), picture in zip(figures, pictures, strict=True)
     ]
     if not parts:
         return Markup("")
-    text = (
-        f"Slices through the region of highest planned dose, predicted by {best}. True contours are solid, predicted "
-        "ones dashed, targets dotted; on a dose lie the contours that belong to it. CT window −160 to 240 HU. Red in "
-        "the difference: too much dose predicted, blue: too little."
-    )
-    return join(element("p", text, class_="soft"), *parts)
+    where = "the region of highest planned dose" if has_dose else "the middle"
+    sentences = [f"Slices through {where}, predicted by {best}. CT window −160 to 240 HU."]
+    if task:
+        sentences.append("True contours are solid, predicted ones dashed, targets dotted.")
+    if has_dose:
+        sentences.append(
+            "On a dose lie the contours that belong to it. Red in the difference: too much dose predicted, blue: too "
+            "little."
+        )
+    return join(element("p", " ".join(sentences), class_="soft"), *parts)
+
+
+def _outlines(data: ReportData) -> Markup:
+    cases = {case_id: views["picture"] for case_id, views in data.best.figures().items() if "picture" in views}
+    figure = outlines_picture(cases, data.dataset.image.name, _captions(data))
+    best = architecture_label(data.best_arch)
+    return _picture(figure, f"The first evaluation pictures with outlines, true and predicted by {best}",
+                    f"The first evaluation pictures, predicted by {best}. {data.dataset.licence}")  # fmt: skip
+
+
+def _captions(data: ReportData) -> dict[str, str]:
+    """Return by case what image-level tasks say, by the best model."""
+    rows = data.best.cases.to_pylist()
+    return label_captions([row for row in rows if row["role"] == EVALUATION and row["metric"] == "probability"])
 
 
 def _within(limit: int, figures: Sequence[Figure]) -> list[bytes]:
@@ -199,8 +227,9 @@ _SECTIONS: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
     ("Relative improvement", _improvement),
     ("Tuning cases", _tuning),
     ("Dice per structure", _structures),
+    ("Diagnoses", _diagnoses),
     ("Dose-volume histograms", _dvh),
-    ("Dose and contours", _slices),
+    ("Predictions", _slices),
     ("Case by case", _cases),
     ("Training", _losses),
     ("Provenance", _provenance),

@@ -16,12 +16,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctan.config import EvaluationConfig
-from ctan.datasets import get_dataset
+from ctan.config import DataConfig, EvaluationConfig
+from ctan.datasets import Dataset, get_dataset
+from ctan.drawing import structure_colours
 from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, TUNING, read_cases
 from ctan.evaluation.improvement import Intervals, relative_improvement
-from ctan.evaluation.report_style import structure_colours
 from ctan.tasks import MetricSpec, Segmentation, Task, task_from_json
 
 ROLES = (EVALUATION, TUNING)
@@ -156,15 +156,20 @@ class ReportData:
         return pa.concat_tables([model.cases for model in self.models]).to_pandas()
 
     @cached_property
+    def dataset(self) -> Dataset:
+        """The data set that was learned."""
+        return get_dataset(DataConfig.model_validate(self.best.model_json["config"]["data"]))
+
+    @cached_property
     def targets(self) -> dict[str, float]:
         """Target structure -> prescription in Gy."""
-        return dict(get_dataset(self.content["dataset"]).targets)
+        return dict(self.dataset.targets)
 
     @cached_property
     def colours(self) -> dict[str, str]:
         """Structure -> colour."""
         pairs = [pair for task in self.tasks if isinstance(task, Segmentation) for pair in task.mirrored_pairs]
-        return structure_colours(get_dataset(self.content["dataset"]).structures, self.targets, pairs)
+        return structure_colours(self.dataset.structures, self.targets, pairs)
 
 
 def read_report_data(content: dict[str, Any], evaluation_dirs: Sequence[Path]) -> ReportData:

@@ -12,8 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ctan.evaluation.plots import style
-from ctan.evaluation.report_style import INK, MUTED, criterion_label
+from ctan.drawing import INK, MUTED, style
+from ctan.evaluation.report_style import criterion_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ctan.evaluation.report_data import Arrays
 
 VIEWS = ("axial", "coronal", "sagittal")
-# What lies at the top, left and right of a view, as `ctan.evaluation.figures.slices` cuts them from (P, L, I) axes.
+# What lies at the top, left and right of a view, as `ctan.evaluation.figures.pictures` cuts them from (P, L, I) axes.
 _EDGES = {"axial": ("A", "R", "L"), "coronal": ("S", "R", "L"), "sagittal": ("S", "A", "P")}
 _WINDOW_HU = (-160.0, 240.0)  # soft tissue: level 40, width 400
 _DOSE_COLOURS, _DIFFERENCE_COLOURS = "inferno", "RdBu_r"
@@ -201,6 +201,7 @@ class _Layout:
 
 
 _TITLES = {
+    "image": "CT",
     "contours": "CT and contours",
     "planned": "planned dose",
     "predicted": "predicted dose",
@@ -211,6 +212,8 @@ _TITLES = {
 def _columns(arrays: Arrays) -> list[str]:
     columns = ["contours"] if "true_contours" in arrays else []
     columns += [what for what in ("planned", "predicted") if what in arrays]
+    if not columns:
+        return ["image"]
     return columns + (["difference"] if {"planned", "predicted"} <= arrays.keys() else [])
 
 

@@ -1,4 +1,4 @@
-"""How the report names, colours and formats things: architectures, structures, numbers."""
+"""How the report names, colours and formats things: architectures and numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from ctan.tasks import MetricSpec
 
 DASH = "–"
 NBSP = "\u00a0"  # keeps a number and its unit on one line
-INK, MUTED, FAINT = "#1f2933", "#5f6b7a", "#d5dbe3"
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the reference is grey. Every architecture also has
 # a marker of its own, so that no plot depends on colour alone.
@@ -18,11 +17,6 @@ _ARCHITECTURE_COLOURS = {"stl": "#5f6b7a", "hps": "#e69f00", "mtan": "#009e73", 
 _ARCHITECTURE_MARKERS = {"stl": "o", "hps": "s", "mtan": "^", "ctan": "D"}
 _OTHER_COLOURS = ("#d55e00", "#cc79a7", "#56b4e9", "#8c564b")
 _OTHER_MARKERS = ("v", "P", "X", "*")
-
-# Contours must be visible on a CT and on a dose, curves on white: saturated colours of middle brightness. Targets
-# are warm, from the highest prescription down; organs at risk are not.
-_TARGET_COLOURS = ("#e3001b", "#ff7f0e", "#e8b800", "#b5651d")
-_ORGAN_COLOURS = ("#2f8fff", "#00a887", "#b44fd6", "#7cae00", "#00b5d8", "#8a6d55", "#f062a8", "#6a6ef0")
 
 
 def architecture_label(arch: str) -> str:
@@ -43,31 +37,6 @@ def architecture_marker(arch: str, archs: Sequence[str]) -> str:
 def _of_others(arch: str, archs: Sequence[str], choices: Sequence[str]) -> str:
     others = [name for name in archs if name not in _ARCHITECTURE_COLOURS]
     return choices[others.index(arch) % len(choices)] if arch in others else choices[0]
-
-
-def structure_colours(
-    structures: Sequence[str], targets: Mapping[str, float], mirrored_pairs: Sequence[tuple[str, str]] = ()
-) -> dict[str, str]:
-    """Return a colour for every structure, targets first: also the order of legends.
-
-    Args:
-        structures: names, in the data set's order.
-        targets: target -> prescription in Gy: warm colours, red for the highest.
-        mirrored_pairs: paired organs share a hue, the second of the pair is lighter.
-    """
-    ranked = sorted((name for name in structures if name in targets), key=lambda name: -targets[name])
-    colours = {name: _TARGET_COLOURS[i % len(_TARGET_COLOURS)] for i, name in enumerate(ranked)}
-    first_of = {second: first for first, second in mirrored_pairs if first in structures}
-    organs = [name for name in structures if name not in targets and name not in first_of]
-    colours |= {name: _ORGAN_COLOURS[i % len(_ORGAN_COLOURS)] for i, name in enumerate(organs)}
-    colours |= {name: lighter(colours[first_of[name]]) for name in structures if name in first_of}
-    return {name: colours[name] for name in (*ranked, *(name for name in structures if name not in targets))}
-
-
-def lighter(colour: str, share: float = 0.45) -> str:
-    """Return a hexadecimal colour moved towards white by `share`."""
-    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(c + (255 - c) * share):02x}" for c in channels)
 
 
 def is_number(value: Any) -> bool:

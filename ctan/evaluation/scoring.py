@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.config import EvaluationConfig
-from ctan.datasets.base import Case, Dataset
+from ctan.datasets.base import POSSIBLE_DOSE_MASK, Case, Dataset
 from ctan.errors import DataError
 from ctan.evaluation.cases import Row
-from ctan.metrics import dice, hd95_mm, score_dose
+from ctan.metrics import dice, hd95_mm, probability_rows, score_dose, thresholded_jaccard
 from ctan.store import Store
-from ctan.tasks import DoseRegression, Segmentation, Task
+from ctan.tasks import Classification, DoseRegression, Segmentation, Task
 
 Prediction = npt.NDArray[np.float32]
-POSSIBLE_DOSE_MASK = "possible_dose_mask"
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Scored:
 
     Attributes:
         rows: `task metric structure value count predicted planned`, see `cases.parquet`.
-        native: task name -> prediction on the native grid: (S, D, H, W) bool contours, (D, H, W) Gy.
+        native: task name -> prediction on the native grid: (S, D, H, W) bool contours, (D, H, W) Gy; (K,) probabilities
+            of classes.
     """
 
     rows: list[Row]
@@ -49,7 +49,7 @@ def score_case(
         reference: the case at native resolution.
         dataset: names structures and targets.
         tasks: what was predicted.
-        prediction: task name -> (num_outputs, D, H, W) on the working grid, activated.
+        prediction: task name -> (num_outputs, D, H, W) on the working grid, activated; (K,) of image-level tasks.
         config: which optional scores to compute.
 
     Raises:
@@ -95,6 +95,9 @@ def score_contours(
             continue
         count = int(np.count_nonzero(true))
         rows.append({"metric": "dice", "structure": name, "value": dice(true, contours[index]), "count": count})
+        if task.thresholded_jaccard:
+            value = thresholded_jaccard(true, contours[index])
+            rows.append({"metric": "jaccard65", "structure": name, "value": value, "count": count})
         if config.hd95:
             distance = hd95_mm(true, contours[index], reference.spacing_mm)
             rows.append({"metric": "hd95_mm", "structure": name, "value": distance, "count": count})
@@ -123,8 +126,24 @@ def score_dose_map(
     return rows
 
 
+def score_classes(
+    task: Classification,
+    probabilities: npt.NDArray[np.float32],
+    reference: Case,
+    dataset: Dataset,  # noqa: ARG001
+    config: EvaluationConfig,  # noqa: ARG001
+) -> list[Row]:
+    """Return the probability of every class, `planned` 1 for the true one; none where the label is not known."""
+    return probability_rows(task.classes, reference.labels.get(task.name), probabilities.tolist())
+
+
+def _as_they_are(store: Store, reference: Case, probabilities: Prediction) -> Prediction:  # noqa: ARG001
+    return probabilities
+
+
 # kind of task -> how a prediction gets to the native grid, how it is scored there
 _SCORERS: dict[str, tuple[Callable[..., Any], Callable[..., list[Row]]]] = {
     Segmentation.kind: (native_contours, score_contours),
     DoseRegression.kind: (native_dose, score_dose_map),
+    Classification.kind: (_as_they_are, score_classes),
 }

@@ -17,7 +17,7 @@ from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import atomic_path, write_json
 from ctan.inputs import network_input
-from ctan.tasks import Segmentation, Task, task_from_json
+from ctan.tasks import DoseRegression, Segmentation, Task, task_from_json
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE, MODEL_FILE = "model.safetensors", "model.json"
 _NEEDED = ("arch", "tasks", "in_channels", "config", "run_id", "code_hash")
-_LEFT_RIGHT = -2  # of (..., D, H, W): the only axis the patient is nearly symmetric along
 _MAX_NAMES = 4
 
 
@@ -151,7 +150,7 @@ class LoadedModel:
         model_json: how it was made, see `docs/architecture.md`.
         config: the settings it was trained with.
         device: where it runs.
-        test_time_flip: average with the prediction for the left-right flipped image.
+        test_time_flip: average with the prediction for the flipped image, where the data set allows a flip.
     """
 
     network: nn.Module
@@ -168,6 +167,9 @@ class LoadedModel:
             Task name -> (num_outputs, D, H, W) float32: probabilities, Gy. Image-level tasks: (num_outputs,).
         """
         outputs = self.predict_batch(network_input(stored, self.config)[None])
+        for task in self.tasks:
+            if isinstance(task, DoseRegression) and task.scale_gy != stored.prescription_gy:
+                outputs[task.name] = outputs[task.name] * np.float32(stored.prescription_gy / task.scale_gy)
         return {name: output[0] for name, output in outputs.items()}
 
     def predict_batch(self, image: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
@@ -177,18 +179,18 @@ class LoadedModel:
             image: (B, C, D, H, W) float32, channels as `ctan.inputs.network_input` makes them.
 
         Returns:
-            Task name -> (B, num_outputs, D, H, W) float32, activated. Image-level tasks: (B, num_outputs).
+            Task name -> (B, num_outputs, D, H, W) float32, activated; doses are those of a patient who is prescribed
+            the task's `scale_gy`. Image-level tasks: (B, num_outputs).
         """
         import torch
 
         with torch.inference_mode():
             tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
             outputs = self._activated(tensor)
-            if self.test_time_flip:
-                flipped = self._activated(tensor[:, self._mirrored_channels].flip(_LEFT_RIGHT))
-                outputs = {
-                    task.name: (outputs[task.name] + _flip_back(flipped[task.name], task)) / 2 for task in self.tasks
-                }
+            if self.test_time_flip and self._flip_axis is not None:
+                flipped = self._activated(tensor[:, self._mirrored_channels].flip(self._flip_axis))
+                outputs = {task.name: (outputs[task.name] + self._flip_back(flipped[task.name], task)) / 2
+                           for task in self.tasks}  # fmt: skip
             return {name: output.cpu().numpy() for name, output in outputs.items()}
 
     def _activated(self, image: Tensor) -> dict[str, Tensor]:
@@ -199,6 +201,22 @@ class LoadedModel:
         return {task.name: task.activate(raw[task.name]) for task in self.tasks}
 
     @cached_property
+    def _flip_axis(self) -> int | None:
+        """Axis of (B, C, D, H, W), counted from the end, that an image may be flipped along; None for none."""
+        from ctan.datasets import get_dataset
+
+        dataset = get_dataset(self.config.data)
+        axes = dataset.augmentation.flip_axes
+        return axes[0] - dataset.spatial_dims if axes else None
+
+    def _flip_back(self, output: Tensor, task: Task) -> Tensor:
+        """Undo a flip of the image in a prediction: (B, num_outputs, D, H, W)."""
+        if task.head == "image" or self._flip_axis is None:
+            return output
+        output = output.flip(self._flip_axis)
+        return output[:, list(task.mirrored_order)] if isinstance(task, Segmentation) else output
+
+    @cached_property
     def _mirrored_channels(self) -> list[int]:
         """Order of the input channels after a flip: `oracle` inputs hold paired organs, which change places."""
         from ctan.datasets import get_dataset
@@ -206,17 +224,9 @@ class LoadedModel:
         channels = list(range(self.model_json["in_channels"]))
         if self.config.data.inputs != "oracle":
             return channels
-        dataset = get_dataset(self.config.data.dataset)
+        dataset = get_dataset(self.config.data)
         organs = [name for name in dataset.structures if name not in dataset.targets]
         pairs = [pair for task in self.tasks if isinstance(task, Segmentation) for pair in task.mirrored_pairs]
         swap = dict(pairs) | {right: left for left, right in pairs}
         first = len(channels) - len(organs)
         return channels[:first] + [first + organs.index(swap.get(name, name)) for name in organs]
-
-
-def _flip_back(output: Tensor, task: Task) -> Tensor:
-    """Undo a left-right flip of the image in a prediction: (B, num_outputs, D, H, W)."""
-    if task.head == "image":
-        return output
-    output = output.flip(_LEFT_RIGHT)
-    return output[:, list(task.mirrored_order)] if isinstance(task, Segmentation) else output

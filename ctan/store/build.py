@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ctan.config import PreprocessConfig, RunConfig
+from ctan.config import DataConfig, PreprocessConfig, RunConfig
 from ctan.errors import CaseError, DataError
 from ctan.files import atomic_path, code_hash, sha256_of_json, write_json
 from ctan.progress import track
@@ -42,7 +42,7 @@ class _Shard:
     """The work of one process: read, check, pack and write the cases of one shard."""
 
     folder: Path
-    dataset: str
+    data: DataConfig
     config: PreprocessConfig
     layout: Layout
     first: int
@@ -72,7 +72,7 @@ def preprocess(
     """
     from ctan.datasets import get_dataset
 
-    dataset = get_dataset(config.data.dataset)
+    dataset = get_dataset(config.data)
     manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(dataset))
     quarantine = read_manifest(manifest_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     _check_manifest(manifest, manifest_dir, dataset)
@@ -160,13 +160,9 @@ def _describe(
 
 
 def _layout(manifest: pa.Table, dataset: Dataset, config: RunConfig) -> Layout:
-    return Layout(
-        num_cases=manifest.num_rows,
-        num_structures=len(dataset.structures),
-        native_shape=tuple(max(sizes) for sizes in zip(*manifest["shape"].to_pylist(), strict=True)),
-        grid_shape=config.preprocess.grid_shape,
-        cases_per_shard=config.preprocess.cases_per_shard,
-    )
+    native_shape = tuple(max(sizes) for sizes in zip(*manifest["shape"].to_pylist(), strict=True))
+    preprocess = config.preprocess
+    return Layout.of(dataset, manifest.num_rows, native_shape, preprocess.grid_shape, preprocess.cases_per_shard)
 
 
 def _write_arrays(
@@ -175,7 +171,7 @@ def _write_arrays(
     """Write every shard and return what `store.json` says of each case, in the order of the manifest."""
     from ctan.datasets import get_dataset, open_source
 
-    dataset = get_dataset(config.data.dataset)
+    dataset = get_dataset(config.data)
     create_arrays(folder, layout)
     with open_source(source, dataset) as raw_dir:
         shards = _shards(dataset.find(raw_dir), manifest, folder, config, layout)
@@ -188,9 +184,10 @@ def _write_arrays(
 
 def _shards(raws: list[RawCase], manifest: pa.Table, folder: Path, config: RunConfig, layout: Layout) -> list[_Shard]:
     found = {(raw.split, raw.case_id): raw for raw in raws}
+    undecided = {raw.case_id: raw for raw in raws if not raw.split}  # ingestion gave them a split
     keys = list(zip(manifest["split"].to_pylist(), manifest["case_id"].to_pylist(), strict=True))
     hashes = manifest["sha256"].to_pylist()
-    absent = [case_id for split, case_id in keys if (split, case_id) not in found]
+    absent = [case_id for split, case_id in keys if (split, case_id) not in found and case_id not in undecided]
     if absent:
         raise DataError(
             f"{', '.join(absent[:5])}: in the manifest but not among the {len(raws)} cases of the source; "
@@ -199,8 +196,8 @@ def _shards(raws: list[RawCase], manifest: pa.Table, folder: Path, config: RunCo
     shards = []
     for first in range(0, len(keys), layout.cases_per_shard):
         rows = slice(first, first + layout.cases_per_shard)
-        chosen = [found[key] for key in keys[rows]]
-        shards.append(_Shard(folder, config.data.dataset, config.preprocess, layout, first, chosen, hashes[rows]))
+        chosen = [found.get(key) or undecided[key[1]] for key in keys[rows]]
+        shards.append(_Shard(folder, config.data, config.preprocess, layout, first, chosen, hashes[rows]))
     return shards
 
 
@@ -245,7 +242,7 @@ def _write_shard(shard: _Shard) -> list[dict[str, Any]]:
     from ctan.datasets import get_dataset
     from ctan.store.pack import pack_case
 
-    dataset = get_dataset(shard.dataset)
+    dataset = get_dataset(shard.data)
     rows, entries = [], []
     for raw, sha256 in zip(shard.raws, shard.sha256, strict=True):
         try:

@@ -90,6 +90,19 @@ def place(
     return Geometry(body.shape, native_spacing_mm, grid_shape, spacing_mm, tuple(corner))
 
 
+def fit(native_shape: tuple[int, ...], native_spacing_mm: tuple[float, ...], grid_shape: tuple[int, ...]) -> Geometry:
+    """Place the working grid over the whole image: every axis is resized.
+
+    Args:
+        native_shape: voxels per axis of the native grid.
+        native_spacing_mm: voxel edges of the native grid.
+        grid_shape: voxels of the working grid.
+    """
+    extents = (n * edge for n, edge in zip(native_shape, native_spacing_mm, strict=True))
+    spacing_mm = tuple(extent / n for extent, n in zip(extents, grid_shape, strict=True))
+    return Geometry(native_shape, native_spacing_mm, grid_shape, spacing_mm, (0.0,) * len(grid_shape))
+
+
 def _between(value: float, one: float, other: float) -> float:
     return float(np.clip(value, min(one, other), max(one, other)))
 
@@ -103,6 +116,18 @@ def _bounding_box(mask: Bools) -> list[tuple[int, int]]:
         occupied = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
         box.append((int(occupied[0]), int(occupied[-1]) + 1))
     return box
+
+
+def occupied_extent(ct: npt.NDArray[Any], possible: Bools | None = None) -> tuple[int, ...]:
+    """Return the size in voxels of the box around everything above -300 HU and the possible-dose mask.
+
+    Args:
+        ct: (D, H, W) raw values, HU + 1024.
+        possible: (D, H, W) or None.
+    """
+    occupied = ct > _BODY_THRESHOLD
+    box = _bounding_box(occupied if possible is None else occupied | possible)
+    return tuple(last - first for first, last in box)
 
 
 def to_working(array: npt.NDArray[Any], geometry: Geometry, pad_value: float = 0.0) -> npt.NDArray[Any]:
@@ -187,7 +212,10 @@ def _apply(matrices: list[Floats], array: npt.NDArray[Any], pad_value: float) ->
     """Multiply the last axes with their matrices; what the weights leave open is `pad_value`."""
     result: Floats = array.astype(np.float32, copy=False)
     for axis, matrix in enumerate(reversed(matrices), start=1):
-        result = np.moveaxis(np.moveaxis(result, -axis, -1) @ matrix.T, -1, -axis)
+        # contiguous: numpy multiplies strided arrays without BLAS, a hundred times slower
+        last = np.ascontiguousarray(np.moveaxis(result, -axis, -1))
+        rows = last.reshape(-1, last.shape[-1]) @ matrix.T
+        result = np.moveaxis(rows.reshape(*last.shape[:-1], len(matrix)), -1, -axis)
     if pad_value:
         covered: Floats = np.ones((), np.float32)
         for matrix in matrices:
@@ -214,7 +242,7 @@ def masks_to_working(masks: Bools, geometry: Geometry) -> Bools:
     for mask in masks:
         share = to_working(mask, geometry)
         kept.append((share >= min(0.5, share.max())) & (share > 0))
-    return np.stack(kept)
+    return np.stack(kept) if kept else np.zeros((0, *geometry.shape), bool)
 
 
 def dose_to_working(dose: Floats, possible: Bools, geometry: Geometry) -> tuple[Floats, Bools]:

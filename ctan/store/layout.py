@@ -5,12 +5,14 @@ store_root/stores/<key>/
     manifest.parquet, quarantine.parquet    as validated; row number = row of every array
     store.json                              format version, hashes, layout, geometry of every case, size of every file
     arrays.zarr/                            Zarr v3, one chunk a case, many cases a shard
-        working/{ct int16, dose uint16, target_distance int8, masks uint8}
-        native/{ct uint16, dose float32, masks uint8}
+        working/{<image>, dose uint16, target_distance int8, masks uint8}
+        native/{<image>, dose float32, masks uint8}
 ```
-Masks are bit-packed, `(cases, structures + 1, bytes)`, the possible-dose mask last. The working dose counts steps of
-1/65535 of the case's largest dose (about 0.001 Gy; the error is half of that); the native dose is kept exactly. Native
-arrays are as large as the largest case, smaller cases lie in their corner.
+Which arrays there are depends on the data set: no dose, no masks, no native images where it has or keeps none. Images
+are int16 (working) and uint16 (native) for CT, uint8 for colour. Masks are bit-packed, `(cases, masks, bytes)`, the
+possible-dose mask last. The working dose counts steps of 1/65535 of the case's largest dose (about 0.001 Gy; the error
+is half of that); the native dose is kept exactly. Native arrays are as large as the largest case, smaller cases lie in
+their corner.
 """
 
 from __future__ import annotations
@@ -23,44 +25,86 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ctan.datasets.base import POSSIBLE_DOSE_MASK
+
 if TYPE_CHECKING:
     import zarr
 
-FORMAT_VERSION = 1
+    from ctan.datasets.base import Dataset
+
+FORMAT_VERSION = 2
 STORE_FILE, ARRAYS_FOLDER = "store.json", "arrays.zarr"
 _DOSE_STEPS = 65535
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of the arrays of a store.
+    """Which arrays a store has, and their sizes.
 
     Attributes:
         num_cases: rows of every array.
-        num_structures: structures of the data set; the possible-dose mask comes on top.
+        image: name of the image.
+        image_dtype: of its raw values.
+        num_channels: of the image; arrays have a channel axis when there are several.
+        masks: names of the masks, in order.
+        has_dose: whether there are doses.
+        keeps_native: whether native arrays are kept.
         native_shape: largest native grid of all cases.
         grid_shape: the working grid.
         cases_per_shard: rows of one shard file.
     """
 
     num_cases: int
-    num_structures: int
+    image: str
+    image_dtype: str
+    num_channels: int
+    masks: tuple[str, ...]
+    has_dose: bool
+    keeps_native: bool
     native_shape: tuple[int, ...]
     grid_shape: tuple[int, ...]
     cases_per_shard: int
 
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        num_cases: int,
+        native_shape: tuple[int, ...],
+        grid_shape: tuple[int, ...],
+        cases_per_shard: int,
+    ) -> Layout:
+        """Return the layout of a store of `dataset`."""
+        return cls(
+            num_cases=num_cases,
+            image=dataset.image.name,
+            image_dtype=dataset.image.dtype,
+            num_channels=dataset.image.num_channels,
+            masks=(*dataset.structures, *((POSSIBLE_DOSE_MASK,) if dataset.has_dose else ())),
+            has_dose=dataset.has_dose,
+            keeps_native=dataset.keeps_native,
+            native_shape=native_shape,
+            grid_shape=grid_shape,
+            cases_per_shard=cases_per_shard,
+        )
+
     def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return name -> (shape of one case, dtype) of every array."""
-        masks = self.num_structures + 1
-        return {
-            "working/ct": (self.grid_shape, "int16"),
-            "working/dose": (self.grid_shape, "uint16"),
-            "working/target_distance": (self.grid_shape, "int8"),
-            "working/masks": ((masks, _num_bytes(self.grid_shape)), "uint8"),
-            "native/ct": (self.native_shape, "uint16"),
-            "native/dose": (self.native_shape, "float32"),
-            "native/masks": ((masks, _num_bytes(self.native_shape)), "uint8"),
-        }
+        channels = (self.num_channels,) if self.num_channels > 1 else ()
+        working_dtype = "int16" if self.image_dtype == "uint16" else self.image_dtype
+        arrays = {f"working/{self.image}": ((*channels, *self.grid_shape), working_dtype)}
+        if self.has_dose:
+            arrays["working/dose"] = (self.grid_shape, "uint16")
+            arrays["working/target_distance"] = (self.grid_shape, "int8")
+        if self.masks:
+            arrays["working/masks"] = ((len(self.masks), _num_bytes(self.grid_shape)), "uint8")
+        if self.keeps_native:
+            arrays[f"native/{self.image}"] = ((*channels, *self.native_shape), self.image_dtype)
+            if self.has_dose:
+                arrays["native/dose"] = (self.native_shape, "float32")
+            if self.masks:
+                arrays["native/masks"] = ((len(self.masks), _num_bytes(self.native_shape)), "uint8")
+        return arrays
 
     def to_json(self) -> dict[str, Any]:
         """Return the sizes as a dictionary of numbers and lists."""

@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ctan.datasets.base import POSSIBLE_DOSE_MASK
 from ctan.errors import DataError
 from ctan.files import atomic_path
+from ctan.store.geometry import occupied_extent
 
 if TYPE_CHECKING:
     from ctan.datasets.base import Case, Dataset
 
 MANIFEST_FILE, QUARANTINE_FILE = "manifest.parquet", "quarantine.parquet"
-POSSIBLE_DOSE_MASK = "possible_dose_mask"
 NO_FOLD = -1  # of every case outside the training split
 
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("dataset", "case_id", "split", "step", "reason")])
@@ -25,9 +26,12 @@ QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("dataset", "case
 def SCHEMA(dataset: Dataset) -> pa.Schema:
     """Return the columns of a manifest of `dataset`, in order.
 
-    `voxels_<structure>` and `dose_mean_gy_<target>` are null where the structure was not contoured.
-    `shape` (voxels) and `spacing_mm` are per axis, in the axis order of the data set.
+    `voxels_<structure>` and `dose_mean_gy_<target>` are null where the structure was not contoured, `label_<name>` and
+    facts where they are not known. `shape`, `extent` (voxels of the box that
+    holds what the working grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per
+    axis, in the axis order of the data set.
     """
+    image = dataset.image.name
     columns = [
         ("dataset", pa.string()),
         ("case_id", pa.string()),
@@ -37,16 +41,22 @@ def SCHEMA(dataset: Dataset) -> pa.Schema:
         ("sha256", pa.string()),
         ("shape", pa.list_(pa.int32())),
         ("spacing_mm", pa.list_(pa.float64())),
-        ("ct_min", pa.int32()),
-        ("ct_max", pa.int32()),
-        ("num_mask_voxels", pa.int64()),
-        ("dose_max_gy", pa.float64()),
-        ("dose_mean_gy", pa.float64()),
-        ("num_dose_voxels_outside_mask", pa.int64()),
-        ("missing", pa.list_(pa.string())),
+        ("extent", pa.list_(pa.int32())),
+        (f"{image}_min", pa.int32()),
+        (f"{image}_max", pa.int32()),
     ]
+    if dataset.has_dose:
+        columns += [
+            ("num_mask_voxels", pa.int64()),
+            ("dose_max_gy", pa.float64()),
+            ("dose_mean_gy", pa.float64()),
+            ("num_dose_voxels_outside_mask", pa.int64()),
+        ]
+    columns += [("missing", pa.list_(pa.string()))]
     columns += [(f"voxels_{name}", pa.int64()) for name in dataset.structures]
     columns += [(f"dose_mean_gy_{name}", pa.float64()) for name in dataset.targets]
+    columns += [(f"label_{name}", pa.string()) for name in dataset.labels]
+    columns += [(name, pa.string() if kind == "string" else pa.float64()) for name, kind in dataset.facts.items()]
     return pa.schema(columns)
 
 
@@ -61,7 +71,7 @@ def case_row(case: Case, dataset: Dataset, fold: int) -> dict[str, Any]:
     Returns:
         A manifest row: every column of `SCHEMA(dataset)`. Doses in Gy; `dose_mean_gy` is over the possible-dose mask.
     """
-    ct, dose, possible = case.images["ct"], case.doses["dose"], case.masks[POSSIBLE_DOSE_MASK]
+    name, image = dataset.image.name, case.images[dataset.image.name]
     row = {
         "dataset": dataset.name,
         "case_id": case.case_id,
@@ -71,20 +81,31 @@ def case_row(case: Case, dataset: Dataset, fold: int) -> dict[str, Any]:
         "sha256": case.sha256,
         "shape": list(case.shape),
         "spacing_mm": [float(edge) for edge in case.spacing_mm],
-        "ct_min": int(ct.min()),
-        "ct_max": int(ct.max()),
+        "extent": list(
+            case.shape if dataset.whole_image else occupied_extent(image, case.masks.get(POSSIBLE_DOSE_MASK))
+        ),
+        f"{name}_min": int(image.min()),
+        f"{name}_max": int(image.max()),
+        **(_dose_columns(case) if dataset.has_dose else {}),
+        "missing": [structure for structure in dataset.structures if structure not in case.masks],
+    }
+    masks = {structure: case.masks.get(structure) for structure in dataset.structures}
+    row |= {f"voxels_{s}": None if mask is None else int(np.count_nonzero(mask)) for s, mask in masks.items()}
+    for target in dataset.targets:
+        mask = masks[target]
+        row[f"dose_mean_gy_{target}"] = None if mask is None else _mean(case.doses["dose"][mask])
+    row |= {f"label_{label}": case.labels.get(label) for label in dataset.labels}
+    return row | {fact: case.facts.get(fact) for fact in dataset.facts}
+
+
+def _dose_columns(case: Case) -> dict[str, Any]:
+    dose, possible = case.doses["dose"], case.masks[POSSIBLE_DOSE_MASK]
+    return {
         "num_mask_voxels": int(np.count_nonzero(possible)),
         "dose_max_gy": float(dose.max()),
         "dose_mean_gy": _mean(dose[possible]),
         "num_dose_voxels_outside_mask": int(np.count_nonzero(dose) - np.count_nonzero(dose[possible])),
-        "missing": [name for name in dataset.structures if name not in case.masks],
     }
-    for name in dataset.structures:
-        mask = case.masks.get(name)
-        row[f"voxels_{name}"] = None if mask is None else int(np.count_nonzero(mask))
-        if name in dataset.targets:
-            row[f"dose_mean_gy_{name}"] = None if mask is None else _mean(dose[mask])
-    return row
 
 
 def _mean(values: np.ndarray) -> float | None:

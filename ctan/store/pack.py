@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.config import PreprocessConfig
+from ctan.datasets.base import POSSIBLE_DOSE_MASK
 from ctan.store import geometry as geo
 from ctan.store.layout import Layout, pack_masks, quantise_dose
-from ctan.store.manifest import POSSIBLE_DOSE_MASK
 
 if TYPE_CHECKING:
     from ctan.datasets.base import Case, Dataset
@@ -29,36 +29,50 @@ def pack_case(
 
     Returns:
         arrays: array name -> values.
-        entry: what `store.json` says of the case: id, geometry, dose step in Gy, labels.
+        entry: what `store.json` says of the case: id, geometry, labels; dose step and prescription in Gy.
     """
-    possible, dose = case.masks[POSSIBLE_DOSE_MASK], case.doses["dose"]
-    ct = case.images["ct"].astype(np.uint16, copy=False)
+    spec = dataset.image
+    image = case.images[spec.name].astype(spec.dtype, copy=False)
     structures = np.zeros((len(dataset.structures), *case.shape), bool)
     for index, name in enumerate(dataset.structures):
         if name in case.masks:
             structures[index] = case.masks[name]
-    geometry = geo.place(geo.body_mask(ct), possible, tuple(case.spacing_mm), config.grid_shape, config.grid_spacing_mm)
+    possible = case.masks[POSSIBLE_DOSE_MASK] if dataset.has_dose else np.zeros(case.shape, bool)
+    geometry = _place(case, image, possible, dataset, config)
     working_masks = geo.masks_to_working(structures, geometry)
-    working_dose, working_possible = geo.dose_to_working(dose, possible, geometry)
-    counts, step_gy = quantise_dose(working_dose)
-    is_target = [name in dataset.targets for name in dataset.structures]
-    target = np.any(working_masks[is_target], axis=0)
-    arrays = {
-        "working/ct": np.rint(geo.to_working(ct, geometry)).astype(np.int16),
-        "working/dose": counts,
-        "working/target_distance": geo.signed_distance_mm(target, geometry.spacing_mm),
-        "working/masks": pack_masks(np.concatenate([working_masks, working_possible[None]])),
-        "native/ct": _fill(ct, layout.native_shape),
-        "native/dose": _fill(dose, layout.native_shape),
-        "native/masks": pack_masks(_fill(np.concatenate([structures, possible[None]]), layout.native_shape)),
-    }
-    entry = {
-        "case_id": case.case_id,
-        "geometry": geometry.to_json(),
-        "dose_step_gy": step_gy,
-        "labels": dict(case.labels),
-    }
-    return arrays, entry
+    working = np.rint(geo.to_working(image, geometry, spec.outside))
+    name, (shape, dtype) = next(iter(layout.arrays().items()))
+    arrays: dict[str, npt.NDArray[Any]] = {name: working.astype(dtype).reshape(shape)}
+    entry: dict[str, Any] = {"case_id": case.case_id, "geometry": geometry.to_json(), "labels": dict(case.labels)}
+    native = {f"native/{spec.name}": _fill(image, layout.native_shape)}
+    if dataset.has_dose:
+        dose = case.doses["dose"]
+        working_dose, working_possible = geo.dose_to_working(dose, possible, geometry)
+        is_target = [structure in dataset.targets for structure in dataset.structures]
+        target = np.any(working_masks[is_target], axis=0)
+        arrays["working/dose"], entry["dose_step_gy"] = quantise_dose(working_dose)
+        arrays["working/target_distance"] = geo.signed_distance_mm(target, geometry.spacing_mm)
+        entry["prescription_gy"] = float(case.facts.get("prescription_gy", max(dataset.targets.values())))
+        native["native/dose"] = _fill(dose, layout.native_shape)
+        working_masks = np.concatenate([working_masks, working_possible[None]])
+        structures = np.concatenate([structures, possible[None]])
+    if layout.masks:
+        arrays["working/masks"] = pack_masks(working_masks)
+        native["native/masks"] = pack_masks(_fill(structures, layout.native_shape))
+    return arrays | (native if layout.keeps_native else {}), entry
+
+
+def _place(
+    case: Case,
+    image: npt.NDArray[Any],
+    possible: npt.NDArray[np.bool_],
+    dataset: Dataset,
+    config: PreprocessConfig,
+) -> geo.Geometry:
+    spacing_mm = tuple(case.spacing_mm)
+    if dataset.whole_image:
+        return geo.fit(case.shape, spacing_mm, config.grid_shape)
+    return geo.place(geo.body_mask(image), possible, spacing_mm, config.grid_shape, config.grid_spacing_mm)
 
 
 def _fill(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

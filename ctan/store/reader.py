@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from ctan.store.layout import (
     array_files,
     unpack_masks,
 )
-from ctan.store.manifest import MANIFEST_FILE, POSSIBLE_DOSE_MASK, read_manifest
+from ctan.store.manifest import MANIFEST_FILE, read_manifest
 from ctan.store.pointer import StorePointer
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class StoredCase:
 
     Attributes:
         case_id, group_id, split, fold: as in the manifest.
-        image: name -> (D, H, W); `"ct"` is int16, 0..4095, HU + 1024, 0 outside the native grid.
+        image: name -> (D, H, W), or (C, H, W) with channels; `"ct"` is int16, 0..4095, HU + 1024, 0 outside the native
+            grid, `"rgb"` uint8.
         masks: (S, D, H, W) bool in the order of `dataset.structures`; False where a structure is not contoured.
         known: (S,) bool, whether the structure is contoured.
         dose: (D, H, W) float32, Gy.
@@ -47,13 +48,17 @@ class StoredCase:
             `ctan.store.geometry.signed_distance_mm`.
         spacing_mm: voxel edge per axis of the working grid.
         labels: name -> class label of image-level tasks.
+        prescription_gy: what doses are scaled by, the highest prescribed dose of the case.
+
+    Pictures have no axis `D`. `dose`, `dose_mask` and `target_distance` are empty, of shape (0,), where the data set
+    has no dose.
     """
 
     case_id: str
     group_id: str
     split: str
     fold: int
-    image: Mapping[str, npt.NDArray[np.int16]]
+    image: Mapping[str, npt.NDArray[Any]]
     masks: npt.NDArray[np.bool_]
     known: npt.NDArray[np.bool_]
     dose: npt.NDArray[np.float32]
@@ -61,6 +66,7 @@ class StoredCase:
     target_distance: npt.NDArray[np.int8]
     spacing_mm: tuple[float, ...]
     labels: Mapping[str, str]
+    prescription_gy: float = 1.0
 
 
 class Store:
@@ -77,7 +83,8 @@ class Store:
         self.structures: tuple[str, ...] = tuple(description["structures"])
         self._rows: dict[str, dict[str, Any]] = {row["case_id"]: row for row in manifest.to_pylist()}
         self._index = {case_id: index for index, case_id in enumerate(self._rows)}
-        self._chunks = ChunkReader(pointer.folder, Layout.from_json(description["layout"]))
+        self._layout = Layout.from_json(description["layout"])
+        self._chunks = ChunkReader(pointer.folder, self._layout)
         self._entries: dict[str, dict[str, Any]] = {entry["case_id"]: entry for entry in description["cases"]}
 
     def case_ids(self, split: str | None = None, fold: int | None = None, not_fold: int | None = None) -> list[str]:
@@ -96,6 +103,14 @@ class Store:
             and (not_fold is None or row["fold"] != not_fold)
         ]
 
+    def group_id(self, case_id: str) -> str:
+        """Return the patient or lesion of a case."""
+        return str(self._row(case_id)["group_id"])
+
+    def labels(self, case_ids: Sequence[str]) -> list[Mapping[str, str]]:
+        """Return the image-level labels of cases, name -> class; those that are not known have no entry."""
+        return [self._entries[case_id]["labels"] for case_id in case_ids]
+
     def geometry(self, case_id: str) -> geo.Geometry:
         """Return where the working grid of a case lies on its native grid.
 
@@ -112,26 +127,33 @@ class Store:
             DataError: when the store has no such case.
             CaseError: when its bytes are damaged.
         """
-        row, geometry = self._row(case_id), self.geometry(case_id)
-        entry = self._entries[case_id]
-        masks = unpack_masks(self._read("working/masks", case_id), geometry.shape)
+        row, geometry, layout = self._row(case_id), self.geometry(case_id), self._layout
+        entry, empty = self._entries[case_id], np.zeros(0, bool)
+        masks = self._masks("working/masks", case_id, geometry.shape)
+        dose, distance, possible = empty.astype(np.float32), empty.astype(np.int8), empty
+        if layout.has_dose:
+            dose = self._read("working/dose", case_id) * np.float32(entry["dose_step_gy"])
+            distance, possible = self._read("working/target_distance", case_id), masks[-1]
         return StoredCase(
             case_id=case_id,
             group_id=row["group_id"],
             split=row["split"],
             fold=row["fold"],
-            image={"ct": self._read("working/ct", case_id)},
-            masks=masks[:-1],
-            known=np.array([name not in row["missing"] for name in self.structures]),
-            dose=self._read("working/dose", case_id) * np.float32(entry["dose_step_gy"]),
-            dose_mask=masks[-1],
-            target_distance=self._read("working/target_distance", case_id),
+            image={layout.image: self._read(f"working/{layout.image}", case_id)},
+            masks=masks[: len(self.structures)],
+            known=np.array([name not in row["missing"] for name in self.structures], bool),
+            dose=dose,
+            dose_mask=possible,
+            target_distance=distance,
             spacing_mm=geometry.spacing_mm,
             labels=entry["labels"],
+            prescription_gy=entry.get("prescription_gy", 1.0),
         )
 
     def reference(self, case_id: str) -> Case:
         """Read a case at native resolution, exactly as its raw files say, to score against.
+
+        Where the data set keeps no native images the case is that of the working grid.
 
         Raises:
             DataError: when the store has no such case.
@@ -139,22 +161,35 @@ class Store:
         """
         from ctan.datasets.base import Case
 
-        row, geometry = self._row(case_id), self.geometry(case_id)
-        inside = tuple(slice(size) for size in geometry.native_shape)
-        ct = self._read("native/ct", case_id)
-        masks = unpack_masks(self._read("native/masks", case_id), ct.shape)[(slice(None), *inside)]
-        known = {name: mask for name, mask in zip(self.structures, masks, strict=False) if name not in row["missing"]}
+        row, geometry, layout = self._row(case_id), self.geometry(case_id), self._layout
+        kind, shape, spacing_mm = "native", geometry.native_shape, geometry.native_spacing_mm
+        if not layout.keeps_native:
+            kind, shape, spacing_mm = "working", geometry.shape, geometry.spacing_mm
+        inside = tuple(slice(size) for size in shape)
+        image = self._read(f"{kind}/{layout.image}", case_id)
+        masks = self._masks(f"{kind}/masks", case_id, image.shape[-len(shape) :])[(slice(None), *inside)]
+        absent = set(row["missing"])
         return Case(
             case_id=case_id,
             group_id=row["group_id"],
             split=row["split"],
-            spacing_mm=geometry.native_spacing_mm,
-            images={"ct": ct[inside]},
-            masks=known | {POSSIBLE_DOSE_MASK: masks[-1]},
-            doses={"dose": self._read("native/dose", case_id)[inside]},
+            spacing_mm=spacing_mm,
+            images={layout.image: image[(Ellipsis, *inside)]},  # type: ignore[arg-type]
+            masks={name: mask for name, mask in zip(layout.masks, masks, strict=True) if name not in absent},
+            doses={"dose": self._read(f"{kind}/dose", case_id)[inside]} if layout.has_dose else {},
             sha256=row["sha256"],
             labels=self._entries[case_id]["labels"],
+            facts=self._facts(case_id),
         )
+
+    def _facts(self, case_id: str) -> dict[str, float]:
+        entry = self._entries[case_id]
+        return {"prescription_gy": entry["prescription_gy"]} if "prescription_gy" in entry else {}
+
+    def _masks(self, name: str, case_id: str, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        if not self._layout.masks:
+            return np.zeros((0, *shape), bool)
+        return unpack_masks(self._read(name, case_id), shape)
 
     def to_native(self, case_id: str, array: npt.NDArray[Any], pad_value: float) -> npt.NDArray[np.float32]:
         """Bring a prediction from the working grid to the native grid of a case.

@@ -25,8 +25,8 @@ from ctan.tracking.server import (
     prepare,
     tracking_errors,
     without_password,
-    workspace,
 )
+from ctan.workspace import workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

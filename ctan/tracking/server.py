@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ctan.errors import TrackingError
 from ctan.telemetry import disable_telemetry
+from ctan.workspace import workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,11 +27,6 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-
-
-def workspace() -> Path:
-    """Return the folder of the embedded mode: `$CTAN_WORKSPACE`, default `./workspace`."""
-    return Path(os.environ.get("CTAN_WORKSPACE") or "workspace").expanduser().resolve()
 
 
 def tracking_uri() -> str:

@@ -1,7 +1,7 @@
-"""Augmentation of a case on the working grid: flip, rotate, translate, in this order.
+"""Augmentation of a case on the working grid: flip, rotate and resize, translate, colour, in this order.
 
-All randomness comes from the generator that is passed in, so that it is a function of (seed, epoch, case).
-Axes of a volume are (posterior, left, inferior), written `D, H, W`.
+All randomness comes from the generator that is passed in, so that it is a function of (seed, epoch, case). Which
+changes leave a case plausible is the data set's to say (`Augmentation`), how often is a setting.
 """
 
 from __future__ import annotations
@@ -16,38 +16,47 @@ import torch
 from torch.nn import functional
 
 from ctan.config import TrainingConfig
+from ctan.datasets.base import Augmentation, Dataset
 from ctan.store import StoredCase
 from ctan.tasks import Segmentation, Task
 
 Array = npt.NDArray[Any]
-_LEFT_RIGHT = 1
-_BEAM_ANGLE_DEGREES = 40  # nine equispaced beams
 _FAR_MM = 127  # what target_distance says of a voxel that moved in from outside
+_MAX_COLOUR_SHIFT = 0.1  # of the range of values: brightness, and colour balance a channel
+_MAX_CONTRAST = 0.2
 
 
 def augment(
-    case: StoredCase,
-    tasks: Sequence[Task],
-    structures: tuple[str, ...],
-    config: TrainingConfig,
-    rng: np.random.Generator,
+    case: StoredCase, tasks: Sequence[Task], dataset: Dataset, config: TrainingConfig, rng: np.random.Generator
 ) -> StoredCase:
-    """Return the case, randomly flipped, rotated and translated as the settings allow.
+    """Return the case, randomly changed as the settings allow.
 
     Args:
-        case: on the working grid, three axes.
+        case: on the working grid.
         tasks: name the paired structures that a flip swaps.
-        structures: names of `case.masks`, in order.
+        dataset: says which changes are plausible.
         config: probabilities and largest shift.
         rng: the only source of randomness.
     """
-    if rng.random() < config.flip_probability:
-        case = flip_left_right(case, mirrored_order(tasks, structures))
-    if rng.random() < config.rotate_probability:
-        case = rotate_about_z(case, _BEAM_ANGLE_DEGREES * int(rng.integers(1, 360 // _BEAM_ANGLE_DEGREES)))
+    allowed = dataset.augmentation
+    for axis in allowed.flip_axes:
+        if rng.random() < config.flip_probability:
+            pairs = mirrored_order(tasks, dataset.structures) if axis == allowed.left_right_axis else None
+            case = flip(case, axis, pairs)
+    if allowed.rotate_plane is not None and rng.random() < config.rotate_probability:
+        scale = 1 + allowed.max_scale * rng.uniform(-1, 1) if allowed.max_scale else 1.0
+        case = rotate(case, allowed.rotate_plane, _random_angle(allowed, rng), scale)
     if config.translate_voxels:
         case = translate(case, _random_shift(case, config.translate_voxels, rng))
+    if allowed.colour and rng.random() < config.colour_probability:
+        case = recolour(case, rng)
     return case
+
+
+def _random_angle(allowed: Augmentation, rng: np.random.Generator) -> float:
+    if not allowed.rotate_step_degrees:
+        return float(rng.uniform(-allowed.max_rotate_degrees, allowed.max_rotate_degrees))
+    return allowed.rotate_step_degrees * int(rng.integers(1, round(360 / allowed.rotate_step_degrees)))
 
 
 def mirrored_order(tasks: Sequence[Task], structures: tuple[str, ...]) -> list[int]:
@@ -56,67 +65,103 @@ def mirrored_order(tasks: Sequence[Task], structures: tuple[str, ...]) -> list[i
     return list(Segmentation("all", structures, tuple(pairs)).mirrored_order)
 
 
-def flip_left_right(case: StoredCase, order: Sequence[int]) -> StoredCase:
-    """Return the case mirrored, paired structures swapped in masks and known-flags."""
-    flipped = _map_arrays(case, lambda array, _: np.flip(array, array.ndim - 3 + _LEFT_RIGHT))
+def flip(case: StoredCase, axis: int, order: Sequence[int] | None = None) -> StoredCase:
+    """Return the case mirrored along a spatial axis; `order` says which structure is seen at each place afterwards."""
+    dims = len(case.spacing_mm)
+    flipped = _map_arrays(case, lambda array, _: np.flip(array, array.ndim - dims + axis))
+    if order is None:
+        return flipped
     return replace(flipped, masks=flipped.masks[list(order)], known=case.known[list(order)])
 
 
-def rotate_about_z(case: StoredCase, degrees: float) -> StoredCase:
-    """Return the case rotated in the axial plane about the grid's centre, linear for CT and dose, nearest for the rest.
+def rotate(case: StoredCase, plane: tuple[int, int], degrees: float, scale: float = 1.0) -> StoredCase:
+    """Return the case rotated and resized in a plane about the grid's centre.
 
-    The two in-plane spacings are equal (OpenKBP), so a rotation in voxels is one in millimetres.
+    Intensities and dose are interpolated linearly, all else takes the nearest voxel. Voxels are taken to be square in
+    the plane, so that a rotation in voxels is one in millimetres.
+
+    Args:
+        case: on the working grid.
+        plane: two spatial axes.
+        degrees: angle, from the first axis of the plane towards the second.
+        scale: larger than 1 enlarges.
     """
-    size_d, size_h = case.dose.shape[0], case.dose.shape[1]
+    dims = len(case.spacing_mm)
+    grid_shape = next(iter(case.image.values())).shape[-dims:]
+    size_d, size_h = (grid_shape[axis] for axis in plane)
     angle = np.deg2rad(degrees)
-    cos, sin = float(np.cos(angle)), float(np.sin(angle))
-    # affine_grid works in coordinates normalised by each axis' size; x is H, y is D
+    cos, sin = float(np.cos(angle)) / scale, float(np.sin(angle)) / scale
+    # affine_grid works in coordinates normalised by each axis' size; x is the second axis of the plane, y the first
     theta = torch.tensor([[cos, -sin * size_d / size_h, 0], [sin * size_h / size_d, cos, 0]], dtype=torch.float32)
     grid = functional.affine_grid(theta[None], [1, 1, size_d, size_h], align_corners=False)
 
     def rotated(array: Array, outside: float) -> Array:
-        linear = array.dtype.kind == "f" or array.dtype.itemsize > 1
-        planes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0), np.float32)) - outside
-        planes = planes.reshape(1, -1, size_d, size_h)
-        moved = functional.grid_sample(planes, grid, "bilinear" if linear else "nearest", align_corners=False)
-        result = np.moveaxis(moved.numpy().reshape(array.shape[-1], *array.shape[:-1]), 0, -1) + outside
+        axes = tuple(array.ndim - dims + axis for axis in plane)
+        moved = np.moveaxis(array, axes, (-2, -1))
+        linear = array.dtype.kind == "f" or array.dtype.itemsize > 1 or array.dtype == np.uint8
+        planes = torch.from_numpy(np.ascontiguousarray(moved, np.float32)) - outside
+        sampled = functional.grid_sample(
+            planes.reshape(1, -1, size_d, size_h), grid, "bilinear" if linear else "nearest", align_corners=False
+        )
+        result = np.moveaxis(sampled.numpy().reshape(moved.shape), (-2, -1), axes) + outside
         return (np.rint(result) if array.dtype.kind in "iu" else result).astype(array.dtype)
 
     return _map_arrays(case, rotated)
 
 
-def translate(case: StoredCase, shift: tuple[int, int, int]) -> StoredCase:
+def recolour(case: StoredCase, rng: np.random.Generator) -> StoredCase:
+    """Return the case with another brightness, contrast and colour balance."""
+
+    def changed(image: Array) -> Array:
+        top = np.iinfo(image.dtype).max
+        channels = (len(image),) + (1,) * (image.ndim - 1)
+        contrast = 1 + _MAX_CONTRAST * rng.uniform(-1, 1)
+        shift = _MAX_COLOUR_SHIFT * top * (rng.uniform(-1, 1) + rng.uniform(-1, 1, channels)) / 2
+        mean = image.mean(dtype=np.float64)
+        return np.rint(np.clip((image - mean) * contrast + mean + shift, 0, top)).astype(image.dtype)
+
+    return replace(case, image={name: changed(image) for name, image in case.image.items()})
+
+
+def translate(case: StoredCase, shift: tuple[int, ...]) -> StoredCase:
     """Return the case moved by whole voxels per axis; what moves in is air without dose."""
 
     def moved(array: Array, outside: float) -> Array:
-        result = np.full_like(array, outside)
-        source = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, array.shape[-3:], strict=True))
-        target = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, array.shape[-3:], strict=True))
+        result, sizes = np.full_like(array, outside), array.shape[-len(shift) :]
+        source = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, sizes, strict=True))
+        target = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, sizes, strict=True))
         result[(Ellipsis, *target)] = array[(Ellipsis, *source)]  # type: ignore[index, arg-type]
         return result
 
     return _map_arrays(case, moved)
 
 
-def _random_shift(case: StoredCase, largest: int, rng: np.random.Generator) -> tuple[int, int, int]:
+def _random_shift(case: StoredCase, largest: int, rng: np.random.Generator) -> tuple[int, ...]:
     """Draw a shift that keeps the possible-dose mask and every contoured structure inside the grid."""
-    occupied = case.dose_mask | case.masks[case.known].any(0)
+    grid_shape = next(iter(case.image.values())).shape[-len(case.spacing_mm) :]
+    occupied: Array = np.zeros(grid_shape, bool)
+    for part in (*case.masks[case.known], *([case.dose_mask] if case.dose_mask.size else [])):
+        occupied = occupied | part
     shift = []
     for axis, size in enumerate(occupied.shape):
-        others = tuple(a for a in range(3) if a != axis)
-        where = np.flatnonzero(occupied.any(others))
+        others = tuple(a for a in range(occupied.ndim) if a != axis)
+        where = np.flatnonzero(occupied.any(axis=others))
         low, high = (-int(where[0]), size - 1 - int(where[-1])) if len(where) else (-largest, largest)
         shift.append(int(rng.integers(max(low, -largest), min(high, largest) + 1)))
-    return shift[0], shift[1], shift[2]
+    return tuple(shift)
 
 
 def _map_arrays(case: StoredCase, change: Callable[[Array, float], Array]) -> StoredCase:
-    """Apply `change(array, value outside the grid)` to every array of the case."""
+    """Apply `change(array, value outside the grid)` to every array of the case that is not empty."""
+
+    def changed(array: Array, outside: float) -> Array:
+        return change(array, outside) if array.size else array
+
     return replace(
         case,
         image={name: change(image, 0) for name, image in case.image.items()},
-        masks=change(case.masks, 0),
-        dose=change(case.dose, 0),
-        dose_mask=change(case.dose_mask, 0),
-        target_distance=change(case.target_distance, _FAR_MM),
+        masks=changed(case.masks, 0),
+        dose=changed(case.dose, 0),
+        dose_mask=changed(case.dose_mask, 0),
+        target_distance=changed(case.target_distance, _FAR_MM),
     )

@@ -37,7 +37,7 @@ class TrainingCases(Dataset[Batch]):
         self, store: Store, case_ids: Sequence[str], tasks: Sequence[Task], config: RunConfig, seed: int | None
     ) -> None:
         self.store, self.case_ids, self.tasks, self.config, self.seed = store, list(case_ids), tasks, config, seed
-        self.structures = get_dataset(config.data.dataset).structures
+        self.dataset = get_dataset(config.data)
 
     def __len__(self) -> int:
         return len(self.case_ids)
@@ -49,9 +49,9 @@ class TrainingCases(Dataset[Batch]):
         case = self.store.load(case_id)
         if self.seed is not None:
             rng = np.random.default_rng([self.seed, epoch, zlib.crc32(case_id.encode())])
-            case = augment(case, self.tasks, self.structures, self.config.training, rng)
+            case = augment(case, self.tasks, self.dataset, self.config.training, rng)
         targets = {
-            task.name: {k: np.ascontiguousarray(v) for k, v in task.target(case, self.structures).items()}
+            task.name: {k: np.asarray(v, order="C") for k, v in task.target(case, self.dataset.structures).items()}
             for task in self.tasks
         }
         return {"case_id": case_id, "image": network_input(case, self.config), "targets": targets}

@@ -22,7 +22,7 @@ from ctan.memory import keep_freed_memory
 from ctan.networks import count_macs, count_parameters
 from ctan.precision import Precision, autocast, resolve_precision
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import Task
+from ctan.tasks import Task, with_class_weights
 from ctan.tracking.runs import TrainingRun, training_run
 from ctan.training.checkpoint import CheckpointKey, Position, load_checkpoint, save_checkpoint
 from ctan.training.console import Console
@@ -86,8 +86,8 @@ def train(
     set_seed(seed)
 
     store = open_store(pointer)
-    tasks = get_dataset(config.data.dataset).tasks(config.data)
     train_ids, tuning_ids = _cases_of(store, fold, config)
+    tasks = with_class_weights(get_dataset(config.data).tasks(), store.labels(train_ids))
     order = EpochOrder(len(train_ids), seed)
     loader = accelerator.prepare(make_loader(TrainingCases(store, train_ids, tasks, config, seed), order, config))
     tuning = make_loader(TrainingCases(store, tuning_ids, tasks, config, None), None, config)

@@ -60,7 +60,7 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
 
     from ctan.validation.page import write_page
 
-    dataset = get_dataset(config.data.dataset)
+    dataset = get_dataset(config.data)
     manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(dataset))
     quarantine = read_manifest(manifest_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA).to_pylist()
     num_all = manifest.num_rows + len(quarantine)

@@ -69,16 +69,35 @@ def describe(dataset: Dataset, manifest: pa.Table) -> str:
         return "No case passed."
     splits = Counter(row["split"] for row in rows)
     counts = ", ".join(f"{number} {split}" for split, number in splits.items())
-    edges = list(zip(*(row["spacing_mm"] for row in rows), strict=True))
-    spacing = " x ".join(f"{min(e):.2f}-{max(e):.2f}" for e in edges)
-    doses = [row["dose_max_gy"] for row in rows]
-    missing = Counter(name for row in rows for name in row["missing"])
-    absent = ", ".join(f"{name} in {missing[name]}" for name in dataset.structures if missing[name])
-    patients = len({row["group_id"] for row in rows})
-    return (
-        f"{len(rows)} cases of {patients} patients: {counts}. Voxels measure {spacing} mm. Maximum doses range from "
-        f"{min(doses):.1f} to {max(doses):.1f} Gy. Structures that were not contoured: {absent or 'none'}."
-    )
+    groups = len({row["group_id"] for row in rows})
+    whom = "" if groups == len(rows) else f" of {groups} patients or lesions"
+    sentences = [f"{len(rows)} cases{whom}: {counts}.", _geometry(rows)]
+    sentences += [_balance(name, classes, rows) for name, classes in dataset.labels.items()]
+    if dataset.has_dose:
+        doses = [row["dose_max_gy"] for row in rows]
+        sentences.append(f"Maximum doses range from {min(doses):.1f} to {max(doses):.1f} Gy.")
+    if dataset.structures:
+        missing = Counter(name for row in rows for name in row["missing"])
+        absent = ", ".join(f"{name} in {missing[name]}" for name in dataset.structures if missing[name])
+        sentences.append(f"Structures that were not contoured: {absent or 'none'}.")
+    return " ".join(sentences)
+
+
+def _geometry(rows: Sequence[dict[str, Any]]) -> str:
+    def ranges(column: str, digits: int) -> str:
+        values = zip(*(row[column] for row in rows), strict=True)
+        return " x ".join(
+            f"{min(v):.{digits}f}" if min(v) == max(v) else f"{min(v):.{digits}f}-{max(v):.{digits}f}" for v in values
+        )
+
+    return f"Images have {ranges('shape', 0)} voxels of {ranges('spacing_mm', 2)} mm."
+
+
+def _balance(name: str, classes: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    found = Counter(row[f"label_{name}"] for row in rows)
+    counts = ", ".join(f"{found[value]} {value}" for value in classes)
+    unknown = f", {found[None]} not known" if found[None] else ""
+    return f"Classes of {name}: {counts}{unknown}."
 
 
 def _expectations(outcomes: Sequence[Outcome]) -> Markup:
@@ -103,20 +122,14 @@ def _distributions(dataset: Dataset, manifest: pa.Table) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    main_target = max(dataset.targets, key=lambda name: dataset.targets[name])
-    columns: dict[str, list[Any]] = {
-        "Smallest voxel edge (mm)": [
-            min(edges) for edges in manifest["spacing_mm"].to_pylist() if edges and None not in edges
-        ],
-        "Maximum dose (Gy)": manifest["dose_max_gy"].to_pylist(),
-        "Mean dose inside the mask (Gy)": manifest["dose_mean_gy"].to_pylist(),
-        f"Mean dose in {main_target} (Gy)": manifest[f"dose_mean_gy_{main_target}"].to_pylist(),
-        "Voxels of the possible-dose mask": manifest["num_mask_voxels"].to_pylist(),
-        f"Voxels of {main_target}": manifest[f"voxels_{main_target}"].to_pylist(),
-    }
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    columns = _shown_columns(dataset, manifest)
+    num_rows = math.ceil(len(columns) / 3)
+    figure = Figure(figsize=(11, 2.3 * num_rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, values) in zip(figure.subplots(2, 3).flat, columns.items(), strict=True):
+    panels = list(figure.subplots(num_rows, 3, squeeze=False).flat)
+    for unused in panels[len(columns) :]:
+        unused.remove()
+    for axes, (title, values) in zip(panels, columns.items(), strict=False):
         shown = [value for value in values if value is not None and math.isfinite(value)]  # bins need finite bounds
         axes.hist(shown, bins=20, color="#4c86c6")
         axes.set_title(title, fontsize=9)
@@ -125,3 +138,22 @@ def _distributions(dataset: Dataset, manifest: pa.Table) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, dpi=130)
     return stream.getvalue()
+
+
+def _shown_columns(dataset: Dataset, manifest: pa.Table) -> dict[str, list[Any]]:
+    """Return title -> values of what is worth a histogram."""
+    image, unit = dataset.image.name, dataset.image.unit or "raw value"
+    edges = [min(edges) for edges in manifest["spacing_mm"].to_pylist() if edges and None not in edges]
+    columns: dict[str, list[Any]] = {"Smallest voxel edge (mm)": edges}
+    if dataset.has_dose:
+        columns["Maximum dose (Gy)"] = manifest["dose_max_gy"].to_pylist()
+        columns["Mean dose inside the mask (Gy)"] = manifest["dose_mean_gy"].to_pylist()
+        columns["Voxels of the possible-dose mask"] = manifest["num_mask_voxels"].to_pylist()
+        main_target = max(dataset.targets, key=lambda name: dataset.targets[name])
+        columns[f"Mean dose in {main_target} (Gy)"] = manifest[f"dose_mean_gy_{main_target}"].to_pylist()
+        columns[f"Voxels of {main_target}"] = manifest[f"voxels_{main_target}"].to_pylist()
+    else:
+        columns[f"Largest value ({unit})"] = manifest[f"{image}_max"].to_pylist()
+        columns |= {f"Voxels of {name}": manifest[f"voxels_{name}"].to_pylist() for name in dataset.structures}
+    numbers = [name for name, kind in dataset.facts.items() if kind == "float64"]
+    return columns | {name.replace("_", " ").capitalize(): manifest[name].to_pylist() for name in numbers}

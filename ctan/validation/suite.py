@@ -5,6 +5,7 @@ Expectations about a case name the cases that fail; those about the table stop e
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctan.config import RunConfig
-from ctan.datasets.base import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, Dataset
+from ctan.datasets.base import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, Dataset, Expectation, between
 from ctan.store.manifest import SCHEMA
 
 if TYPE_CHECKING:
@@ -24,30 +25,9 @@ _TISSUE = 1000  # CT values as exported: HU + 1024; every patient has denser vox
 _MAX_CT = 4095
 
 # What every case must have: Great Expectations skips null and NaN in every other expectation.
-_REQUIRED = ("dataset", "group_id", "split", "fold", "sha256", "ct_min", "ct_max", "num_mask_voxels", "dose_max_gy",
-             "dose_mean_gy", "num_dose_voxels_outside_mask")  # fmt: skip
+_REQUIRED = ("dataset", "group_id", "split", "fold", "sha256")
+_REQUIRED_DOSE = ("num_mask_voxels", "dose_max_gy", "dose_mean_gy", "num_dose_voxels_outside_mask")
 _DERIVED = ("unknown", "num_splits_of_group", "fold_of_training", "fold_of_others", "spacing_min_mm", "spacing_max_mm")
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """One thing that must hold.
-
-    Attributes:
-        name: short and unique, such as `"spacing"`.
-        sentence: what is expected, in words.
-        unit: of the observed values.
-        type: name of the class in `great_expectations.expectations`.
-        arguments: of that class.
-        about_cases: False when it is about the table as a whole.
-    """
-
-    name: str
-    sentence: str
-    unit: str
-    type: str
-    arguments: Mapping[str, Any]
-    about_cases: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,24 +50,37 @@ class Outcome:
 
 
 def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
-    """Return what must hold for the manifest of a data set.
+    """Return what must hold for the manifest of a data set: of all data sets, of CT, of doses, and its own.
 
     Args:
-        dataset: names structures, targets and prescriptions.
+        dataset: names structures, targets and labels, and adds its own expectations.
         config: bounds.
     """
+    found = _of_all(dataset, config)
+    if dataset.image.unit:
+        found += _of_ct(dataset)
+    if dataset.has_dose:
+        found += _of_dose(config)
+    for name in dataset.structures:
+        sentence = f"{name}, where contoured, has at least one voxel"
+        found.append(between(f"{name}-voxels", f"voxels_{name}", 1, None, "voxels", sentence))
+    for name, classes in dataset.labels.items():
+        sentence = f"{name}, where known, is one of {', '.join(classes)}"
+        arguments = {"column": f"label_{name}", "value_set": list(classes)}
+        found.append(Expectation(f"{name}-class", sentence, "", "ExpectColumnValuesToBeInSet", arguments))
+    found += dataset.expectations(config.validation)
+    # Great Expectations keeps one of several that ask the same
+    return list({(one.type, json.dumps(one.arguments, sort_keys=True)): one for one in reversed(found)}.values())[::-1]
+
+
+def _of_all(dataset: Dataset, config: RunConfig) -> list[Expectation]:
     limits = config.validation
-    main_target = max(dataset.targets, key=lambda name: dataset.targets[name])
-
-    def between(name: str, column: str, low: float | None, high: float | None, unit: str, sentence: str) -> Expectation:
-        arguments = {"column": column, "min_value": low, "max_value": high}
-        return Expectation(name, sentence, unit, "ExpectColumnValuesToBeBetween", arguments)
-
     splits = [SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST]
     spacing = (limits.min_spacing_mm, limits.max_spacing_mm)
-    found = [
+    columns = [*SCHEMA(dataset).names, *_DERIVED, *_shares(dataset)]
+    return [
         Expectation("columns", "The manifest has every column of its schema", "", "ExpectTableColumnsToMatchSet",
-                    {"column_set": [*SCHEMA(dataset).names, *_DERIVED], "exact_match": True}, about_cases=False),
+                    {"column_set": columns, "exact_match": True}, about_cases=False),
         Expectation("rows", "There is at least one case", "cases", "ExpectTableRowCountToBeBetween",
                     {"min_value": 1}, about_cases=False),
         Expectation("id", "Every case has an id", "", "ExpectColumnValuesToNotBeNull",
@@ -106,26 +99,31 @@ def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
                 f"Voxel edges are at least {limits.min_spacing_mm:g} mm"),
         between("largest-spacing", "spacing_max_mm", *spacing, "mm",
                 f"Voxel edges are at most {limits.max_spacing_mm:g} mm"),
-        between("ct-range", "ct_min", 0, _MAX_CT, "HU + 1024", f"CT values lie within 0 to {_MAX_CT}"),
-        between("ct-tissue", "ct_max", _TISSUE, _MAX_CT, "HU + 1024", "The CT shows tissue"),
+    ]  # fmt: skip
+
+
+def _of_ct(dataset: Dataset) -> list[Expectation]:
+    name, unit = dataset.image.name, dataset.image.unit
+    return [
+        between(f"{name}-range", f"{name}_min", 0, _MAX_CT, unit, f"CT values lie within 0 to {_MAX_CT}"),
+        between(f"{name}-tissue", f"{name}_max", _TISSUE, _MAX_CT, unit, "The CT shows tissue"),
+    ]
+
+
+def _of_dose(config: RunConfig) -> list[Expectation]:
+    most = config.validation.max_dose_gy
+    return [
         between("mask", "num_mask_voxels", 1, None, "voxels", "The possible-dose mask is not empty"),
-        between("dose-maximum", "dose_max_gy", 1, limits.max_dose_gy, "Gy",
-                f"The maximum dose is between 1 and {limits.max_dose_gy:g} Gy"),
+        between("dose-maximum", "dose_max_gy", 1, most, "Gy", f"The maximum dose is between 1 and {most:g} Gy"),
         between("dose-inside-mask", "num_dose_voxels_outside_mask", 0, 0, "voxels",
                 "Dose is zero outside the possible-dose mask"),
-        Expectation(f"{main_target}-present", f"{main_target} is contoured", "", "ExpectColumnValuesToNotBeNull",
-                    {"column": f"voxels_{main_target}"}),
     ]  # fmt: skip
-    for name in dataset.structures:
-        sentence = f"{name}, where contoured, has at least one voxel"
-        found.append(between(f"{name}-voxels", f"voxels_{name}", 1, None, "voxels", sentence))
-    for name, level_gy in dataset.targets.items():
-        low, high = (level_gy * (1 + sign * limits.target_dose_tolerance) for sign in (-1, 1))
-        sentence = (
-            f"Mean dose in {name} is within {limits.target_dose_tolerance:.0%} of its prescription {level_gy:g} Gy"
-        )
-        found.append(between(f"{name}-dose", f"dose_mean_gy_{name}", round(low, 3), round(high, 3), "Gy", sentence))
-    return found
+
+
+def _shares(dataset: Dataset) -> list[str]:
+    """Return the derived columns: a structure's share of the image, a target's mean dose over the prescription."""
+    doses = [f"dose_share_{name}" for name in dataset.targets if "prescription_gy" in dataset.facts]
+    return [f"share_{name}" for name in dataset.structures] + doses
 
 
 def frame_of(manifest: pa.Table, dataset: Dataset) -> pd.DataFrame:
@@ -139,12 +137,20 @@ def frame_of(manifest: pa.Table, dataset: Dataset) -> pd.DataFrame:
     edges = [(np.nan,) if _lacks_an_edge(edges) else edges for edges in frame["spacing_mm"]]
     frame["spacing_min_mm"] = [float(min(of_case)) for of_case in edges]
     frame["spacing_max_mm"] = [float(max(of_case)) for of_case in edges]
+    sizes = np.array([np.prod(shape, dtype=float) if shape is not None else np.nan for shape in frame["shape"]])
+    for name in dataset.structures:
+        frame[f"share_{name}"] = frame[f"voxels_{name}"] / sizes
+    if "prescription_gy" in dataset.facts:
+        for name in dataset.targets:
+            frame[f"dose_share_{name}"] = frame[f"dose_mean_gy_{name}"] / frame["prescription_gy"]
     return frame
 
 
 def _unknown(row: Mapping[str, Any], dataset: Dataset) -> str | None:
     """Return the quantities that a case should have and has not, None when there is none."""
-    names = [name for name in _REQUIRED if _is_null(row[name])]
+    image = dataset.image.name
+    required = (*_REQUIRED, f"{image}_min", f"{image}_max", *(_REQUIRED_DOSE if dataset.has_dose else ()))
+    names = [name for name in required if _is_null(row[name])]
     names += ["spacing_mm"] if _lacks_an_edge(row["spacing_mm"]) else []
     for target in dataset.targets:
         if (
