@@ -1,6 +1,5 @@
 """Prostate phantoms are DICOM-RT that other readers understand, with anatomy and dose that make sense, and defects."""
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from helpers_files import digests
 from matplotlib.path import Path as Polygon
 from scipy import ndimage
 
@@ -29,11 +29,6 @@ POSITIONS = {"HFS": (1, 1, 1), "HFP": (-1, -1, 1), "FFS": (-1, 1, -1), "FFP": (1
 FILES = {"CT": "ct_*.dcm", "RTSTRUCT": "RS*.dcm", "RTDOSE": "RD*.dcm", "RTPLAN": "RP*.dcm"}
 SPACING, ORIGIN = (5.0, 4.0, 4.5), (-30.0, -100.0, -80.0)  # z, y, x
 HEADER = PatientHeader("test", "PH1")
-
-
-def digests(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from helpers_files import digests
 from PIL import Image
 from scipy import ndimage
 
@@ -17,11 +18,6 @@ from ctan.errors import CaseError, ConfigError, DataError
 DATASET = HAM10000(DataConfig(dataset="ham10000"))
 CLASSES = DATASET.labels["diagnosis"]
 REAL = {"akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "mel": 1113, "nv": 6705, "vasc": 142}
-
-
-def digests(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")

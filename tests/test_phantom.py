@@ -1,11 +1,11 @@
 """Phantoms are raw OpenKBP patients: the same bytes for the same seed, with anatomy and dose that make sense."""
 
-import hashlib
 import re
 from itertools import combinations
 
 import numpy as np
 import pytest
+from helpers_files import digests
 from scipy import ndimage
 
 from ctan.config import load_config
@@ -17,11 +17,6 @@ from ctan.metrics import dose_score
 
 DATASET = get_dataset("openkbp")
 POSSIBLE = "possible_dose_mask"
-
-
-def digests(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")

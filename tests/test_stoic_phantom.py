@@ -1,10 +1,9 @@
 """Phantoms are raw STOIC patients: the same bytes for the same seed, with findings and labels that belong together."""
 
-import hashlib
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers_files import digests
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
@@ -23,11 +22,6 @@ KNOWN = [
     "cd7ba42788cffa04",
     "95f8061aad648514",
 ]
-
-
-def digests(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")

@@ -118,13 +118,15 @@ def show(
 def download(
     dataset: Annotated[str, typer.Argument(help="openkbp, ham10000 or stoic.")],
     folder: Annotated[Path, typer.Argument(help="Folder that receives the raw files.")],
-    first: Annotated[int, typer.Option(help="Only the first N cases; 0: all.", min=0)] = 0,
+    first: Annotated[int, typer.Option(help="Only the first N cases of each split; 0: all.", min=0)] = 0,
     case: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Only this case. Repeatable."),
     ] = None,
     source: Annotated[str, typer.Option(help="A mirror, such as s3://bucket/prefix.", show_default="official")] = "",
-    endpoint: Annotated[str, typer.Option(help="Of an S3 server.", show_default="AWS_ENDPOINT_URL")] = "",
+    endpoint: Annotated[
+        str, typer.Option(help="Another S3, Dataverse or GitHub server.", show_default="AWS_ENDPOINT_URL")
+    ] = "",
     region: Annotated[str, typer.Option(help="Of an S3 server.", show_default="AWS_REGION")] = "",
     workers: Annotated[int, typer.Option(help="Transfers at a time.", min=1)] = 8,
 ) -> None:
