@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = {
+    "openkbp": "phantom:train=6,validation=2,seed=0",
     "prostate": "phantom:train=6,validation=2,seed=0",
     "ham10000": "phantom:train=24,validation=8,seed=0",
     "stoic": "phantom:train=12,validation=4,seed=0",
