@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from ctan import __version__
-from ctan.commands import data, models
+from ctan.commands import cluster, data, models
 from ctan.commands.run import config, run
 from ctan.commands.ui import ui
 from ctan.errors import CtanError, GateError
@@ -25,7 +25,16 @@ app = typer.Typer(
 )
 app.command()(run)
 app.add_typer(data.app, name="data")
-for command in (models.train, models.evaluate, models.compare, models.promote, ui, config):
+for command in (
+    models.train,
+    models.evaluate,
+    models.compare,
+    models.promote,
+    ui,
+    config,
+    cluster.submit,
+    cluster.render,
+):
     app.command()(command)
 
 

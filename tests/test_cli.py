@@ -20,12 +20,17 @@ COMMANDS = (
     ["data", "ingest"],
     ["data", "validate"],
     ["data", "preprocess"],
+    ["data", "show"],
+    ["data", "download"],
+    ["data", "convert"],
     ["train"],
     ["evaluate"],
     ["compare"],
     ["promote"],
     ["ui"],
     ["config"],
+    ["submit"],
+    ["render"],
 )
 
 

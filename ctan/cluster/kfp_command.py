@@ -1,0 +1,163 @@
+"""The `kfp` command of this environment: kfp's own, where `kfp run submit pipelines/ctan.yaml` works as people type it.
+
+Upstream (2.17.0) wants `run create --experiment-name NAME --package-file FILE KEY=VALUE ...`, and connects before it
+prints help. Here a file after `run submit` (or `run create`) is the package, its pipeline's name the experiment, and
+`--endpoint` may come last. All else goes to upstream unchanged. Which options take a value is asked of its commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ctan.cluster.compiled import CompiledPipeline
+from ctan.cluster.endpoint import check_reachable, find_endpoint
+from ctan.cluster.parameters import is_parameter
+from ctan.errors import CtanError, DataError
+
+_SUBMIT = ("submit", "create")
+_EXPERIMENT = ("-e", "--experiment-name")
+_PACKAGE = ("-f", "--package-file")
+_OTHER_SOURCES = ("-p", "--pipeline-id", "-n", "--pipeline-name", "-v", "--version")
+_USAGE = (
+    "kfp run submit FILE [KEY=VALUE]... submits a compiled pipeline, such as pipelines/ctan.yaml, to the experiment\n"
+    "of its name; --endpoint URL or KFP_ENDPOINT says where. It is `kfp run create` with these additions:\n"
+)
+
+
+def main() -> None:
+    """Run `kfp`."""
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"kfp\."
+    )  # that servers older than 2.0 are too old
+    arguments = sys.argv[1:]
+    try:
+        arguments = upstream_arguments(arguments)
+    except CtanError as error:
+        print(f"kfp: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv[1:] = arguments
+    from kfp.cli.__main__ import main as upstream
+
+    upstream()
+
+
+def upstream_arguments(arguments: list[str]) -> list[str]:
+    """Return what upstream is to be called with; help of what needs a server is printed here."""
+    from kfp.cli.cli import cli
+
+    options, command, rest = _split(arguments, cli)
+    group = _client_group(command)
+    if group is None:
+        return arguments
+    if not rest or "--help" in rest:
+        _print_help(group, command, rest)
+    if group.name == "run" and rest[0] in _SUBMIT:
+        moved, rest = _rewritten(rest[1:], group.commands["create"], cli)
+        options = [*options, *moved]
+    namespace = _value(options, "-n", "--namespace") or os.environ.get("KFP_NAMESPACE") or "kubeflow"
+    check_reachable(find_endpoint(_value(options, "--endpoint"), namespace))
+    return [*options, command, *rest]
+
+
+def _client_group(command: str) -> Any:
+    """Return the group of commands that talk to a server, by its name or plural; None for all others."""
+    from kfp.cli.cli import COMMANDS
+
+    return next((group for group in COMMANDS["client"] if command in (group.name, f"{group.name}s")), None)
+
+
+def _split(arguments: list[str], cli: Any) -> tuple[list[str], str, list[str]]:
+    """Divide a command line into kfp's own options, the name of the command, and the command's arguments."""
+    valued = _valued(cli)
+    position = 0
+    while position < len(arguments) and arguments[position].startswith("-"):
+        position += 2 if arguments[position] in valued else 1
+    rest = arguments[position:]
+    return arguments[:position], rest[0] if rest else "", rest[1:]
+
+
+def _valued(command: Any) -> set[str]:
+    """Return the options of a command that take a value."""
+    return {name for parameter in command.params for name in parameter.opts if _takes_value(parameter)}
+
+
+def _takes_value(parameter: Any) -> bool:
+    return parameter.param_type_name == "option" and not parameter.is_flag
+
+
+def _value(options: list[str], *names: str) -> str | None:
+    """Return the value of an option, given as `--name value` or `--name=value`."""
+    found = None
+    for position, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        if name in names:
+            found = value if equals else next(iter(options[position + 1 :]), None)
+    return found
+
+
+def _rewritten(arguments: list[str], create: Any, cli: Any) -> tuple[list[str], list[str]]:
+    """Return the options that belong before `run`, and `create` with the arguments it understands.
+
+    Raises:
+        DataError: when the file is missing or is not a compiled pipeline.
+    """
+    own, outer = _valued(create), {name for name in _valued(cli) if name.startswith("--")} - _valued(create)
+    moved: list[str] = []
+    kept: list[str] = []
+    items: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        name, equals, _ = argument.partition("=")
+        if argument.startswith("-") and argument != "-":
+            target = moved if name in outer else kept
+            takes = name in outer or name in own
+            target += [argument, left.pop(0)] if takes and not equals and left else [argument]
+        else:
+            items.append(argument)
+    return moved, ["create", *_with_package(kept, items)]
+
+
+def _with_package(options: list[str], items: list[str]) -> list[str]:
+    """Name package and experiment, where a file says both."""
+    files = [item for item in items if not is_parameter(item)]
+    package = _value(options, *_PACKAGE)
+    if package is None and not any(_value(options, name) for name in _OTHER_SOURCES):
+        if len(files) != 1:
+            found = f"found {', '.join(files)}" if files else "found none"
+            raise DataError(f"run submit: expected one compiled pipeline, such as pipelines/ctan.yaml; {found}")
+        package = files[0]
+        items = [item for item in items if item != package]
+        options = [*options, "-f", package]
+    if package is None:
+        return [*options, *items]
+    if not package.endswith((".yaml", ".yml")):
+        return [*options, *items]  # an archive, which upstream unpacks
+    pipeline = CompiledPipeline.read(Path(package))
+    if not any(_value(options, name) for name in _EXPERIMENT):
+        options = ["-e", pipeline.name, *options]
+    return [*options, *(_kept_text(item, pipeline) for item in items)]
+
+
+def _kept_text(item: str, pipeline: CompiledPipeline) -> str:
+    """Quote the value of a text parameter that upstream would take for a number, list or truth value (`x=007`)."""
+    from kfp.cli.utils.parsing import parse_parameter_value
+
+    name, equals, value = item.partition("=")
+    text = pipeline.parameters.get(name, {}).get("parameterType") == "STRING"
+    if not (equals and text) or isinstance(parse_parameter_value(value), str):
+        return item
+    return f"{name}={json.dumps(value)}"
+
+
+def _print_help(group: Any, command: str, rest: list[str]) -> NoReturn:
+    """Print a command's help as upstream would, but without a server, and leave."""
+    if rest and group.name == "run" and rest[0] in _SUBMIT:
+        print(_USAGE)
+        rest = ["create", "--help"]
+    raise SystemExit(group.main(args=rest or ["--help"], prog_name=f"kfp {command}"))
