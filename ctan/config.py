@@ -428,13 +428,17 @@ def _without_planned(values: dict[str, Any]) -> dict[str, Any]:
     return left
 
 
+def unknown_setting(field: str, known: list[str]) -> str:
+    """Return the message for a setting that does not exist: the likely one, and all there are."""
+    close = difflib.get_close_matches(field.rpartition(".")[2], known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{field}: unknown setting; {hint}allowed: {', '.join(known)}"
+
+
 def _explain(problem: Any) -> str:
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _fields_beside(problem["loc"])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{field}: unknown setting; {hint}allowed: {', '.join(known)}"
+        return unknown_setting(field, _fields_beside(problem["loc"]))
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
     return f"{field}: {message} (found {problem['input']!r})" if field else message
 

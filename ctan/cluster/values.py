@@ -7,7 +7,6 @@ memory in bytes with a suffix (`8Gi`).
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
-from ctan.config import Settings
+from ctan.config import Settings, unknown_setting
 from ctan.errors import ConfigError
 
 _UNITS = {"": 1} | {
@@ -204,10 +203,7 @@ _BY_PATTERN = {
 def _explain(problem: Any) -> str:
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _fields_beside(problem["loc"])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{field}: unknown setting; {hint}allowed: {', '.join(known)}"
+        return unknown_setting(field, _fields_beside(problem["loc"]))
     if problem["type"] == "string_pattern_mismatch":
         return f"{field}: expected {_BY_PATTERN[problem['ctx']['pattern']]} (found {problem['input']!r})"
     return f"{field}: {_message(problem)}" if field else _message(problem)
