@@ -43,6 +43,14 @@ def config() -> RunConfig:
     return small_config()
 
 
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    """What a version is recognised by is the hash of its file."""
+    written = {
+        (write_model(tmp_path / str(i), small_config(), "stl") / "model.safetensors").read_bytes() for i in range(8)
+    }
+    assert len(written) == 1
+
+
 @pytest.mark.parametrize("arch", ["stl", "hps", "mtan", "ctan"])
 def test_a_loaded_model_predicts_what_the_saved_network_does(tmp_path: Path, config: RunConfig, arch: str) -> None:
     model = load_network(write_model(tmp_path / "model", config, arch))

@@ -42,7 +42,8 @@ def save_network(model_dir: Path, state_dict: Mapping[str, Tensor], model_json: 
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
     with atomic_path(model_dir / WEIGHTS_FILE) as path:
-        save_file(tensors, path, metadata={"format": "pt", "arch": str(model_json["arch"])})
+        # One entry only: safetensors writes several in any order, and equal weights must be equal files.
+        save_file(tensors, path, metadata={"format": "pt"})
     write_json(model_dir / MODEL_FILE, model_json)
 
 
