@@ -66,15 +66,17 @@ lint: $(READY)  ## Check format, lint, types, and that the compiled pipeline is 
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@mkdir -p build && $(BIN)/python -m pipelines.ctan build/ctan.yaml
-	@cmp --silent build/ctan.yaml pipelines/ctan.yaml || { echo "pipelines/ctan.yaml is stale: run make pipeline"; exit 1; }
+	@mkdir -p build
+	@for name in ctan retrain; do $(BIN)/python -m pipelines.$$name build/$$name.yaml && \
+		cmp --silent build/$$name.yaml pipelines/$$name.yaml || { echo "pipelines/$$name.yaml is stale: run make pipeline"; exit 1; }; done
 
 format: $(READY)  ## Format the sources and fix what ruff can
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-pipeline: $(READY)  ## Compile pipelines/ctan.py to pipelines/ctan.yaml
+pipeline: $(READY)  ## Compile pipelines/*.py to YAML
 	@$(BIN)/python -m pipelines.ctan
+	@$(BIN)/python -m pipelines.retrain
 
 # torch and what only its CUDA build needs stay out of the lock: a machine without a GPU must not fetch gigabytes.
 lock: $(READY)  ## Resolve requirements.in to requirements.lock, with hashes

@@ -11,6 +11,8 @@ import typer
 
 from ctan import __version__
 from ctan.commands import cluster, data, models
+from ctan.commands.lineage import lineage, reproduce
+from ctan.commands.retrain import retrain
 from ctan.commands.run import config, run
 from ctan.commands.ui import ui
 from ctan.errors import CtanError, GateError
@@ -34,6 +36,9 @@ for command in (
     config,
     cluster.submit,
     cluster.render,
+    retrain,
+    lineage,
+    reproduce,
 ):
     app.command()(command)
 

@@ -350,15 +350,34 @@ def config_from_yaml(path: Path) -> RunConfig:
     return _build(_read_yaml(path), str(path))
 
 
+def config_from_text(text: str, where: str = "settings") -> RunConfig:
+    """Read settings that `RunConfig.to_yaml` returned.
+
+    Args:
+        text: the settings.
+        where: they come from, for messages.
+
+    Raises:
+        ConfigError: when the text is not YAML or does not hold valid settings.
+    """
+    return _build(_parse_yaml(text, where), where)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    return _parse_yaml(text, str(path))
+
+
+def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+        raise ConfigError(f"{where}: expected a mapping of settings, found {type(values).__name__}")
     return values
 
 

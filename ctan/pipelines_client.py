@@ -28,6 +28,7 @@ from typing import IO, Any
 from ctan.errors import CtanError
 from ctan.files import write_json
 from ctan.steps import STEP_PREFIX
+from ctan.tracking.lineage import LOCAL_RUN_VARIABLE
 from ctan.tracking.server import prepare
 from ctan.workspace import workspace
 
@@ -43,6 +44,7 @@ _STARTED = re.compile(r"Executing task '(.+)'")
 _ENDED = re.compile(r"Task '(.+)' finished with status (SUCCESS|FAILURE)")
 _WORK = re.compile(r"done, .*?([\d.]+) s work")
 _USER_ERROR = re.compile(r"ctan\.errors\.(\w+): (.*)")
+_UNRESOLVED = "Could not resolve CEL parameter"  # kfp then takes the condition for false and goes on
 _EXECUTOR_LINE = "[KFP Executor "
 
 
@@ -87,6 +89,7 @@ class RunResult:
         validation_report: HTML.
         comparison: content of `comparison.json`.
         decision: what was decided about promotion.
+        finding: of the check whether to train again, `{"needed": ..., "reason": ...}`.
     """
 
     run_dir: Path
@@ -96,11 +99,16 @@ class RunResult:
     validation_report: Path | None
     comparison: dict[str, Any] | None
     decision: dict[str, Any] | None
+    finding: dict[str, Any] | None
 
 
-def compiled_pipeline() -> Path:
-    """Return the path of the compiled pipeline that is installed with ctan."""
-    return Path(str(resources.files("pipelines").joinpath("ctan.yaml")))
+def compiled_pipeline(name: str = "ctan") -> Path:
+    """Return the path of a compiled pipeline that is installed with ctan.
+
+    Args:
+        name: `ctan` (train, compare, promote) or `retrain` (the same, when something changed).
+    """
+    return Path(str(resources.files("pipelines").joinpath(f"{name}.yaml")))
 
 
 def run_local(parameters: Mapping[str, Any], pipeline: Path | None = None, show: Show = print) -> RunResult:
@@ -170,6 +178,7 @@ def _run_child(run_dir: Path, scratch: Path, reader: _Reader) -> int:
     """Run kfp in a process group of its own and read its output to the end."""
     environment = os.environ | {
         "CTAN_WORKSPACE": str(workspace()),
+        LOCAL_RUN_VARIABLE: run_dir.name,
         "PYTHONUNBUFFERED": "1",  # a step's output is a pipe: show each line when it is written
         "PYTHONSAFEPATH": "1",  # a folder named like a package beside the data must not be imported
         "TMPDIR": str(scratch),  # kfp leaves a folder a step behind
@@ -276,6 +285,8 @@ class _Reader:
             self._step_output(line[4:])
         elif line.strip() and not self._name:
             self._tail.append(line)  # kfp itself; shown when it fails
+            if _UNRESOLVED in line:
+                self.failed = "(a condition)"
 
     def _log_entry(self, text: str) -> None:
         if started := _STARTED.fullmatch(text):
@@ -331,11 +342,13 @@ def _collect(run_dir: Path) -> dict[str, Any]:
     _copy(_newest(run_dir, "ingest/manifest/plan.yaml"), run_dir / "plan.yaml")
     comparison = _copy(_newest(run_dir, "compare/comparison/comparison.json"), run_dir / "comparison.json")
     decision = _copy(_newest(run_dir, "promote/decision"), run_dir / "decision.json")
+    finding = _copy(_newest(run_dir, "check/finding"), run_dir / "finding.json")
     return {
         "report": report,
         "validation_report": validation_report,
         "comparison": _read_json(comparison),
         "decision": _read_json(decision),
+        "finding": _read_json(finding),
     }
 
 

@@ -1,7 +1,7 @@
 """One function a pipeline step: plain values and paths in, metrics out.
 
-Both the pipeline's components and the `ctan` command call these. Each reads the settings beside the manifest that it is
-given, so that ingestion is the only step that resolves a profile. Imports of the heavy libraries happen inside the
+Both the pipeline's components and the `ctan` command call these. `resolve` fixes settings and data version; ingestion
+writes them beside the manifest, and each later step reads them there. Imports of the heavy libraries happen inside the
 steps: every step is a new process.
 """
 
@@ -13,86 +13,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ctan.config import RunConfig, config_from_yaml, load_config
-from ctan.errors import DataError
+from ctan.config import RunConfig, config_from_text
 from ctan.files import atomic_path, write_json
+from ctan.settings import read_config, resolve_config
 from ctan.workspace import workspace
 
-if TYPE_CHECKING:
-    from ctan.datasets import Case, Dataset
-
 Metrics = dict[str, float]
+Metadata = dict[str, Any]  # of an artifact of the pipeline
 
 DEFAULT_SOURCE = "phantom:train=12,validation=4,seed=0"
-DEFAULT_PROFILE = "smoke"
 STEP_PREFIX = "ctan step: "  # the first line a step prints; `pipelines_client` shows a step's output from here on
-CONFIG_FILE = "config.yaml"
-_NUM_SHOWN = 2  # cases of each split on the contact sheet
-
-
-def resolve_config(
-    profile: str = DEFAULT_PROFILE,
-    *,
-    dataset: str = "",
-    architectures: Sequence[str] = (),
-    folds: Sequence[int] = (),
-    seeds: Sequence[int] = (),
-    epochs: int = 0,
-    batch_size: int = 0,
-    learning_rate: float = 0.0,
-    task_weighting: str = "",
-    inputs: str = "",
-    max_train_cases: int = 0,
-    max_evaluation_cases: int = 0,
-    model_name: str = "",
-    promote: bool = True,
-    overrides: Sequence[str] = (),
-) -> RunConfig:
-    """Resolve a profile and the pipeline's parameters into settings; an empty value or 0 leaves the profile's.
-
-    Args:
-        profile: a packaged profile or the path of a YAML file.
-        promote: False turns promotion off; True leaves what the profile says.
-        overrides: `FIELD=VALUE`; they win over all others.
-
-    Raises:
-        ConfigError: naming the field and what is allowed.
-    """
-    values: dict[str, Any] = {
-        "data.dataset": dataset,
-        "architectures": list(architectures),
-        "folds": list(folds),
-        "seeds": list(seeds),
-        "training.epochs": epochs,
-        "training.batch_size": batch_size,
-        "training.learning_rate": learning_rate,
-        "training.task_weighting": task_weighting,
-        "data.inputs": inputs,
-        "data.max_train_cases": max_train_cases,
-        "data.max_evaluation_cases": max_evaluation_cases,
-        "promotion.model_name": model_name,
-    }
-    chosen = {field: value for field, value in values.items() if value}
-    if not promote:
-        chosen["promotion.enabled"] = False
-    return load_config(profile, [f"{field}={json.dumps(value)}" for field, value in chosen.items()] + list(overrides))
-
-
-def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the settings that ingestion wrote beside a manifest.
-
-    Args:
-        manifest_dir: output of ingestion or validation.
-        overrides: `FIELD=VALUE` to change for one step.
-
-    Raises:
-        ConfigError: when the file is missing or does not hold valid settings.
-    """
-    path = Path(manifest_dir) / CONFIG_FILE
-    config = config_from_yaml(path)
-    return load_config(str(path), [*overrides, f"profile={json.dumps(config.profile)}"]) if overrides else config
 
 
 class _Clock:
@@ -129,72 +61,78 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Metrics:
     return flat
 
 
+def resolve(source: str, config: RunConfig) -> tuple[str, str, str]:
+    """Fix what a run starts from: settings, and the version of the data as it is now.
+
+    Args:
+        source: folder of raw files, `s3://bucket/prefix`, `dvc:REPOSITORY@REVISION` or
+            `phantom:train=N,validation=N,seed=N`.
+        config: settings, see `resolve_config`.
+
+    Returns:
+        The source pinned to that version, the settings as YAML, and `ctan.origin.Origin` as JSON.
+    """
+    with _step("resolve", source):
+        from ctan.origin import Origin
+
+        origin = Origin.of(source, config)
+        data, settings, code = (value.removesuffix(".dir")[:40] for value in origin.hashes)
+        print(f"data {data}, settings {settings[:12]}, code {code[:12]}")
+    return origin.source, config.to_yaml(), origin.to_json()
+
+
+def check(model_name: str, settings: str, origin: str, finding: str) -> str:
+    """Say whether training again could give another model than the registry has already.
+
+    Args:
+        model_name: registered model; empty for that of the settings.
+        settings: second value of `resolve`.
+        origin: third value of `resolve`.
+        finding: JSON file that receives what was found.
+
+    Returns:
+        `"retrain"` or `"unchanged"`.
+    """
+    with _step("check", model_name):
+        from ctan.origin import Origin
+        from ctan.tracking.retraining import check as check_registry
+
+        name = model_name or config_from_text(settings).model_name
+        verdict = check_registry(name, Origin.from_json(origin))
+        write_json(Path(finding), vars(verdict))
+        print(verdict)
+    return "retrain" if verdict.needed else "unchanged"
+
+
 def ingest(
-    source: str, manifest_dir: str, config: RunConfig, num_workers: int | None = None, contact_sheet: str = ""
+    settings: str, origin: str, manifest_dir: str, num_workers: int | None = None, contact_sheet: str = ""
 ) -> Metrics:
     """Read and measure every raw case; broken ones go to quarantine.
 
     Args:
-        source: folder of raw files, or `phantom:train=N,validation=N,seed=N`.
-        manifest_dir: receives the tables and the settings.
-        config: settings, see `resolve_config`.
+        settings: second value of `resolve`.
+        origin: third value of `resolve`; names the source.
+        manifest_dir: receives the tables, the settings and the origin.
         num_workers: processes; None for one a core.
         contact_sheet: HTML file that receives pictures of a few cases of each split; empty: none.
     """
+    from ctan.origin import Origin
+
+    started_from = Origin.from_json(origin)
+    source = started_from.source
     with _step("ingest", source) as clock:
         from ctan.datasets.ingest import ingest as ingest_source
 
         clock.loaded()
+        config = config_from_text(settings)
         summary = ingest_source(source, Path(manifest_dir), config, num_workers)
+        started_from.save(Path(manifest_dir))
         print(summary)
         if contact_sheet:
-            from ctan.datasets.contact_sheet import write_contact_page
+            from ctan.datasets.look import show_few
 
-            with _read_cases(source, _few_of_each_split(Path(manifest_dir)), config) as (cases, dataset):
-                write_contact_page(cases, dataset, Path(contact_sheet))
+            show_few(source, Path(manifest_dir), Path(contact_sheet), config)
     return _numbers(vars(summary))
-
-
-def show(source: str, case_ids: Sequence[str], output: Path, config: RunConfig) -> None:
-    """Draw cases as their raw files say, see `ctan.datasets.contact_sheet`.
-
-    Args:
-        source: see `ingest`.
-        case_ids: which cases.
-        output: PNG of one case, or HTML page of any number.
-        config: settings of the data set.
-
-    Raises:
-        DataError: when the source has no such case.
-    """
-    from ctan.datasets.contact_sheet import write_contact_sheet
-
-    with _read_cases(source, case_ids, config) as (cases, dataset):
-        write_contact_sheet(cases, dataset, output)
-
-
-@contextmanager
-def _read_cases(source: str, case_ids: Sequence[str], config: RunConfig) -> Iterator[tuple[Iterator[Case], Dataset]]:
-    """Yield cases of a source, read one by one, and their data set."""
-    from ctan.datasets import get_dataset, open_source
-
-    dataset = get_dataset(config.data)
-    with open_source(source, dataset) as raw_dir:
-        found = {raw.case_id: raw for raw in dataset.find(raw_dir)}
-        absent = [case_id for case_id in case_ids if case_id not in found]
-        if absent:
-            some = ", ".join(list(found)[:5])
-            raise DataError(f"{', '.join(absent)}: not among the {len(found)} cases of the source: {some}, ...")
-        yield (dataset.read(found[case_id]) for case_id in case_ids), dataset
-
-
-def _few_of_each_split(manifest_dir: Path) -> list[str]:
-    from ctan.store.manifest import MANIFEST_FILE, read_manifest
-
-    rows = read_manifest(manifest_dir / MANIFEST_FILE).select(["case_id", "split"]).to_pylist()
-    splits = dict.fromkeys(row["split"] for row in rows)
-    of_split = {split: [row["case_id"] for row in rows if row["split"] == split] for split in splits}
-    return [case_id for ids in of_split.values() for case_id in ids[:_NUM_SHOWN]]
 
 
 def validate(manifest_dir: str, validated_dir: str, report: str, overrides: Sequence[str] = ()) -> Metrics:
@@ -207,11 +145,14 @@ def validate(manifest_dir: str, validated_dir: str, report: str, overrides: Sequ
         overrides: settings to change for this step.
     """
     with _step("validate") as clock:
+        from ctan.origin import read_origin
         from ctan.validation import validate as validate_manifest
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
+        started_from = read_origin(manifest_dir)
         summary = validate_manifest(Path(manifest_dir), Path(validated_dir), Path(report), config)
+        started_from.save(Path(validated_dir))
         print(summary)
     return _numbers(vars(summary))
 
@@ -269,6 +210,8 @@ def train(
     seed: int,
     model_dir: str,
     checkpoint_root: str = "",
+    pipeline_run: str = "",
+    metadata: Metadata | None = None,
     overrides: Sequence[str] = (),
 ) -> Metrics:
     """Train one architecture; goes on from its last checkpoint.
@@ -281,18 +224,29 @@ def train(
         seed: of initialisation, order and augmentation.
         model_dir: receives weights, description and history.
         checkpoint_root: folder of the checkpoints; empty: in the workspace.
+        pipeline_run: id of the pipeline's run, recorded with the training.
+        metadata: receives the address of the MLflow run.
         overrides: settings to change for this step.
     """
     with _step("train", f"{arch}, fold {fold}, seed {seed}") as clock:
         from ctan.store import StorePointer
+        from ctan.tracking.lineage import lineage_tags
         from ctan.training import train as train_network
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         checkpoints = Path(checkpoint_root) if checkpoint_root else workspace() / "checkpoints"
         summary = train_network(
-            StorePointer.load(Path(pointer)), arch, fold, seed, config, checkpoints, Path(model_dir)
+            StorePointer.load(Path(pointer)),
+            arch,
+            fold,
+            seed,
+            config,
+            checkpoints,
+            Path(model_dir),
+            lineage_tags(manifest_dir, pipeline_run),
         )
+        _point_to_run(metadata, model_dir)
         print(
             f"{arch}: {summary.epochs} epochs, loss {summary.losses['']:.4f}, "
             f"{summary.num_parameters:,} parameters, {summary.step_seconds:.3f} s a step, run {summary.run_id}"
@@ -301,7 +255,12 @@ def train(
 
 
 def evaluate(
-    pointer: str, manifest_dir: str, model_dir: str, evaluation_dir: str, overrides: Sequence[str] = ()
+    pointer: str,
+    manifest_dir: str,
+    model_dir: str,
+    evaluation_dir: str,
+    metadata: Metadata | None = None,
+    overrides: Sequence[str] = (),
 ) -> Metrics:
     """Score one model on its tuning cases and on the evaluation split.
 
@@ -310,6 +269,7 @@ def evaluate(
         manifest_dir: output of `validate`, for the settings.
         model_dir: output of `train`.
         evaluation_dir: receives the scores a case, DVH curves and figures.
+        metadata: receives the address of the MLflow run.
         overrides: settings to change for this step.
     """
     described = json.loads((Path(model_dir) / "model.json").read_text(encoding="utf-8"))
@@ -323,6 +283,7 @@ def evaluate(
         summary = evaluate_model(StorePointer.load(Path(pointer)), Path(model_dir), Path(evaluation_dir), config)
         log_results(described["run_id"], _numbers(summary["scores"]), [Path(evaluation_dir) / "cases.parquet"])
         scores = _numbers(summary["scores"])
+        _point_to_run(metadata, model_dir)
         for name, value in scores.items():
             print(f"{name}: {value:.4g}")
     return scores
@@ -336,6 +297,7 @@ def compare(
     comparison_dir: str,
     report: str,
     best_dir: str,
+    metadata: Metadata | None = None,
     overrides: Sequence[str] = (),
 ) -> Metrics:
     """Put the architectures side by side and choose the best by the tuning cases.
@@ -348,6 +310,7 @@ def compare(
         comparison_dir: receives `comparison.json` and all scores.
         report: HTML file.
         best_dir: receives a copy of the chosen model.
+        metadata: receives the address of the chosen model's MLflow run.
         overrides: settings to change for this step.
     """
     with _step("compare", f"{len(evaluation_dirs)} models") as clock:
@@ -368,6 +331,7 @@ def compare(
         shutil.rmtree(best_dir, ignore_errors=True)  # of an earlier comparison in the same folder
         with atomic_path(Path(best_dir)) as folder:
             shutil.copytree(model_dirs[best["model_index"]], folder)
+        _point_to_run(metadata, best_dir)
         print("best: {arch}, fold {fold}, seed {seed} ({reason})".format_map(best))
     return _numbers(comparison["models"][best["model_index"]]["scores"])
 
@@ -378,6 +342,8 @@ def promote(
     comparison_dir: str,
     best_dir: str,
     decision: str,
+    pipeline_run: str = "",
+    metadata: Metadata | None = None,
     overrides: Sequence[str] = (),
 ) -> Metrics:
     """Register the chosen model; it becomes champion when it beats the present one.
@@ -388,15 +354,35 @@ def promote(
         comparison_dir: output of `compare`.
         best_dir: the chosen model, output of `compare`.
         decision: JSON file that receives what was decided, with the numbers.
+        pipeline_run: id of the pipeline's run, recorded with the version.
+        metadata: receives the address of the registered version and of its MLflow run.
         overrides: settings to change for this step.
     """
     with _step("promote") as clock:
         from ctan.store import StorePointer
         from ctan.tracking import promote as promote_model
+        from ctan.tracking.lineage import lineage_tags
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
-        result = promote_model(StorePointer.load(Path(pointer)), Path(comparison_dir), [Path(best_dir)], config)
+        tags = lineage_tags(manifest_dir, pipeline_run)
+        result = promote_model(StorePointer.load(Path(pointer)), Path(comparison_dir), [Path(best_dir)], config, tags)
         write_json(Path(decision), vars(result))
+        _point_to_run(metadata, best_dir)
+        if metadata is not None:
+            metadata["mlflow_model_version"] = result.where
         print(result)
     return _numbers(vars(result))
+
+
+def _point_to_run(metadata: Metadata | None, model_dir: str) -> None:
+    """Let an artifact of the pipeline name the MLflow run of a model."""
+    if metadata is not None:
+        described = json.loads((Path(model_dir) / "model.json").read_text(encoding="utf-8"))
+        metadata["mlflow_run_id"], metadata["mlflow_run_url"] = described["run_id"], described["run_url"]
+
+
+__all__ = [
+    "check", "compare", "evaluate", "ingest", "plan", "preprocess", "promote", "resolve", "resolve_config", "train",
+    "validate",
+]  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from kfp import compiler, dsl
+from kfp.dsl import PIPELINE_JOB_ID_PLACEHOLDER
 
 from components.compare import compare
 from components.evaluate import evaluate
@@ -15,24 +16,12 @@ from components.ingest import ingest
 from components.plan import plan
 from components.preprocess import preprocess
 from components.promote import promote as promote_best
+from components.resolve import resolve
 from components.train import train
 from components.validate import validate
+from pipelines.tasks import prepared
 
 COMPILED = Path(__file__).with_suffix(".yaml")
-
-
-def _prepared(task: dsl.PipelineTask, name: str, cpu: str = "1", memory: str = "2G") -> dsl.PipelineTask:
-    """Name a task, ask for modest resources and let it look at its inputs afresh.
-
-    KFP's cache knows a folder by its name and a store or checkpoint not at all; redoing a step is cheap because stores
-    and checkpoints are addressed by content.
-    """
-    return (
-        task.set_display_name(name)
-        .set_cpu_request(cpu)
-        .set_memory_request(memory)
-        .set_caching_options(enable_caching=False)
-    )
 
 
 @dsl.pipeline(name="ctan", display_name="ctan: train, compare, promote")
@@ -79,8 +68,8 @@ def ctan(
         promote: Whether the best model may be registered and become champion; false compares only.
         overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others.
     """
-    ingested = _prepared(
-        ingest(
+    resolved = prepared(
+        resolve(
             source=source,
             profile=profile,
             dataset=dataset,
@@ -98,32 +87,39 @@ def ctan(
             promote=promote,
             overrides=overrides,
         ),
-        "Read raw files",
+        "Resolve settings and data version",
+        memory="1G",
     )
-    validated = _prepared(validate(manifest=ingested.outputs["manifest"]), "Validate")
+    ingested = prepared(
+        ingest(settings=resolved.outputs["settings"], origin=resolved.outputs["origin"]), "Read raw files", cached=True
+    )
+    validated = prepared(validate(manifest=ingested.outputs["manifest"]), "Validate", cached=True)
     manifest = validated.outputs["validated"]
-    stored = _prepared(preprocess(source=source, store_root=store_root, manifest=manifest), "Preprocess")
+    stored = prepared(
+        preprocess(source=resolved.outputs["source"], store_root=store_root, manifest=manifest), "Preprocess"
+    )
     store = stored.outputs["store"]
-    planned = _prepared(plan(manifest=manifest), "Plan", memory="1G")
+    planned = prepared(plan(manifest=manifest), "Plan", memory="1G")
 
     with dsl.ParallelFor(planned.output, name="architecture, fold, seed", parallelism=1) as item:
-        trained = _prepared(
+        trained = prepared(
             train(
                 arch=item.arch,
                 fold=item.fold,
                 seed=item.seed,
                 checkpoint_root=checkpoint_root,
+                pipeline_run=PIPELINE_JOB_ID_PLACEHOLDER,
                 manifest=manifest,
                 store=store,
             ),
             "Train",
             memory="4G",
         )
-        evaluated = _prepared(
+        evaluated = prepared(
             evaluate(manifest=manifest, store=store, model=trained.outputs["model"]), "Evaluate", memory="4G"
         )
 
-    compared = _prepared(
+    compared = prepared(
         compare(
             manifest=manifest,
             store=store,
@@ -133,8 +129,9 @@ def ctan(
         "Compare",
     )
     with dsl.If(promote == True, name="promotion wanted"):  # noqa: E712 - builds a condition
-        _prepared(
+        prepared(
             promote_best(
+                pipeline_run=PIPELINE_JOB_ID_PLACEHOLDER,
                 manifest=manifest,
                 store=store,
                 comparison=compared.outputs["comparison"],

@@ -18,7 +18,16 @@ def own_workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     """Give every test a workspace of its own and keep the user's services out."""
     workspace = tmp_path_factory.mktemp("workspace")
     monkeypatch.setenv("CTAN_WORKSPACE", str(workspace))
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "CTAN_DEBUG"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_RUN_ID",
+        "MLFLOW_EXPERIMENT_NAME",
+        "CTAN_DEBUG",
+        "CTAN_GIT_COMMIT",
+        "CTAN_IMAGE",
+        "CTAN_LOCAL_RUN",
+        "KF_PIPELINES_UI_ENDPOINT",
+    ):
         monkeypatch.delenv(name, raising=False)
     return workspace
 

@@ -31,6 +31,9 @@ COMMANDS = (
     ["config"],
     ["submit"],
     ["render"],
+    ["retrain"],
+    ["lineage"],
+    ["reproduce"],
 )
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from ctan.config import ARCHITECTURES, PROFILES, RunConfig, config_from_yaml, load_config
 from ctan.errors import ConfigError
 from ctan.planning import plan
-from ctan.steps import read_config, resolve_config
+from ctan.settings import read_config, resolve_config
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -13,8 +13,10 @@ pytest.importorskip("kfp")
 
 import components
 from pipelines import ctan as pipeline
+from pipelines import retrain as retraining
 
-STEPS = ("ingest", "validate", "preprocess", "plan", "train", "evaluate", "compare", "promote")
+STEPS = ("resolve", "ingest", "validate", "preprocess", "plan", "train", "evaluate", "compare", "promote")
+CACHED = ("ingest", "validate")
 COMPONENTS_DIR = Path(components.__file__).parent
 
 
@@ -23,9 +25,15 @@ def spec() -> dict[str, Any]:
     return yaml.safe_load(pipeline.COMPILED.read_text(encoding="utf-8"))
 
 
-def test_the_committed_yaml_is_what_the_pipeline_compiles_to(tmp_path: Path) -> None:
-    pipeline.main(tmp_path / "ctan.yaml")
-    assert (tmp_path / "ctan.yaml").read_bytes() == pipeline.COMPILED.read_bytes(), "stale: run `make pipeline`"
+@pytest.fixture(scope="module")
+def retrain_spec() -> dict[str, Any]:
+    return yaml.safe_load(retraining.COMPILED.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("module", [pipeline, retraining], ids=["ctan", "retrain"])
+def test_the_committed_yaml_is_what_the_pipeline_compiles_to(module: Any, tmp_path: Path) -> None:
+    module.main(tmp_path / "compiled.yaml")
+    assert (tmp_path / "compiled.yaml").read_bytes() == module.COMPILED.read_bytes(), "stale: run `make pipeline`"
 
 
 def test_every_pipeline_parameter_has_a_default_and_a_description(spec: dict[str, Any]) -> None:
@@ -37,9 +45,38 @@ def test_every_pipeline_parameter_has_a_default_and_a_description(spec: dict[str
         assert len(parameter.get("description", "")) > 10, name
 
 
-def test_every_setting_parameter_is_handed_to_ingest(spec: dict[str, Any]) -> None:
+def test_retraining_has_the_same_parameters_and_no_default_source(
+    spec: dict[str, Any], retrain_spec: dict[str, Any]
+) -> None:
+    own, of_ctan = (one["root"]["inputDefinitions"]["parameters"] for one in (retrain_spec, spec))
+    assert "defaultValue" not in own["source"]
+    assert len(own["source"]["description"]) > 10
+    assert {name: value for name, value in own.items() if name != "source"} == {
+        name: value for name, value in of_ctan.items() if name != "source"
+    }
+
+
+def test_retraining_hands_every_parameter_on_and_the_source_as_it_was_resolved(retrain_spec: dict[str, Any]) -> None:
+    """A branch that moves while the run is under way must not change what it trains on."""
+    (condition,) = [
+        part for part in retrain_spec["components"].values() if "ctan" in part.get("dag", {}).get("tasks", {})
+    ]
+    handed = condition["dag"]["tasks"]["ctan"]["inputs"]["parameters"]
+    assert handed.pop("source") == {"componentInputParameter": "pipelinechannel--resolve-source"}
+    names = [name for name in retrain_spec["root"]["inputDefinitions"]["parameters"] if name != "source"]
+    assert handed == {name: {"componentInputParameter": f"pipelinechannel--{name}"} for name in names}
+
+
+def test_retraining_depends_on_one_unnamed_output(retrain_spec: dict[str, Any]) -> None:
+    """Locally kfp takes a condition on a named output parameter for false."""
+    tasks = retrain_spec["root"]["dag"]["tasks"]
+    (task,) = [task for task in tasks.values() if "triggerPolicy" in task]
+    assert task["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--check-Output'] == 'retrain'"
+
+
+def test_every_setting_parameter_is_handed_to_the_step_that_resolves_them(spec: dict[str, Any]) -> None:
     """The step that resolves the settings gets all of them but the two folders that later steps use."""
-    handed = spec["root"]["dag"]["tasks"]["ingest"]["inputs"]["parameters"]
+    handed = spec["root"]["dag"]["tasks"]["resolve"]["inputs"]["parameters"]
     assert {name: value["componentInputParameter"] for name, value in handed.items()} == {
         name: name
         for name in spec["root"]["inputDefinitions"]["parameters"]
@@ -54,7 +91,7 @@ def test_every_component_input_is_described(spec: dict[str, Any]) -> None:
             assert value.get("description"), f"{step}: {name}"
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [*STEPS, "check"])
 def test_a_component_is_one_import_and_one_call(step: str) -> None:
     tree = ast.parse((COMPONENTS_DIR / step / "component.py").read_text(encoding="utf-8"))
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
@@ -68,7 +105,7 @@ def test_a_component_is_one_import_and_one_call(step: str) -> None:
 
 def test_every_folder_of_components_is_a_step_of_the_pipeline() -> None:
     folders = {path.name for path in COMPONENTS_DIR.iterdir() if path.is_dir() and not path.name.startswith("_")}
-    assert folders == set(STEPS)
+    assert folders == {*STEPS, "check"}
 
 
 def test_loop_and_condition_use_only_what_works_when_run_locally(spec: dict[str, Any]) -> None:
@@ -82,6 +119,8 @@ def test_loop_and_condition_use_only_what_works_when_run_locally(spec: dict[str,
             assert name in known or name == "plan-Output-loop-item" or name == "plan-Output", channel
         for task in part["dag"]["tasks"].values():
             for value in task["inputs"].get("parameters", {}).values():
+                if "runtimeValue" in value:  # the id of the run
+                    continue
                 name = value["componentInputParameter"].removeprefix("pipelinechannel--")
                 assert name in known or value.get("parameterExpressionSelector", "").startswith("parseJson"), name
     (condition,) = [
@@ -90,20 +129,35 @@ def test_loop_and_condition_use_only_what_works_when_run_locally(spec: dict[str,
     assert condition == "inputs.parameter_values['pipelinechannel--promote'] == true"
 
 
-def test_no_step_is_cached_and_none_installs_anything(spec: dict[str, Any]) -> None:
+def test_only_steps_that_get_the_hashes_of_their_inputs_are_cached(spec: dict[str, Any]) -> None:
     dags = [spec["root"]["dag"]] + [part["dag"] for part in spec["components"].values() if "dag" in part]
     tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
     assert set(STEPS) <= set(tasks)
     for step in STEPS:
-        assert tasks[step]["cachingOptions"] == {}, step
+        assert tasks[step]["cachingOptions"] == ({"enableCache": True} if step in CACHED else {}), step
         assert tasks[step]["taskInfo"]["name"][0].isupper(), f"{step}: no display name"
+    handed = tasks["ingest"]["inputs"]["parameters"]
+    assert {value["taskOutputParameter"]["outputParameterKey"] for value in handed.values()} == {"origin", "settings"}
+    assert list(tasks["validate"]["inputs"]["artifacts"]) == ["manifest"]
+
+
+def test_no_step_installs_anything(spec: dict[str, Any]) -> None:
     assert "pip install" not in pipeline.COMPILED.read_text(encoding="utf-8")
+
+
+def test_the_run_id_is_given_to_the_steps_that_write_to_the_registry(spec: dict[str, Any]) -> None:
+    dags = [part["dag"] for part in spec["components"].values() if "dag" in part]
+    tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
+    for step in ("train", "promote"):
+        given = tasks[step]["inputs"]["parameters"]["pipeline_run"]
+        assert given == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
 
 
 def test_every_step_fits_on_a_small_node_and_names_one_image_tag(spec: dict[str, Any]) -> None:
     for executor in spec["deploymentSpec"]["executors"].values():
         container = executor["container"]
         assert container["image"] == components.IMAGE
+        assert {"name": "CTAN_IMAGE", "value": components.IMAGE} in container["env"]
         assert float(container["resources"]["resourceCpuRequest"]) <= 2
         assert float(container["resources"]["resourceMemoryRequest"].removesuffix("G")) <= 4
         assert "accelerator" not in container["resources"]

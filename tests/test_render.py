@@ -132,6 +132,12 @@ def test_a_compiled_gpu_limit_can_be_taken_away(tmp_path: Path) -> None:
     assert render(with_gpu, Values.model_validate({"defaults": {"gpus": 0}})) == compiled(tmp_path)
 
 
+def test_a_step_is_told_the_image_it_runs_in() -> None:
+    text = render(COMPILED.read_text(encoding="utf-8"), Values(image=DIGEST))
+    for executor in yaml.safe_load(text)["deploymentSpec"]["executors"].values():
+        assert {"name": "CTAN_IMAGE", "value": DIGEST} in executor["container"]["env"]
+
+
 def test_images_defaults_and_parallelism_are_those_of_a_pipeline_compiled_so(tmp_path: Path) -> None:
     values = Values.model_validate({"image": DIGEST, "parallelism": 4, "parameters": {"rate": 2}})
     assert render(compiled(tmp_path), values) == compiled(tmp_path, image=DIGEST, parallelism=4, rate=2.0)

@@ -78,7 +78,7 @@ def test_preparing_twice_keeps_one_database_in_the_workspace(workspace: Path) ->
 @pytest.mark.usefixtures("database")
 def test_a_run_holds_settings_data_losses_tags_and_config(tmp_path: Path, workspace: Path) -> None:
     with open_run(tmp_path) as run:
-        assert run.url is None
+        assert run.url == f"runs:/{run.run_id}"
         assert run.tracking_uri == tracking_uri()
         for epoch in (1, 2):
             run.log_epoch(epoch, {"train/loss": 1 / epoch, "learning_rate": 1e-3})

@@ -39,5 +39,6 @@ def compare(
             comparison.path,
             report.path,
             best.path,
+            best.metadata,
         )
     )

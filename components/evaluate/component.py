@@ -24,4 +24,4 @@ def evaluate(
     """
     from ctan import steps
 
-    metrics.metadata.update(steps.evaluate(store.path, manifest.path, model.path, evaluation.path))
+    metrics.metadata.update(steps.evaluate(store.path, manifest.path, model.path, evaluation.path, evaluation.metadata))

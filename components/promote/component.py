@@ -7,6 +7,7 @@ from components import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def promote(
+    pipeline_run: str,
     manifest: dsl.Input[dsl.Dataset],
     store: dsl.Input[dsl.Dataset],
     comparison: dsl.Input[dsl.Artifact],
@@ -17,6 +18,7 @@ def promote(
     """Register the best model; it becomes champion only when it beats the present one on the evaluation split.
 
     Args:
+        pipeline_run: Id of the pipeline's run, recorded with the version.
         manifest: Validated manifest, which holds the settings.
         store: Pointer to the store.
         comparison: Output of compare.
@@ -26,4 +28,8 @@ def promote(
     """
     from ctan import steps
 
-    metrics.metadata.update(steps.promote(store.path, manifest.path, comparison.path, best.path, decision.path))
+    metrics.metadata.update(
+        steps.promote(
+            store.path, manifest.path, comparison.path, best.path, decision.path, pipeline_run, decision.metadata
+        )
+    )

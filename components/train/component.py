@@ -11,6 +11,7 @@ def train(
     fold: str,
     seed: str,
     checkpoint_root: str,
+    pipeline_run: str,
     manifest: dsl.Input[dsl.Dataset],
     store: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
@@ -23,6 +24,7 @@ def train(
         fold: Fold of the training patients that is left out for tuning.
         seed: Seed of initialisation, order and augmentation.
         checkpoint_root: Where checkpoints lie; empty for the workspace.
+        pipeline_run: Id of the pipeline's run, recorded with the training.
         manifest: Validated manifest, which holds the settings.
         store: Pointer to the store.
         model: Weights, description and history.
@@ -31,5 +33,15 @@ def train(
     from ctan import steps
 
     metrics.metadata.update(
-        steps.train(store.path, manifest.path, arch, int(fold), int(seed), model.path, checkpoint_root)
+        steps.train(
+            store.path,
+            manifest.path,
+            arch,
+            int(fold),
+            int(seed),
+            model.path,
+            checkpoint_root,
+            pipeline_run,
+            model.metadata,
+        )
     )

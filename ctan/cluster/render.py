@@ -16,6 +16,7 @@ from ctan.cluster.parameters import check_parameters
 from ctan.cluster.values import EnvironmentSource, Retry, StepValues, Values, num_bytes, num_cores
 from ctan.errors import ConfigError
 
+_IMAGE_VARIABLE = "CTAN_IMAGE"  # tells a step which image it runs in, for its MLflow run
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -55,11 +56,13 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
 
 
 def _set_container(container: dict[str, Any], settings: StepValues, image: str | None) -> None:
+    env = {variable["name"]: variable["value"] for variable in container.get("env", [])}
     if image:
         container["image"] = image
-    if settings.env:
-        known = {variable["name"]: variable["value"] for variable in container.get("env", [])}
-        container["env"] = [{"name": name, "value": value} for name, value in (known | settings.env).items()]
+        if _IMAGE_VARIABLE in env:
+            env[_IMAGE_VARIABLE] = image
+    if env | settings.env:
+        container["env"] = [{"name": name, "value": value} for name, value in (env | settings.env).items()]
     resources = container.setdefault("resources", {})
     for bound in ("Request", "Limit"):  # each twice: KFP's backends before 2.4 read the numbers, later ones the text
         if cpu := getattr(settings, f"cpu_{bound.lower()}"):

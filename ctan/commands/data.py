@@ -10,6 +10,7 @@ import typer
 
 from ctan import steps
 from ctan.commands import options as o
+from ctan.settings import DEFAULT_PROFILE, resolve_config
 
 app = typer.Typer(no_args_is_help=True, help="Raw files: get them, look at them, and step by step to a store.")
 
@@ -53,7 +54,7 @@ def phantom(
 @app.command()
 def ingest(
     source: Source,
-    profile: o.Profile = steps.DEFAULT_PROFILE,
+    profile: o.Profile = DEFAULT_PROFILE,
     dataset: o.Dataset = "openkbp",
     overrides: o.Overrides = None,
     workers: Workers = 0,
@@ -63,10 +64,11 @@ def ingest(
 
     Example: ctan data ingest data/openkbp --profile cpu --set data.max_train_cases=24
     """
-    config = steps.resolve_config(profile, dataset=dataset, overrides=overrides or [])
+    config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
     outputs = o.StepFolder.of(folder)
     shutil.rmtree(outputs.manifest, ignore_errors=True)
-    steps.ingest(source, str(outputs.manifest), config, workers or None, str(outputs.contact_sheet))
+    _, settings, origin = steps.resolve(source, config)
+    steps.ingest(settings, origin, str(outputs.manifest), workers or None, str(outputs.contact_sheet))
     typer.echo(f"manifest in {outputs.manifest}; next: ctan data validate")
 
 
@@ -101,7 +103,7 @@ def show(
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG of one case, or HTML page of any number.")] = Path(
         "contact-sheet.png"
     ),
-    profile: o.Profile = steps.DEFAULT_PROFILE,
+    profile: o.Profile = DEFAULT_PROFILE,
     dataset: o.Dataset = "openkbp",
     overrides: o.Overrides = None,
 ) -> None:
@@ -109,8 +111,10 @@ def show(
 
     Example: ctan data show data/openkbp pt_1 --output pt_1.png
     """
-    config = steps.resolve_config(profile, dataset=dataset, overrides=overrides or [])
-    steps.show(source, cases, output, config)
+    config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
+    from ctan.datasets.look import show_cases
+
+    show_cases(source, cases, output, config)
     typer.echo(f"{', '.join(cases)} in {output}")
 
 
@@ -154,7 +158,7 @@ def convert(
     source: Source,
     folder: Annotated[Path, typer.Argument(help="Folder that receives train-pats/pt_<n> and mapping.csv.")],
     to: Annotated[Literal["openkbp"], typer.Option(help="Raw format to write.")] = "openkbp",  # noqa: ARG001 - one so far
-    profile: o.Profile = steps.DEFAULT_PROFILE,
+    profile: o.Profile = DEFAULT_PROFILE,
     dataset: o.Dataset = "prostate",
     rename: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer evaluates it
@@ -179,7 +183,7 @@ def convert(
     from ctan.datasets.convert import convert_to_openkbp, parse_names, read_cases
     from ctan.progress import track
 
-    config = steps.resolve_config(profile, dataset=dataset, overrides=overrides or [])
+    config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
     data_set = get_dataset(config.data)
     names, targets = parse_names("--rename", rename or []), parse_names("--target", target or [])
     with open_source(source, data_set) as raw_dir:

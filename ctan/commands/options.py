@@ -11,7 +11,7 @@ import typer
 
 from ctan.config import RunConfig
 from ctan.errors import DataError
-from ctan.steps import DEFAULT_PROFILE, resolve_config
+from ctan.settings import DEFAULT_PROFILE, resolve_config
 
 _SETTINGS = "Settings"
 _FROM_PROFILE = "from the profile"

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ctan.commands import options as o
-from ctan.steps import DEFAULT_PROFILE, DEFAULT_SOURCE
+from ctan.settings import DEFAULT_PROFILE
+from ctan.steps import DEFAULT_SOURCE
 
 
 def run(
@@ -66,7 +67,7 @@ def config(
 
     Example: ctan config --profile cpu --set training.epochs=20 > mine.yaml
     """
-    from ctan.steps import resolve_config
+    from ctan.settings import resolve_config
 
     settings = resolve_config(profile, overrides=overrides or [])
     if describe:

@@ -77,12 +77,21 @@ def open_source(source: str, dataset: Dataset) -> Iterator[Path]:
             dataset.write_phantoms(folder, numbers["train"], numbers["validation"], numbers["seed"])
             yield folder
     else:
-        folder = Path(source).expanduser()
-        if not folder.is_dir():
-            raise DataError(
-                f"source: {source!r} is not a folder; give the folder of raw files, {_FETCHED}, or {_PHANTOM_HELP}"
-            )
-        yield folder
+        yield source_folder(source)
+
+
+def source_folder(source: str) -> Path:
+    """Return the folder that a source names.
+
+    Raises:
+        DataError: when there is none.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"source: {source!r} is not a folder; give the folder of raw files, {_FETCHED}, or {_PHANTOM_HELP}"
+        )
+    return folder
 
 
 def parse_phantom(source: str) -> dict[str, int]:
@@ -101,4 +110,4 @@ def parse_phantom(source: str) -> dict[str, int]:
     return numbers
 
 
-__all__ = ["DATASETS", "Case", "Dataset", "RawCase", "get_dataset", "open_source", "parse_phantom"]
+__all__ = ["DATASETS", "Case", "Dataset", "RawCase", "get_dataset", "open_source", "parse_phantom", "source_folder"]

@@ -8,7 +8,7 @@ anew: its aliases are put right and the recorded decision is returned.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,7 +67,13 @@ class Decision:
         return f"{self.model_name} version {self.version} {verdict}: {self.reason}\n{self.where}"
 
 
-def promote(pointer: StorePointer, comparison_dir: Path, model_dirs: Sequence[Path], config: RunConfig) -> Decision:
+def promote(
+    pointer: StorePointer,
+    comparison_dir: Path,
+    model_dirs: Sequence[Path],
+    config: RunConfig,
+    lineage: Mapping[str, str] | None = None,
+) -> Decision:
     """Register the model that a comparison chose, decide whether it becomes champion, and record the decision.
 
     The alias `champion` moves only when the new model is better on the fixed evaluation split: the first one must
@@ -79,6 +85,7 @@ def promote(pointer: StorePointer, comparison_dir: Path, model_dirs: Sequence[Pa
         comparison_dir: output of the comparison step.
         model_dirs: folders of trained models, the chosen one among them.
         config: settings; `promotion` and `evaluation` are used.
+        lineage: tags of the version, see `ctan.tracking.lineage`.
 
     Raises:
         DataError: when the comparison, the model or the ledger cannot be used.
@@ -94,7 +101,7 @@ def promote(pointer: StorePointer, comparison_dir: Path, model_dirs: Sequence[Pa
     uri = prepare()
     client = connect()
     with tracking_errors(uri, f"promoting {config.model_name}"):
-        return _Promotion(client, pointer, comparison, ledger, config).run()
+        return _Promotion(client, pointer, comparison, ledger, config, lineage or {}).run()
 
 
 class _Promotion:
@@ -107,10 +114,11 @@ class _Promotion:
         comparison: ComparisonFiles,
         ledger: Ledger,
         config: RunConfig,
+        lineage: Mapping[str, str],
     ) -> None:
         self.client, self.pointer, self.comparison = client, pointer, comparison
         self.ledger, self.config, self.name = ledger, config, config.model_name
-        self.candidate = comparison.candidate
+        self.candidate, self.lineage = comparison.candidate, lineage
 
     def run(self) -> Decision:
         model_id = self._logged_model()
@@ -130,6 +138,7 @@ class _Promotion:
                     confirm()
                     self.ledger.append(entry)
                 self._set_aliases(entry, _number(present), confirm)
+                self.client.set_model_version_tag(self.name, version, registry.DECISION_TAG, entry["decision"])
                 return self._decision(entry)
 
     def _set_aliases(self, entry: dict[str, Any], champion: str | None, confirm: Callable[[], None]) -> None:
@@ -176,6 +185,7 @@ class _Promotion:
             "config_hash": described.get("config_hash"),
             "code_hash": described.get("code_hash"),
             "git_commit": self.client.get_run(candidate.run_id).data.tags.get("git_commit"),
+            **self.lineage,
         }
         for role, tasks in candidate.scores.items():
             for task, scores in tasks.items():
@@ -240,6 +250,7 @@ class _Promotion:
             "looks": len(looked | {self.comparison.hash}),
             "comparison_hash": self.comparison.hash,
             "git_commit": git_commit(),
+            "lineage": dict(self.lineage),
         }
 
     def _decision(self, entry: dict[str, Any]) -> Decision:

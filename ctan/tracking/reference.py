@@ -45,14 +45,18 @@ def champion_cases(
 
         return read_cases(kept)
     with tempfile.TemporaryDirectory() as folder:
-        model_dir = _download(champion, Path(folder))
+        model_dir = download_model(champion, Path(folder))
         table = _evaluate(champion, model_dir, Path(folder) / "evaluation", pointer, config)
         ledger.keep_table(sha256_of_file(model_dir / "model.safetensors"), evaluation_hash, table)
     return table
 
 
-def _download(champion: ModelVersion, folder: Path) -> Path:
-    """Fetch the model folder of a registered version."""
+def download_model(champion: ModelVersion, folder: Path) -> Path:
+    """Fetch the model folder of a registered version.
+
+    Raises:
+        NotComparableError: when it was not registered by ctan.
+    """
     from mlflow.artifacts import download_artifacts
 
     from ctan.inference.load import MODEL_FILE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 import uuid
@@ -10,14 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ctan.errors import TrackingError
+from ctan.errors import ConfigError, TrackingError
 from ctan.tracking.runs import WEIGHTS_TAG
+from ctan.tracking.server import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+DECISION_TAG = "decision"  # set when a promotion is complete: aliases moved, ledger written
+_REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 _OWNER_TAG, _EXPIRES_TAG = "owner", "expires_at_unix_s"
 
 
@@ -42,6 +46,30 @@ def set_aliases(client: MlflowClient, name: str, champion: str | None, challenge
             client.delete_registered_model_alias(name, alias)
         elif version is not None and (present is None or str(present.version) != version):
             client.set_registered_model_alias(name, alias, version)
+
+
+def named_version(client: MlflowClient, reference: str) -> ModelVersion:
+    """Return the registered version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
+
+    Raises:
+        ConfigError: when the reference is neither.
+        TrackingError: when there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ConfigError(f"{reference!r}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    try:
+        if match["alias"]:
+            return client.get_model_version_by_alias(match["name"], match["alias"])
+        return client.get_model_version(match["name"], match["number"])
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
+        place = without_password(client.tracking_uri)
+        raise TrackingError(f"{reference}: not registered at {place}; registered models: {known}") from error
 
 
 def find_version(client: MlflowClient, name: str, run_id: str, weights_sha256: str) -> ModelVersion | None:

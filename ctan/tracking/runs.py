@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctan.errors import TrackingError
 from ctan.files import sha256_of_file
-from ctan.tracking.lineage import git_commit
+from ctan.tracking.lineage import LATER_PIPELINE_RUNS, PIPELINE_RUN, git_commit
 from ctan.tracking.server import (
     ARTIFACTS_FOLDER,
     connect,
@@ -46,7 +46,7 @@ class TrainingRun:
     Attributes:
         run_id: of the MLflow run.
         tracking_uri: where it is recorded, without credentials.
-        url: page of the run on the tracking server, None in the embedded mode.
+        url: page of the run on the tracking server; `runs:/<run_id>` in the embedded mode.
     """
 
     def __init__(self, client: MlflowClient, uri: str, run: Run) -> None:
@@ -55,7 +55,7 @@ class TrainingRun:
         self.run_id: str = run.info.run_id
         self.tracking_uri = without_password(uri)
         page = f"{self.tracking_uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{self.run_id}"
-        self.url = page if is_server(uri) else None
+        self.url = page if is_server(uri) else f"runs:/{self.run_id}"
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Record the figures of one epoch.
@@ -106,7 +106,13 @@ class TrainingRun:
 
 @contextmanager
 def training_run(
-    config: RunConfig, pointer: StorePointer, arch: str, fold: int, seed: int, run_id: str | None = None
+    config: RunConfig,
+    pointer: StorePointer,
+    arch: str,
+    fold: int,
+    seed: int,
+    run_id: str | None = None,
+    lineage: Mapping[str, str] | None = None,
 ) -> Iterator[TrainingRun]:
     """Record one training as an MLflow run.
 
@@ -121,6 +127,8 @@ def training_run(
         fold: the tuning fold.
         seed: of the training.
         run_id: run to go on with.
+        lineage: where it comes from, as tags, see `ctan.tracking.lineage`. A run that another pipeline run started
+            keeps its own, and notes the later one.
 
     Raises:
         TrackingError: when the tracking server or database cannot be used, naming it.
@@ -141,7 +149,8 @@ def training_run(
     try:
         run = TrainingRun(client, uri, active)
         with tracking_errors(uri, "describing the run"):
-            _describe(client, run.run_id, config, pointer, {"arch": arch, "fold": fold, "seed": seed})
+            what = {"arch": arch, "fold": fold, "seed": seed}
+            _describe(client, run.run_id, config, pointer, what | _first_lineage(client, run.run_id, lineage or {}))
         yield run
         run._send()
         status = "FINISHED"
@@ -201,6 +210,15 @@ def _experiment_id(client: MlflowClient, config: RunConfig) -> str:
     if experiment.lifecycle_stage != "active":
         client.restore_experiment(experiment.experiment_id)
     return experiment.experiment_id
+
+
+def _first_lineage(client: MlflowClient, run_id: str, lineage: Mapping[str, str]) -> dict[str, str]:
+    """Return the lineage to set: all of it the first time, afterwards only that a later pipeline run came by."""
+    known, now = client.get_run(run_id).data.tags, lineage.get(PIPELINE_RUN)
+    if known.get(PIPELINE_RUN, now) == now:
+        return dict(lineage)
+    later = [*filter(None, known.get(LATER_PIPELINE_RUNS, "").split(", "))]
+    return {LATER_PIPELINE_RUNS: ", ".join(dict.fromkeys([*later, str(now)]))} if now else {}
 
 
 def _describe(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,14 @@ class TrainSummary:
 
 
 def train(
-    pointer: StorePointer, arch: str, fold: int, seed: int, config: RunConfig, checkpoint_root: Path, model_dir: Path
+    pointer: StorePointer,
+    arch: str,
+    fold: int,
+    seed: int,
+    config: RunConfig,
+    checkpoint_root: Path,
+    model_dir: Path,
+    lineage: Mapping[str, str] | None = None,
 ) -> TrainSummary:
     """Train one architecture; go on from its checkpoint when there is one.
 
@@ -70,6 +77,7 @@ def train(
         config: all settings.
         checkpoint_root: folder for checkpoints, one sub-folder a training.
         model_dir: receives `model.safetensors`, `model.json` and `history.parquet`.
+        lineage: tags of the MLflow run, see `ctan.tracking.lineage`.
 
     Raises:
         ConfigError: for an unknown architecture or fold.
@@ -108,7 +116,7 @@ def train(
         )
     facts = _facts(session, config)
     loop = _Loop(accelerator, session, tasks, config, precision, loader, order, tuning, console, folder, key)
-    with training_run(config, pointer, arch, fold, seed, run_id=session.run_id or None) as run:
+    with training_run(config, pointer, arch, fold, seed, session.run_id or None, lineage) as run:
         session.run_id = run.run_id
         run.set_tags(
             {"precision": precision, "device": accelerator.device.type, **{k: str(v) for k, v in facts.items()}}
@@ -128,6 +136,7 @@ def train(
             "code_hash": key.code_hash,
             "config_hash": config.hash(),
             "run_id": run.run_id,
+            "run_url": run.url,
             "tracking_uri": run.tracking_uri,
             "epochs": session.position.epoch,
             "step_seconds": session.seconds / max(1, session.num_steps_done),

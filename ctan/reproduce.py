@@ -1,0 +1,189 @@
+"""Training a registered version again, from raw files to weights, and comparing the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctan import steps
+from ctan.config import RunConfig
+from ctan.errors import DataError
+from ctan.files import sha256_of_file
+from ctan.tracking.lineage import git_commit
+from ctan.workspace import workspace
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+EXPERIMENT = "ctan-reproductions"
+_EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What training again came to.
+
+    Attributes:
+        version: `models:/NAME/VERSION`.
+        run_id: of the new training.
+        same_weights: whether the files of the weights are equal byte by byte.
+        max_difference: largest absolute difference of any weight.
+        num_differing: tensors that differ.
+        remarks: what is not as it was, and may explain a difference.
+        folder: where the new model lies.
+    """
+
+    version: str
+    run_id: str
+    same_weights: bool
+    max_difference: float
+    num_differing: int
+    remarks: tuple[str, ...]
+    folder: Path
+
+    def __str__(self) -> str:
+        result = (
+            "the same weights, byte by byte"
+            if self.same_weights
+            else f"other weights: {self.num_differing} tensors differ, by up to {self.max_difference:.3g}"
+        )
+        return "\n".join([f"{self.version} trained again: {result}", *self.remarks, f"the new model: {self.folder}"])
+
+
+def reproduce(reference: str, source: str = "", store_root: str = "") -> Reproduction:
+    """Train a registered version again and compare the weights: equal on the same CPU, data, settings and code.
+
+    Raw files are read, validated and packed anew (a store that has the very same content is used), training starts
+    from nothing. Its MLflow run lies in the experiment `ctan-reproductions`; the registry is left alone.
+
+    Args:
+        reference: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        source: raw files; empty for what the version was trained on, pinned to its version.
+        store_root: where stores lie; empty for the workspace.
+
+    Raises:
+        DataError: when the version was not registered by ctan, or the raw files are not those it was trained on.
+        TrackingError: when there is no such version.
+    """
+    version, model_dir, folder = _fetch(reference)
+    described = _described(model_dir)
+    config = RunConfig.model_validate(described["config"])
+    source = source or version.tags.get("data_source", "")
+    if not source:
+        raise DataError(f"{reference}: its tags do not say what it was trained on; give --source")
+    _, settings, origin = steps.resolve(source, config)
+    steps.ingest(settings, origin, str(folder / "manifest"))
+    steps.validate(str(folder / "manifest"), str(folder / "validated"), str(folder / "validation.html"))
+    steps.preprocess(source, str(folder / "validated"), str(folder / "store.json"), store_root)
+    _check_data(folder / "store.json", described, reference, source)
+    training = (str(folder / "store.json"), str(folder / "validated"))
+    with _experiment(EXPERIMENT):
+        steps.train(
+            *training,
+            described["arch"],
+            described["fold"],
+            described["seed"],
+            str(folder / "model"),
+            str(folder / "checkpoints"),
+        )
+    result = _compare(f"models:/{version.name}/{version.version}", described, model_dir, folder / "model", version.tags)
+    _record(result)
+    return result
+
+
+def _fetch(reference: str) -> tuple[ModelVersion, Path, Path]:
+    """Return the version, the folder its model was fetched to, and the folder to work in."""
+    from ctan.tracking.reference import NotComparableError, download_model
+    from ctan.tracking.registry import named_version
+    from ctan.tracking.server import connect, prepare, tracking_errors
+
+    uri = prepare()
+    client = connect()
+    with tracking_errors(uri, f"fetching {reference}"):
+        version = named_version(client, reference)
+        time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+        folder = workspace() / "reproductions" / f"{version.name}-{version.version}-{time}"
+        (folder / "original").mkdir(parents=True)
+        try:
+            return version, download_model(version, folder / "original"), folder
+        except NotComparableError as error:
+            raise DataError(f"{reference}: was not registered by ctan, there is nothing to train again") from error
+
+
+def _described(model_dir: Path) -> dict[str, Any]:
+    from ctan.inference.load import read_model_json
+
+    return read_model_json(model_dir)
+
+
+def _check_data(pointer_file: Path, described: Mapping[str, Any], reference: str, source: str) -> None:
+    from ctan.store import StorePointer
+
+    pointer = StorePointer.load(pointer_file)
+    if pointer.data_hash != described["data_hash"]:
+        raise DataError(
+            f"{reference}: the {pointer.num_cases} cases of {source} are not those it was trained on "
+            f"(their hash is {pointer.data_hash[:12]}, not {described['data_hash'][:12]}); "
+            f"give the raw files of that version with --source"
+        )
+
+
+def _compare(
+    version: str, described: Mapping[str, Any], original: Path, again: Path, tags: Mapping[str, str]
+) -> Reproduction:
+    from safetensors.numpy import load_file
+
+    from ctan.inference.load import WEIGHTS_FILE
+
+    before, after = (load_file(folder / WEIGHTS_FILE) for folder in (original, again))
+    differences = {name: float(abs(before[name] - after[name]).max()) for name in before}
+    new = _described(again)
+    return Reproduction(
+        version,
+        new["run_id"],
+        sha256_of_file(original / WEIGHTS_FILE) == sha256_of_file(again / WEIGHTS_FILE),
+        max(differences.values()),
+        sum(value > 0 for value in differences.values()),
+        tuple(_remarks(described, new, tags)),
+        again,
+    )
+
+
+def _remarks(before: Mapping[str, Any], after: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is not as it was."""
+    if before["code_hash"] != after["code_hash"] or before["store_key"] != after["store_key"]:
+        commit = tags.get("git_commit", "unknown")
+        yield f"the code is another one: it was trained at commit {commit}, this is {git_commit() or 'unknown'}"
+    for name in ("device", "precision"):
+        if before[name] != after[name]:
+            yield f"{name} was {before[name]}, is now {after[name]}"
+    if after["device"] != "cpu":
+        yield "on a GPU equal weights are not promised: some of its sums depend on the order of threads"
+
+
+def _record(result: Reproduction) -> None:
+    """Note the outcome with the new training."""
+    from ctan.tracking.server import connect, tracking_errors, tracking_uri
+
+    client = connect()
+    with tracking_errors(tracking_uri(), "recording the comparison"):
+        client.set_tag(result.run_id, "reproduces", result.version)
+        client.set_tag(result.run_id, "same_weights", str(result.same_weights).lower())
+
+
+@contextmanager
+def _experiment(name: str) -> Iterator[None]:
+    previous = os.environ.get(_EXPERIMENT_VARIABLE)
+    os.environ[_EXPERIMENT_VARIABLE] = name
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ[_EXPERIMENT_VARIABLE]
+        else:
+            os.environ[_EXPERIMENT_VARIABLE] = previous

@@ -1,0 +1,118 @@
+"""Scheduled retraining: look at data, settings and code; when something changed, run the whole journey.
+
+Compile with `make pipeline`. The journey is `pipelines/ctan.py`, nested: it promotes through the same gate.
+"""
+
+import sys
+from pathlib import Path
+
+from kfp import compiler, dsl
+
+from components.check import check
+from components.resolve import resolve
+from pipelines.ctan import ctan
+from pipelines.tasks import prepared
+
+COMPILED = Path(__file__).with_suffix(".yaml")
+
+
+@dsl.pipeline(name="ctan-retrain", display_name="ctan: retrain when something changed")
+def retrain(
+    source: str,
+    profile: str = "smoke",
+    dataset: str = "openkbp",
+    architectures: list[str] = [],  # noqa: B006
+    folds: list[int] = [],  # noqa: B006
+    seeds: list[int] = [],  # noqa: B006
+    epochs: int = 0,
+    batch_size: int = 0,
+    learning_rate: float = 0.0,
+    task_weighting: str = "",
+    inputs: str = "",
+    max_train_cases: int = 0,
+    max_evaluation_cases: int = 0,
+    store_root: str = "",
+    checkpoint_root: str = "",
+    model_name: str = "",
+    promote: bool = True,
+    overrides: list[str] = [],  # noqa: B006
+):
+    """Stop at once when the registry has a model of this data version, these settings and this code; else train.
+
+    Args:
+        source: What to train on, looked up at every run: a version that DVC pins (dvc:REPOSITORY@REVISION[:PATH]; a
+            branch as revision is followed), a folder, or s3://bucket/prefix.
+        profile: Settings to start from: smoke (phantoms), cpu (real data, two cores), gpu, or the path of a YAML file.
+        dataset: Data set, the raw format of the source: openkbp, prostate, ham10000 or stoic.
+        architectures: Architectures to train, of stl, hps, mtan, ctan. Empty: those of the profile (all four).
+        folds: Folds to train; fold f of the training patients is left out for tuning. Empty: those of the profile (0).
+        seeds: Seeds to train with. Empty: those of the profile (0).
+        epochs: Passes over the training cases. 0: from the profile.
+        batch_size: Cases a training step. 0: from the profile.
+        learning_rate: Learning rate of AdamW after warm-up. 0: from the profile.
+        task_weighting: How task losses are summed: equal, dwa or uncertainty. Empty: from the profile.
+        inputs: What the networks see: ct, ct+targets or oracle. Empty: from the profile.
+        max_train_cases: Use only the first N training cases. 0: from the profile (all).
+        max_evaluation_cases: Use only the first N evaluation cases. 0: from the profile (all).
+        store_root: Folder of the stores and the promotion ledger, seen by every step. Empty: store in the workspace.
+        checkpoint_root: Folder of the checkpoints, seen by every step. Empty: checkpoints in the workspace.
+        model_name: Name of the registered model. Empty: ctan-<dataset>.
+        promote: Whether the best model may be registered and become champion; false compares only.
+        overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others.
+    """
+    resolved = prepared(
+        resolve(
+            source=source,
+            profile=profile,
+            dataset=dataset,
+            architectures=architectures,
+            folds=folds,
+            seeds=seeds,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            task_weighting=task_weighting,
+            inputs=inputs,
+            max_train_cases=max_train_cases,
+            max_evaluation_cases=max_evaluation_cases,
+            model_name=model_name,
+            promote=promote,
+            overrides=overrides,
+        ),
+        "Resolve settings and data version",
+        memory="1G",
+    )
+    checked = prepared(
+        check(model_name=model_name, settings=resolved.outputs["settings"], origin=resolved.outputs["origin"]),
+        "Look for a reason to train again",
+    )
+    with dsl.If(checked.outputs["Output"] == "retrain", name="something changed"):
+        ctan(
+            source=resolved.outputs["source"],
+            profile=profile,
+            dataset=dataset,
+            architectures=architectures,
+            folds=folds,
+            seeds=seeds,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            task_weighting=task_weighting,
+            inputs=inputs,
+            max_train_cases=max_train_cases,
+            max_evaluation_cases=max_evaluation_cases,
+            store_root=store_root,
+            checkpoint_root=checkpoint_root,
+            model_name=model_name,
+            promote=promote,
+            overrides=overrides,
+        ).set_display_name("Train, compare, promote")
+
+
+def main(output: Path = COMPILED) -> None:
+    """Compile the pipeline to YAML."""
+    compiler.Compiler().compile(retrain, str(output))
+
+
+if __name__ == "__main__":
+    main(*[Path(argument) for argument in sys.argv[1:]])

@@ -1,0 +1,27 @@
+"""What every task of a pipeline gets: a name people read, modest resources, and whether KFP may reuse it."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+def prepared(
+    task: dsl.PipelineTask, name: str, cpu: str = "1", memory: str = "2G", cached: bool = False
+) -> dsl.PipelineTask:
+    """Name a task and ask for modest resources.
+
+    Args:
+        task: of the pipeline.
+        name: shown in the graph.
+        cpu, memory: requests; values files set others.
+        cached: whether KFP may take the outputs of an earlier run with the same inputs. Only for steps that get hashes
+            of data, settings and code, and whose outputs are whole: KFP's cache knows a folder by its name, and a
+            store, a checkpoint or the registry not at all.
+    """
+    return (
+        task.set_display_name(name)
+        .set_cpu_request(cpu)
+        .set_memory_request(memory)
+        .set_env_variable("CTAN_IMAGE", IMAGE)  # which MLflow's runs record; rewritten together with the image
+        .set_caching_options(enable_caching=cached)
+    )
