@@ -122,9 +122,12 @@ def test_rendering_gives_what_the_compiler_writes(tmp_path: Path, change: Change
     assert render(compiled(tmp_path), values) == compiled(tmp_path, change)
 
 
-def test_caching_can_be_switched_on_again(tmp_path: Path) -> None:
+def test_a_step_whose_results_must_be_fresh_cannot_be_cached(tmp_path: Path) -> None:
+    values = Values.model_validate({"steps": {"second": {"cache": True}}})
+    assert render(compiled(tmp_path), values) == compiled(tmp_path)
     uncached = compiled(tmp_path, lambda task: task.set_caching_options(False))
-    assert render(uncached, Values.model_validate({"steps": {"second": {"cache": True}}})) == compiled(tmp_path)
+    with pytest.raises(ConfigError, match="step second: cache: true, but the pipeline wants its results fresh"):
+        render(uncached, values)
 
 
 def test_a_compiled_gpu_limit_can_be_taken_away(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
         _set_container(container, settings, values.image)
         _check_resources(step, container.get("resources", {}))
         for task in pipeline.tasks_of(step):
-            _set_task(task, settings)
+            _set_task(step, task, settings)
         _set_platform(pipeline, step, _pull(values) | _kubernetes(settings))
     for name, value in check_parameters(pipeline, values.parameters).items():
         pipeline.parameters[name]["defaultValue"] = value
@@ -90,9 +90,15 @@ def _check_resources(step: str, resources: dict[str, Any]) -> None:
             )
 
 
-def _set_task(task: dict[str, Any], settings: StepValues) -> None:
-    if settings.cache is not None:
-        task["cachingOptions"] = {"enableCache": True} if settings.cache else {}
+def _set_task(step: str, task: dict[str, Any], settings: StepValues) -> None:
+    cached = task.get("cachingOptions", {}).get("enableCache", False)
+    if settings.cache and not cached:
+        raise ConfigError(
+            f"step {step}: cache: true, but the pipeline wants its results fresh: KFP's cache does not see that a "
+            "store, a checkpoint or the registry has changed; leave it out"
+        )
+    if settings.cache is False:
+        task["cachingOptions"] = {}
     if settings.retry is not None:
         task["retryPolicy"] = _retry_policy(settings.retry)
 

@@ -98,7 +98,9 @@ class StepValues(Settings):
     )
     retry: Retry | None = None
     timeout_seconds: int | None = Field(None, gt=0, description="a try's pod is stopped after so many seconds")
-    cache: bool | None = Field(None, description="reuse an earlier run's outputs where KFP finds the same inputs")
+    cache: bool | None = Field(
+        None, description="false: never reuse an earlier run's outputs; true is refused where the pipeline says false"
+    )
     env: dict[Variable, str] = Field({}, description="environment variables in the clear, never a secret")
     secrets: tuple[EnvironmentSource, ...] = Field((), description="Secrets to read environment variables from")
     config_maps: tuple[EnvironmentSource, ...] = Field((), description="ConfigMaps to read them from")
