@@ -56,8 +56,9 @@ phantoms: $(READY)  ## Write the packaged phantoms of every data set anew (then:
 	@$(BIN)/ctan data phantom data/ham10000 --dataset ham10000 --train 40 --validation 10
 	@$(BIN)/ctan data phantom data/stoic --dataset stoic --train 12 --validation 4
 
+# One test process a core, each with one thread: PyTorch's threads suffer badly where cores are shared.
 test: $(READY)  ## Run all tests
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-fast: $(READY)  ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)

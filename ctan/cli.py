@@ -14,6 +14,7 @@ from ctan.commands import cluster, data, models
 from ctan.commands.lineage import lineage, reproduce
 from ctan.commands.retrain import retrain
 from ctan.commands.run import config, run
+from ctan.commands.schedule import schedule
 from ctan.commands.ui import ui
 from ctan.errors import CtanError, GateError
 from ctan.telemetry import disable_telemetry
@@ -36,6 +37,7 @@ for command in (
     config,
     cluster.submit,
     cluster.render,
+    schedule,
     retrain,
     lineage,
     reproduce,

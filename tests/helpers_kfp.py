@@ -30,20 +30,26 @@ class KfpServer:
         url: its address.
         experiments: display names by id.
         runs: each created run, as kfp-server-api's `V2beta1Run`.
+        recurring: recurring runs by id, as kfp-server-api's `V2beta1RecurringRun`.
         namespaces: namespace of each request that names one.
         tokens: `Authorization` header of each request.
         states: what the next looks at a run find, each a state or a whole answer; the last one stays.
         failing: number of next looks at a run that are answered with 503.
+        page_size: most recurring runs in one answer.
+        broken_verbs: what changing a recurring run fails with 500: `enable`, `disable`, `DELETE`.
         refuse: status every request is answered with; 0 for none.
     """
 
     url: str = ""
     experiments: dict[str, str] = field(default_factory=dict)
     runs: list[Any] = field(default_factory=list)
+    recurring: dict[str, Any] = field(default_factory=dict)
     namespaces: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
     states: list[Any] = field(default_factory=lambda: ["SUCCEEDED"])
     failing: int = 0
+    page_size: int = 100
+    broken_verbs: tuple[str, ...] = ()
     refuse: int = 0
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: str) -> tuple[int, dict[str, Any]]:
@@ -59,6 +65,10 @@ class KfpServer:
             return self._create_run(body)
         if (known := re.fullmatch(rf"{_API}/runs/run-(\d+)", path)) and int(known[1]) < len(self.runs):
             return self._run(int(known[1]))
+        if path == f"{_API}/recurringruns":
+            return self._create_recurring(body) if method == "POST" else self._list_recurring(query)
+        if known := re.fullmatch(rf"{_API}/recurringruns/([\w-]+)(?::(enable|disable))?", path):
+            return self._change_recurring(method, known[1], known[2])
         return 404, {"message": f"{method} {path} is not here"}
 
     def _list_experiments(self, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
@@ -89,6 +99,43 @@ class KfpServer:
             "display_name": run.display_name,
             "state": "PENDING",
         } | _CREATED
+
+    def _create_recurring(self, body: str) -> tuple[int, dict[str, Any]]:
+        """Judge and keep a recurring run, as `CreateRecurringRun` and the controller's robfig/cron v1 do."""
+        run = read(body, "V2beta1RecurringRun")
+        assert run.experiment_id in self.experiments, "a recurring run of an unknown experiment"
+        assert 1 <= int(run.max_concurrency) <= 10, "max_concurrency"
+        check_pipeline(run.pipeline_spec)
+        cron = run.trigger.cron_schedule.cron
+        assert len(cron.split()) == 6, f"{cron!r} would be read with its first field as seconds"
+        number = f"recurring-{len(self.recurring)}-{len(self.runs)}"
+        while number in self.recurring:
+            number += "x"
+        status = "ENABLED" if run.mode == "ENABLE" else "DISABLED"  # left out, it is made disabled
+        self.recurring[number] = {**json.loads(body), "recurring_run_id": number, "status": status}
+        return 200, self.recurring[number]
+
+    def _list_recurring(self, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
+        names = [
+            predicate["stringValue"] for text in query.get("filter", ()) for predicate in json.loads(text)["predicates"]
+        ]
+        found = [run for run in self.recurring.values() if not names or run["display_name"] in names]
+        start, size = int(query.get("page_token", ["0"])[0] or 0), min(self.page_size, int(query["page_size"][0]))
+        token = str(start + size) if start + size < len(found) else ""
+        return 200, {"recurringRuns": found[start : start + size], "next_page_token": token}
+
+    def _change_recurring(self, method: str, number: str, verb: str | None) -> tuple[int, dict[str, Any]]:
+        if number not in self.recurring:
+            return 404, {"message": f"recurring run {number} not found"}
+        if self.broken_verbs and (verb or method) in self.broken_verbs:
+            return 500, {"message": "the database is away"}
+        if method == "DELETE":
+            del self.recurring[number]
+        elif verb:
+            self.recurring[number]["status"] = f"{verb.upper()}D"
+        else:
+            return 200, self.recurring[number]
+        return 200, {}
 
     def _run(self, number: int) -> tuple[int, dict[str, Any]]:
         if self.failing:
@@ -146,7 +193,7 @@ def kfp_server() -> Iterator[KfpServer]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = _handle
+        do_GET = do_POST = do_DELETE = _handle
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -69,7 +69,12 @@ class RunEnd:
 
 
 class Cluster:
-    """Kubeflow Pipelines, reached through kfp's client."""
+    """Kubeflow Pipelines, reached through kfp's client.
+
+    Attributes:
+        client: kfp's.
+        namespace: profile to work in, None where KFP serves one user.
+    """
 
     def __init__(self, endpoint: str | None = None, namespace: str | None = None) -> None:
         """Connect.
@@ -84,11 +89,11 @@ class Cluster:
         found = find_endpoint(endpoint)
         check_reachable(found)
         self._ui = os.environ.get(_UI) or found.url or "/pipeline"
-        with _kfp_errors("cannot connect"), _quiet():
+        with kfp_errors("cannot connect"), quiet():
             from kfp import Client
 
-            self._client = Client(found.url, existing_token=os.environ.get(_TOKEN))
-        self._namespace = None if namespace == "kubeflow" else namespace  # kfp's word for: not of a user
+            self.client = Client(found.url, existing_token=os.environ.get(_TOKEN))
+        self.namespace = None if namespace == "kubeflow" else namespace  # kfp's word for: not of a user
 
     def submit(
         self,
@@ -116,11 +121,11 @@ class Cluster:
         check_complete(pipeline, check_parameters(pipeline, parameters))
         experiment = experiment or pipeline.name
         run_name = run_name or f"{pipeline.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        with _kfp_errors("cannot submit"), _quiet(), tempfile.TemporaryDirectory() as folder:
+        with kfp_errors("cannot submit"), quiet(), tempfile.TemporaryDirectory() as folder:
             package = Path(folder) / "pipeline.yaml"
             package.write_text(text, encoding="utf-8")
-            created = self._client.run_pipeline(
-                experiment_id=self._client.create_experiment(experiment, namespace=self._namespace).experiment_id,
+            created = self.client.run_pipeline(
+                experiment_id=self.client.create_experiment(experiment, namespace=self.namespace).experiment_id,
                 job_name=run_name,
                 pipeline_package_path=str(package),
                 params=dict(parameters),
@@ -131,6 +136,10 @@ class Cluster:
     def run_url(self, run_id: str) -> str:
         """Return the address of a run's page."""
         return f"{self._ui.rstrip('/')}/#/runs/details/{run_id}"
+
+    def recurring_run_url(self, recurring_run_id: str) -> str:
+        """Return the address of a recurring run's page."""
+        return f"{self._ui.rstrip('/')}/#/recurringrun/details/{recurring_run_id}"
 
     def wait(self, run_id: str, show: Show, follow: bool = False, poll_seconds: float = 10.0) -> RunEnd:
         """Wait until a run has ended; say when its state changes, and once a minute that it goes on.
@@ -156,8 +165,8 @@ class Cluster:
         failed = 0
         while True:
             try:
-                with _kfp_errors(f"run {run_id}"):
-                    run = self._client.get_run(run_id)
+                with kfp_errors(f"run {run_id}"):
+                    run = self.client.get_run(run_id)
             except ClusterError as error:
                 failed += 1
                 if failed >= _PATIENCE or getattr(error.__cause__, "status", None) in (401, 403, 404):
@@ -220,7 +229,7 @@ def _failures(run: Any) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep links of kfp's client, which know no `--output`, and its warning about old servers from the output."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -228,7 +237,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kfp_errors(action: str) -> Iterator[None]:
+def kfp_errors(action: str) -> Iterator[None]:
     """Say what the server said, instead of its headers and a traceback."""
     import kfp_server_api
     import urllib3

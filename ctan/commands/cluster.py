@@ -14,6 +14,19 @@ ValuesFile = Annotated[
     typer.Option("--values", help="Settings of the cluster: infra/values/cpu.yaml, gpu.yaml or your own."),
 ]
 
+Endpoint = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(envvar="KFP_ENDPOINT", help="Address of Kubeflow Pipelines."),
+]
+Namespace = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(envvar="KFP_NAMESPACE", help="Your profile, where Kubeflow serves several users."),
+]
+Experiment = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Experiment to file runs under.", show_default="the pipeline's name"),
+]
+
 
 def submit(
     arguments: Annotated[
@@ -24,18 +37,9 @@ def submit(
         ),
     ] = None,
     values: ValuesFile = None,
-    endpoint: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(envvar="KFP_ENDPOINT", help="Address of Kubeflow Pipelines."),
-    ] = None,
-    namespace: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(envvar="KFP_NAMESPACE", help="Your profile, where Kubeflow serves several users."),
-    ] = None,
-    experiment: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Experiment to file the run under.", show_default="the pipeline's name"),
-    ] = None,
+    endpoint: Endpoint = None,
+    namespace: Namespace = None,
+    experiment: Experiment = None,
     run_name: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Name of the run.", show_default="the pipeline's name and the time"),
@@ -55,7 +59,7 @@ def submit(
     from ctan.cluster.submit import Cluster
     from ctan.cluster.values import load_values
 
-    file, items = _file_and_parameters(arguments or [])
+    file, items = file_and_parameters(arguments or [])
     pipeline = CompiledPipeline.read(file)
     parameters = parse_parameters(pipeline, items)
     settings = load_values(values) if values else None
@@ -104,16 +108,16 @@ def render(
         write_text(output, text)
 
 
-def _file_and_parameters(arguments: list[str]) -> tuple[Path, list[str]]:
-    """Tell a file from parameters: it comes first and is no `KEY=VALUE`."""
+def file_and_parameters(arguments: list[str], packaged: str = "ctan") -> tuple[Path, list[str]]:
+    """Tell a file from parameters: it comes first and is no `KEY=VALUE`; without one it is a packaged pipeline."""
     from ctan.cluster.parameters import is_parameter
 
     if arguments and not is_parameter(arguments[0]):
         return Path(arguments[0]), arguments[1:]
-    return _packaged(), arguments
+    return _packaged(packaged), arguments
 
 
-def _packaged() -> Path:
+def _packaged(name: str = "ctan") -> Path:
     from ctan.pipelines_client import compiled_pipeline
 
-    return compiled_pipeline()
+    return compiled_pipeline(name)
