@@ -15,6 +15,7 @@ from ctan.workspace import workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 DATABASE_FILE, ARTIFACTS_FOLDER = "mlflow.db", "mlartifacts"
 _PROBE_SECONDS = 5.0
@@ -48,17 +49,17 @@ def prepare() -> str:
     """Create the embedded database, or migrate it to the installed MLflow, unless that has been done.
 
     Two processes that create the database at once break it, so this happens under a file lock. Behind a tracking
-    server there is nothing to do but to see that it answers.
+    server there is nothing to do but to see that it answers, and lets us in.
 
     Returns:
         The tracking URI.
 
     Raises:
-        TrackingError: when the server does not answer or the database cannot be used.
+        TrackingError: when the server does not answer, refuses the login, or the database cannot be used.
     """
     uri = tracking_uri()
     if not uri.startswith("sqlite:"):
-        connect()
+        _read_something()
         return uri
     database = Path(uri.removeprefix("sqlite:///"))
     try:
@@ -170,8 +171,26 @@ def tracking_errors(uri: str, doing: str = "") -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:
+        if isinstance(error, MlflowException) and (refusal := _refusal(error)):
+            raise TrackingError(f"{without_password(uri)}: {refusal}") from error
         what = f" while {doing}" if doing else ""
         first_line = str(error).strip().partition("\n")[0]
         raise TrackingError(
             f"{without_password(uri)}: the tracking server or database failed{what}: {first_line}"
         ) from error
+
+
+def _refusal(error: MlflowException) -> str | None:
+    """Say what to do when the server refuses to listen at all; None when it refuses something else."""
+    text = str(error)
+    if "Invalid Host header" in text:
+        return (
+            "the tracking server does not know itself by this name; whoever runs it adds the name to "
+            "MLFLOW_SERVER_ALLOWED_HOSTS"
+        )
+    if error.error_code == "UNAUTHENTICATED":
+        return (
+            "the tracking server refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN"
+        )
+    return None
