@@ -97,7 +97,7 @@ test-containers: $(READY)  ## Build the image on a base of Debian packages and r
 	@$(BIN)/python -m pytest -q tests/containers $(ARGS)
 
 release: $(READY)  ## Wheel, image and pipelines by digest in dist/ (REGISTRY=host/project to push the image)
-	@UV_VERSION=$(UV_VERSION) TORCH_VERSION=$(TORCH_VERSION) $(BIN)/python infra/release.py $(if $(REGISTRY),--registry $(REGISTRY))
+	@UV_VERSION=$(UV_VERSION) TORCH_VERSION=$(TORCH_VERSION) $(BIN)/python infra/release.py $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(IMAGE),--image $(IMAGE))
 
 bench: $(READY)  ## Measure ingestion, store and metrics against plain code (RAW=folder of raw patients)
 	@test "$(RAW)" != data/openkbp || $(BIN)/dvc pull --quiet data/openkbp

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers_containers import wait_until_healthy
+from helpers_containers import wait_until_answered
 from helpers_s3 import free_ports
 
 import components
@@ -34,7 +34,7 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until_healthy(address, server)
+        wait_until_answered(f"{address}/health", server)
         yield address
     finally:
         server.terminate()

@@ -77,14 +77,14 @@ def _printed(line: str) -> str:
     return line
 
 
-def wait_until_healthy(address: str, server: subprocess.Popen) -> None:
-    """Wait until MLflow answers."""
+def wait_until_answered(url: str, server: subprocess.Popen) -> None:
+    """Wait until a GET of `url` succeeds; a server that ends or takes too long is an error."""
     deadline = time.monotonic() + SECONDS_TO_START
     while True:
         assert server.poll() is None, "the server ended"
         assert time.monotonic() < deadline, "the server does not answer"
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=10):
+            with urllib.request.urlopen(url, timeout=10):
                 return
         except OSError:
             time.sleep(0.2)
