@@ -27,20 +27,22 @@ export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
 RAW ?= data/openkbp
-.PHONY: help setup demo phantoms test test-fast lint format pipeline lock bench ui clean
+OFFLINE_BASE ?= ctan-base:bookworm
+export TORCH BASE_IMAGE DOCKER_BUILD_FLAGS ALLOW_DIRTY
+.PHONY: help setup demo phantoms test test-fast lint format pipeline lock image test-containers release bench ui clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Create .venv with everything pinned (done by every other target when needed)
 	@echo "$(VENV) is ready"
 
-$(READY): requirements.lock pyproject.toml Makefile
+$(READY): requirements.lock requirements-dev.lock pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit("ctan needs Python 3.11 or newer, $(PYTHON) is %d.%d; say make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test "$$($(UV) --version 2>/dev/null | cut -d' ' -f2)" = "$(UV_VERSION)" || $(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	@$(INSTALL) --require-hashes --no-deps -r requirements.lock
+	@$(INSTALL) --require-hashes --no-deps -r requirements.lock -r requirements-dev.lock
 	@$(TORCH_FROM) $(INSTALL) $(TORCH_BACKEND) torch==$(TORCH_VERSION)
 	@$(INSTALL) --no-deps --no-build-isolation --reinstall-package ctan -e .
 	@touch $@
@@ -80,11 +82,25 @@ pipeline: $(READY)  ## Compile pipelines/*.py to YAML
 	@$(BIN)/python -m pipelines.retrain
 
 # torch and what only its CUDA build needs stay out of the lock: a machine without a GPU must not fetch gigabytes.
-lock: $(READY)  ## Resolve requirements.in to requirements.lock, with hashes
+lock: $(READY)  ## Resolve requirements*.in to their locks, with hashes
 	@mkdir -p build && echo 'torch ; python_version < "3"' > build/overrides.txt
-	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" --override build/overrides.txt requirements.in -o requirements.lock
-	@! grep -nE '^(torch|triton|nvidia-|cuda-)|://| @ ' requirements.lock || { echo "requirements.lock holds what it must not"; exit 1; }
+	@for name in requirements requirements-dev; do \
+		$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--custom-compile-command "make lock" --override build/overrides.txt $$name.in -o $$name.lock || exit 1; \
+	done
+	@! grep -nE '^(torch|triton|nvidia-|cuda-)|://| @ ' requirements.lock requirements-dev.lock || { echo "a lock holds what it must not"; exit 1; }
+
+# The image needs docker and git alone, no .venv: docs/images.md.
+image:  ## Build the container image (TORCH=cpu or cuda, BASE_IMAGE=...; docs/images.md)
+	@UV_VERSION=$(UV_VERSION) TORCH_VERSION=$(TORCH_VERSION) infra/docker/build.sh
+
+test-containers: $(READY)  ## Build the image on a base of Debian packages and run the pipeline in containers
+	@infra/docker/offline-base.sh $(OFFLINE_BASE)
+	@$(MAKE) --no-print-directory image TORCH=cpu BASE_IMAGE=$(OFFLINE_BASE)
+	@$(BIN)/python -m pytest -q tests/containers $(ARGS)
+
+release: $(READY)  ## Wheel, image and pipelines by digest in dist/ (REGISTRY=host/project to push the image)
+	@UV_VERSION=$(UV_VERSION) TORCH_VERSION=$(TORCH_VERSION) $(BIN)/python infra/release.py $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(IMAGE),--image $(IMAGE))
 
 bench: $(READY)  ## Measure ingestion, store and metrics against plain code (RAW=folder of raw patients)
 	@test "$(RAW)" != data/openkbp || $(BIN)/dvc pull --quiet data/openkbp
