@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.05
 _INGEST = """
 import sys
 from pathlib import Path
-from ctan.config import load_config
+from ctan.settings import load_config
 from ctan.datasets.ingest import ingest
 num_train = int(sys.argv[2])
 config = load_config("cpu", {"data.max_train_cases": num_train, "data.max_evaluation_cases": max(1, num_train // 4)})

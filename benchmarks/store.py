@@ -20,9 +20,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from ctan.config import load_config
 from ctan.datasets import get_dataset
 from ctan.datasets.base import RawCase
+from ctan.settings import load_config
 from ctan.store import open_store, preprocess
 from ctan.store.manifest import (
     MANIFEST_FILE,

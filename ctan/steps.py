@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ctan.config import RunConfig, config_from_text
+from ctan.config import RunConfig
 from ctan.files import atomic_path, write_json
-from ctan.settings import read_config, resolve_config
+from ctan.settings import config_from_text, read_config, resolve_config
 from ctan.workspace import workspace
 
 Metrics = dict[str, float]

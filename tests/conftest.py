@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ctan.config import RunConfig, load_config
+from ctan.config import RunConfig
+from ctan.settings import load_config
 from ctan.store import StorePointer
 from ctan.telemetry import disable_telemetry
 

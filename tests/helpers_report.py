@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctan.config import EvaluationConfig, load_config
+from ctan.config import EvaluationConfig
 from ctan.datasets import get_dataset
 from ctan.datasets.base import Case
 from ctan.evaluation.cases import EVALUATION, TUNING, write_cases
 from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
 from ctan.evaluation.improvement import relative_improvement
 from ctan.evaluation.summary import scores
+from ctan.settings import load_config
 from ctan.tasks import DoseRegression, Segmentation, Task
 from ctan.training.history import write_history
 

@@ -79,7 +79,7 @@ def s3_server() -> Iterator[S3Server]:
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [weed, *_options(folder, port, ports)], stdout=log, stderr=log, env={"HOME": str(folder)},
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )  # fmt: skip
     try:
         client = boto3.client(
@@ -111,7 +111,7 @@ def _options(folder: Path, port: int, ports: list[int]) -> list[str]:
     ]  # fmt: skip
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to kill the server when the tests are killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)

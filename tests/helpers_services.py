@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 from helpers_kubernetes import MANIFESTS, Manifest, of_kind, render
-from helpers_s3 import _die_with_parent, free_ports
+from helpers_s3 import die_with_parent, free_ports
 
 ADMIN, PASSWORD = "the-admin", "a-password-of-the-tests"
 SECONDS_TO_START = 600  # a bound on hanging; importing MLflow takes minutes on a busy machine
@@ -76,7 +76,7 @@ class PostgreSQL:
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(
                 [self._programs / "postgres", "-D", self._data, *options],
-                stdout=log, stderr=log, cwd="/", preexec_fn=None if self._as else _die_with_parent, **self._as,
+                stdout=log, stderr=log, cwd="/", preexec_fn=None if self._as else die_with_parent, **self._as,
             )  # fmt: skip
         until(self._answers, self._server)
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from ctan.config import ARCHITECTURES, PROFILES, RunConfig, config_from_yaml, load_config
+from ctan.config import ARCHITECTURES, RunConfig
 from ctan.errors import ConfigError
 from ctan.planning import plan
-from ctan.settings import read_config, resolve_config
+from ctan.settings import PROFILES, config_from_yaml, load_config, read_config, resolve_config
 
 
 @pytest.mark.parametrize("profile", PROFILES)

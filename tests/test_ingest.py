@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ctan.config import load_config
 from ctan.datasets import get_dataset, open_source, parse_phantom
 from ctan.datasets.ingest import ingest
 from ctan.errors import ConfigError, DataError
+from ctan.settings import load_config
 from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, read_manifest
 
 DATASET = get_dataset("openkbp")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from helpers_dvc import Repository, git
 
-from ctan.config import load_config
 from ctan.datasets import open_source
 from ctan.errors import ConfigError, DataError
 from ctan.origin import Origin, read_origin
+from ctan.settings import load_config
 
 pytest_plugins = ["helpers_s3"]
 

@@ -8,12 +8,12 @@ import pytest
 from helpers_files import digests
 from scipy import ndimage
 
-from ctan.config import load_config
 from ctan.datasets import get_dataset
 from ctan.datasets.phantom import write_openkbp_phantoms
 from ctan.errors import DataError
 from ctan.evaluation.baselines import DoseStatistics, dose_by_distance, mean_dose
 from ctan.metrics import dose_score
+from ctan.settings import load_config
 
 DATASET = get_dataset("openkbp")
 POSSIBLE = "possible_dose_mask"

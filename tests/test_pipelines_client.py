@@ -164,7 +164,7 @@ def test_step_functions_announce_themselves_the_way_the_client_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from ctan import steps
-    from ctan.config import load_config
+    from ctan.settings import load_config
 
     (tmp_path / "config.yaml").write_text(load_config("smoke").to_yaml(), encoding="utf-8")
     items = steps.plan(str(tmp_path))

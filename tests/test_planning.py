@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ctan.config import RunConfig, config_from_yaml, load_config
+from ctan.config import RunConfig
 from ctan.datasets import Dataset, get_dataset
 from ctan.datasets.ingest import ingest
 from ctan.planning import Proposal, apply, propose
+from ctan.settings import config_from_yaml, load_config
 
 SCAN, PICTURE = get_dataset("stoic"), get_dataset("ham10000")
 

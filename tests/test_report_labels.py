@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn import metrics as sklearn_metrics
 
-from ctan.config import EvaluationConfig, load_config
+from ctan.config import EvaluationConfig
 from ctan.drawing import png
 from ctan.evaluation.cases import EVALUATION, TUNING, read_cases, write_cases
 from ctan.evaluation.improvement import all_patients, patient_weights, relative_improvement, resampled_metric
@@ -21,6 +21,7 @@ from ctan.evaluation.report_data import ReportData, read_report_data
 from ctan.evaluation.report_labels import confusion_chart, recall_table, roc_chart
 from ctan.evaluation.summary import scores
 from ctan.metrics import interval, probability_rows
+from ctan.settings import load_config
 from ctan.tasks import AUC, BALANCED_ACCURACY, MACRO_AUC, Classification, MetricSpec
 
 LESION = Classification("diagnosis", classes=("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"))

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ctan.config import load_config
 from ctan.datasets import DATASETS, get_dataset
 from ctan.datasets.base import Case, RawCase
 from ctan.datasets.openkbp import OpenKBP
 from ctan.errors import CaseError, ConfigError, DataError
+from ctan.settings import load_config
 from ctan.store import Store, StorePointer, open_store, preprocess
 from ctan.store.layout import open_arrays
 from ctan.store.manifest import (
@@ -273,7 +273,7 @@ def test_the_data_hash_changes_with_the_data(raw, native, tmp_path, column):
 
 def test_a_build_that_was_killed_leaves_nothing_a_later_one_uses(raw, tmp_path):
     code = (
-        "import sys, pathlib; from ctan.config import load_config; from ctan.store import preprocess\n"
+        "import sys, pathlib; from ctan.settings import load_config; from ctan.store import preprocess\n"
         "import ctan.store.build as build\n"
         "wrote = build.write_rows\n"
         "def slow(*arguments): wrote(*arguments); print('written', flush=True); import time; time.sleep(60)\n"
@@ -295,7 +295,7 @@ def test_a_build_that_was_killed_leaves_nothing_a_later_one_uses(raw, tmp_path):
 
 def test_two_builders_at_once_end_with_one_store(raw, tmp_path):
     code = (
-        "import sys, pathlib; from ctan.config import load_config; from ctan.store import preprocess\n"
+        "import sys, pathlib; from ctan.settings import load_config; from ctan.store import preprocess\n"
         "print(preprocess(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3], load_config('smoke'), 1).key)"
     )
     command = [sys.executable, "-c", code, str(raw[0] / "source"), str(raw[0] / "manifest"), str(tmp_path)]

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctan.config import RunConfig, load_config
+from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.datasets.base import RawCase
 from ctan.datasets.ingest import ingest
 from ctan.errors import ConfigError
 from ctan.inputs import network_input, num_input_channels
+from ctan.settings import load_config
 from ctan.store import Store, open_store, preprocess
 from ctan.training.augment import flip, recolour, rotate
 

@@ -24,7 +24,7 @@ from ctan.training.console import Console
 TRAIN = """
 import sys
 from pathlib import Path
-from ctan.config import config_from_yaml
+from ctan.settings import config_from_yaml
 from ctan.store import StorePointer, open_store
 from ctan.training import train
 pointer, config, checkpoints, model = map(Path, sys.argv[1:])

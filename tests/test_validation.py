@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ctan.config import config_from_yaml, load_config
 from ctan.datasets import get_dataset
 from ctan.errors import DataError, GateError
+from ctan.settings import config_from_yaml, load_config
 from ctan.store.manifest import (
     MANIFEST_FILE,
     QUARANTINE_FILE,
