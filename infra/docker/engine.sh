@@ -38,18 +38,21 @@ install_packages() {
 }
 
 start() {
+    local pid=
     if [ -d /run/systemd/system ]; then
         systemctl start docker >/dev/null 2>&1 || cannot "systemctl start docker failed: journalctl -u docker"
     else
         # In a session of its own, with no pipe of ours: it outlives this script and holds nobody's output open.
         setsid dockerd >"$LOG" 2>&1 </dev/null &
+        pid=$!
     fi
     local deadline=$((SECONDS + SECONDS_TO_START))
     until answers; do
-        [ "$SECONDS" -lt "$deadline" ] || {
-            tail -n 5 "$LOG" >&2 2>/dev/null || true
-            cannot "dockerd does not answer after $SECONDS_TO_START s, see $LOG"
-        }
+        if [ -n "$pid" ] && ! kill -0 "$pid" 2>/dev/null; then
+            tail -n 5 "$LOG" >&2
+            cannot "dockerd ended at once, see $LOG"
+        fi
+        [ "$SECONDS" -lt "$deadline" ] || cannot "dockerd does not answer after $SECONDS_TO_START s, see $LOG"
         sleep 0.5
     done
 }

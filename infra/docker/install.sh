@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs in the image's build stage: install.sh libraries | torch | ctan.
-# Everything goes to /opt/ctan, which the final stage copies; uv and pip stay behind.
+# Everything goes to /opt/ctan, which the final stage copies; uv and pip stay behind. What ctan itself adds to it lies in
+# /build/added as well.
 set -eu
 
 VENV=/opt/ctan
@@ -48,6 +49,10 @@ sys.exit(None if found == '$TORCH' else f'asked for TORCH=$TORCH, got torch {tor
 ctan() {
     install --no-deps --no-build-isolation /build/source
     "$UV" pip check --python "$VENV/bin/python"
+    mkdir /build/added
+    cd "$VENV"
+    cp -a --parents bin/ctan bin/kfp lib/python3*/site-packages/ctan lib/python3*/site-packages/ctan-*.dist-info \
+        lib/python3*/site-packages/components lib/python3*/site-packages/pipelines /build/added
 }
 
 "$1"
