@@ -19,7 +19,7 @@ from components.promote import promote as promote_best
 from components.resolve import resolve
 from components.train import train
 from components.validate import validate
-from pipelines.tasks import prepared
+from pipelines.tasks import knows_its_run, prepared
 
 COMPILED = Path(__file__).with_suffix(".yaml")
 
@@ -115,6 +115,7 @@ def ctan(
             "Train",
             memory="4G",
         )
+        knows_its_run(trained)
         evaluated = prepared(
             evaluate(manifest=manifest, store=store, model=trained.outputs["model"]), "Evaluate", memory="4G"
         )
@@ -129,7 +130,7 @@ def ctan(
         "Compare",
     )
     with dsl.If(promote == True, name="promotion wanted"):  # noqa: E712 - builds a condition
-        prepared(
+        promoted = prepared(
             promote_best(
                 pipeline_run=PIPELINE_JOB_ID_PLACEHOLDER,
                 manifest=manifest,
@@ -139,6 +140,7 @@ def ctan(
             ),
             "Promote",
         )
+        knows_its_run(promoted)
 
 
 def main(output: Path = COMPILED) -> None:

@@ -1,6 +1,6 @@
 """What every task of a pipeline gets: a name people read, modest resources, and whether KFP may reuse it."""
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 from components import IMAGE
 
@@ -25,3 +25,8 @@ def prepared(
         .set_env_variable("CTAN_IMAGE", IMAGE)  # which MLflow's runs record; rewritten together with the image
         .set_caching_options(enable_caching=cached)
     )
+
+
+def knows_its_run(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Tell a task the id of its run by the label of its pod; some backends leave KFP's placeholder as it is."""
+    return kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")

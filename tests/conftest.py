@@ -28,6 +28,7 @@ def own_workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
         "CTAN_IMAGE",
         "CTAN_LOCAL_RUN",
         "KF_PIPELINES_UI_ENDPOINT",
+        "KFP_RUN_ID",
     ):
         monkeypatch.delenv(name, raising=False)
     return workspace

@@ -41,6 +41,15 @@ def test_a_run_on_a_cluster_carries_the_address_of_its_pipeline_run(
     assert tags["data_commit"] == "c0ffee"
 
 
+def test_a_placeholder_that_the_backend_left_is_replaced_by_the_label_of_the_pod(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "pipeline_run" not in lineage_tags(manifest, "{{$.pipeline_job_uuid}}")
+    monkeypatch.setenv("KFP_RUN_ID", "1b2c")
+    assert lineage_tags(manifest, "{{$.pipeline_job_uuid}}")["pipeline_run"] == "1b2c"
+    assert lineage_tags(manifest, "3d4e")["pipeline_run"] == "3d4e"
+
+
 def test_a_run_here_carries_the_name_of_its_folder_and_no_address(
     manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,12 +22,12 @@ COMPONENTS_DIR = Path(components.__file__).parent
 
 @pytest.fixture(scope="module")
 def spec() -> dict[str, Any]:
-    return yaml.safe_load(pipeline.COMPILED.read_text(encoding="utf-8"))
+    return next(yaml.safe_load_all(pipeline.COMPILED.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
 def retrain_spec() -> dict[str, Any]:
-    return yaml.safe_load(retraining.COMPILED.read_text(encoding="utf-8"))
+    return next(yaml.safe_load_all(retraining.COMPILED.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("module", [pipeline, retraining], ids=["ctan", "retrain"])

@@ -137,7 +137,7 @@ def test_a_compiled_gpu_limit_can_be_taken_away(tmp_path: Path) -> None:
 
 def test_a_step_is_told_the_image_it_runs_in() -> None:
     text = render(COMPILED.read_text(encoding="utf-8"), Values(image=DIGEST))
-    for executor in yaml.safe_load(text)["deploymentSpec"]["executors"].values():
+    for executor in next(yaml.safe_load_all(text))["deploymentSpec"]["executors"].values():
         assert {"name": "CTAN_IMAGE", "value": DIGEST} in executor["container"]["env"]
 
 

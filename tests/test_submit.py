@@ -130,7 +130,7 @@ def test_without_values_the_pipeline_is_sent_as_compiled(
     assert list(kfp_server.experiments.values()) == ["mine"], "an experiment that exists is used again"
     assert set(kfp_server.namespaces) == {"alice"}
     assert kfp_server.tokens[-1] == "Bearer a-token"
-    assert kfp_server.runs[0].pipeline_spec["pipelineInfo"]["name"] == "ctan"
+    assert kfp_server.runs[0].pipeline_spec["pipeline_spec"]["pipelineInfo"]["name"] == "ctan"
 
 
 def test_an_unknown_parameter_sends_nothing(kfp_server: KfpServer) -> None:

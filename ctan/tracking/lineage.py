@@ -13,6 +13,8 @@ PIPELINE_RUN, PIPELINE_RUN_URL, LATER_PIPELINE_RUNS = "pipeline_run", "pipeline_
 LOCAL_RUN_VARIABLE = "CTAN_LOCAL_RUN"  # name of the run's folder when the pipeline runs on this machine
 
 _COMMIT_VARIABLE, _IMAGE_VARIABLE = "CTAN_GIT_COMMIT", "CTAN_IMAGE"  # set in the image, and by the compiled pipeline
+_RUN_VARIABLE = "KFP_RUN_ID"  # from the label of the pod, set by the compiled pipeline
+_PLACEHOLDER = "{{$."  # what KFP's backend should have replaced
 _UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
 
 
@@ -26,6 +28,8 @@ def lineage_tags(manifest_dir: str | Path, pipeline_run: str = "") -> dict[str, 
     Raises:
         DataError: when the folder holds no origin.
     """
+    if not pipeline_run or pipeline_run.startswith(_PLACEHOLDER):
+        pipeline_run = os.environ.get(_RUN_VARIABLE, "")
     local = os.environ.get(LOCAL_RUN_VARIABLE)
     tags = read_origin(manifest_dir).tags()
     if local or pipeline_run:
