@@ -7,9 +7,6 @@ about one failure in thirty. Here a container stays until its exit code has been
 from __future__ import annotations
 
 import re
-import subprocess
-import time
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +15,6 @@ from typing import Any
 import pytest
 
 from ctan.steps import STEP_PREFIX
-
-SECONDS_TO_START = 300  # a bound on hanging
 
 
 @dataclass(frozen=True)
@@ -75,19 +70,6 @@ def run_in_containers(
 def _printed(line: str) -> str:
     print(line, end="")
     return line
-
-
-def wait_until_answered(url: str, server: subprocess.Popen) -> None:
-    """Wait until a GET of `url` succeeds; a server that ends or takes too long is an error."""
-    deadline = time.monotonic() + SECONDS_TO_START
-    while True:
-        assert server.poll() is None, "the server ended"
-        assert time.monotonic() < deadline, "the server does not answer"
-        try:
-            with urllib.request.urlopen(url, timeout=10):
-                return
-        except OSError:
-            time.sleep(0.2)
 
 
 def writable_by_all(folder: Path) -> Path:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers_containers import wait_until_answered, writable_by_all
+from helpers_containers import writable_by_all
 from helpers_kubernetes import MANIFESTS, of_kind, render
 from helpers_s3 import free_ports
+from helpers_services import status, until
 
 import ctan
 
@@ -156,7 +157,7 @@ def server(image: str, migrated: tuple[str, ...]) -> Iterator[str]:
     process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until_answered(f"{address}/health", process)
+        until(lambda: status(f"{address}/health", "127.0.0.1") == 200, process)
         yield address
     finally:
         subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)

@@ -56,7 +56,8 @@ def test_every_step_runs_in_its_container_and_the_best_model_becomes_champion(
     run_in_containers(compiled_pipeline(), SMALLEST | folders, root, ran, **options)
 
     assert Counter(container.step.partition(" ")[0] for container in ran) == {
-        "ingest": 1, "validate": 1, "preprocess": 1, "plan": 1, "train": 2, "evaluate": 2, "compare": 1, "promote": 1,
+        "resolve": 1, "ingest": 1, "validate": 1, "preprocess": 1, "plan": 1, "train": 2, "evaluate": 2, "compare": 1,
+        "promote": 1,
     }  # fmt: skip
     for step in ("train", "evaluate"):
         assert {one.step for one in ran if one.step.startswith(step)} == {f"{step} {what}" for what in TRAININGS}
@@ -81,6 +82,7 @@ def test_every_step_runs_in_its_container_and_the_best_model_becomes_champion(
     decision = json.loads(_only(root, "promote/decision").read_text(encoding="utf-8"))
     assert decision["version"] == "1"
     _check_server(mlflow_server, comparison, decision)
+    _check_lineage(mlflow_server, image)
 
 
 def _only(root: Path, output: str) -> Path:
@@ -102,9 +104,24 @@ def _check_server(address: str, comparison: dict[str, Any], decision: dict[str, 
     assert aliased.get("champion") == decision["champion_after"] == ("1" if decision["promoted"] else None)
 
 
+def _check_lineage(address: str, image: str) -> None:
+    """Version and run name image, commit, data version and the pipeline's run."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(address)
+    version = client.get_model_version("ctan-openkbp", "1")
+    label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+    commit = subprocess.check_output(["docker", "image", "inspect", "-f", label, image], text=True).strip()
+    for tags in (version.tags, client.get_run(version.run_id).data.tags):
+        assert (tags["image"], tags["git_commit"]) == (image, commit)
+        assert tags["data_version"] == SMALLEST["source"]
+        assert tags["pipeline_run"]
+        assert not tags["pipeline_run"].startswith("{{")
+
+
 def test_a_step_that_fails_fails_the_run_and_stops_it(image: str, tmp_path: Path, options: dict[str, Any]) -> None:
     root, ran = writable_by_all(tmp_path / "outputs"), list[Ran]()
-    with pytest.raises(RuntimeError, match="ingest"):
+    with pytest.raises(RuntimeError, match="resolve"):
         run_in_containers(compiled_pipeline(), SMALLEST | {"profile": "no-such-profile"}, root, ran, **options)
     (container,) = ran
     assert container.exit_code == 1
