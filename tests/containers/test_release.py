@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers_containers import wait_until_answered
 from helpers_s3 import free_ports
+from helpers_services import status, until
 
 import ctan
 
@@ -79,7 +79,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
-        wait_until_answered(f"http://127.0.0.1:{port}/v2/", server)
+        until(lambda: status(f"http://127.0.0.1:{port}/v2/", "127.0.0.1") == 200, server)
         yield f"127.0.0.1:{port}"
     finally:
         server.kill()
