@@ -16,10 +16,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -27,54 +26,14 @@ from typing import IO, Any
 
 from ctan.errors import CtanError
 from ctan.files import write_json
-from ctan.steps import STEP_PREFIX
+from ctan.run_log import LogReader, Show, StepTime
 from ctan.tracking.lineage import LOCAL_RUN_VARIABLE
 from ctan.tracking.server import prepare
 from ctan.workspace import workspace
 
-Show = Callable[[str], None]
-
 LOG_FILE, REQUEST_FILE = "run.log", "request.json"
 _GRACE_SECONDS = 20.0  # between asking steps to stop and killing them
-_TAIL_LINES = 30
-
 _COLOUR = re.compile(r"\x1b\[\d*m")
-_LOG_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} - (?:INFO|WARNING|ERROR) - (.*)")
-_STARTED = re.compile(r"Executing task '(.+)'")
-_ENDED = re.compile(r"Task '(.+)' finished with status (SUCCESS|FAILURE)")
-_WORK = re.compile(r"done, .*?([\d.]+) s work")
-_USER_ERROR = re.compile(r"ctan\.errors\.(\w+): (.*)")
-_UNRESOLVED = "Could not resolve CEL parameter"  # kfp then takes the condition for false and goes on
-_EXECUTOR_LINE = "[KFP Executor "
-
-
-class StepError(CtanError):
-    """A step of the pipeline failed.
-
-    Attributes:
-        step: its name, with what it worked on.
-        kind: name of the error's class in `ctan.errors`; empty for any other failure.
-    """
-
-    def __init__(self, step: str, message: str, kind: str = "") -> None:
-        super().__init__(f"step {step} failed: {message}")
-        self.step = step
-        self.kind = kind
-
-
-@dataclass
-class StepTime:
-    """How long a step took.
-
-    Attributes:
-        name: step and what it worked on, such as `"train ctan, fold 0, seed 0"`.
-        seconds: from start to end of its process.
-        work_seconds: thereof after its libraries were loaded.
-    """
-
-    name: str
-    seconds: float
-    work_seconds: float
 
 
 @dataclass(frozen=True)
@@ -132,7 +91,7 @@ def run_local(parameters: Mapping[str, Any], pipeline: Path | None = None, show:
         {"pipeline": str(pipeline or compiled_pipeline()), "parameters": dict(parameters), "root": str(run_dir)},
     )
     start = time.monotonic()
-    reader = _Reader(show)
+    reader = LogReader(show)
     try:
         with tempfile.TemporaryDirectory(prefix="ctan-run-") as scratch, _stops_on_signals():
             return_code = _run_child(run_dir, Path(scratch), reader)
@@ -174,7 +133,7 @@ def _stops_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_child(run_dir: Path, scratch: Path, reader: _Reader) -> int:
+def _run_child(run_dir: Path, scratch: Path, reader: LogReader) -> int:
     """Run kfp in a process group of its own and read its output to the end."""
     environment = os.environ | {
         "CTAN_WORKSPACE": str(workspace()),
@@ -202,7 +161,7 @@ def _run_child(run_dir: Path, scratch: Path, reader: _Reader) -> int:
         _stop_group(child)
 
 
-def _forward(output: IO[str], log: IO[str], reader: _Reader) -> None:
+def _forward(output: IO[str], log: IO[str], reader: LogReader) -> None:
     """Hand on lines to their end, or to the first failure: kfp would still run the rest of the loop."""
     for line in output:
         plain = _COLOUR.sub("", line)
@@ -260,78 +219,6 @@ def _stop_group(child: subprocess.Popen[str]) -> None:
     finally:
         _signal_group(child, signal.SIGKILL)
         child.wait()
-
-
-@dataclass
-class _Reader:
-    """Understands kfp's log: which step runs, what it says, how it ended."""
-
-    show: Show
-    steps: list[StepTime] = field(default_factory=list)
-    failed: str = ""
-    _name: str = ""
-    _started: float = 0.0
-    _work: float = 0.0
-    _talking: bool = False
-    _traceback: bool = False
-    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
-
-    def read(self, line: str) -> None:
-        """Take one line of the child's output, without colours."""
-        entry = _LOG_LINE.fullmatch(line)
-        if entry is not None:
-            self._log_entry(entry[1])
-        elif line.startswith("    ") and self._name:
-            self._step_output(line[4:])
-        elif line.strip() and not self._name:
-            self._tail.append(line)  # kfp itself; shown when it fails
-            if _UNRESOLVED in line:
-                self.failed = "(a condition)"
-
-    def _log_entry(self, text: str) -> None:
-        if started := _STARTED.fullmatch(text):
-            self._name, self._started, self._work, self._talking = started[1], time.monotonic(), 0.0, False
-            self._traceback = False
-            self._tail.clear()
-        elif ended := _ENDED.fullmatch(text):
-            self.steps.append(StepTime(self._name, time.monotonic() - self._started, self._work))
-            if ended[2] == "FAILURE":
-                self.failed = self._name
-            self._name = ""
-
-    def _step_output(self, line: str) -> None:
-        if line.startswith(STEP_PREFIX):
-            self._heading(line.removeprefix(STEP_PREFIX))
-        elif line.startswith(_EXECUTOR_LINE):
-            self._talking = self._talking and "Got executor_input" not in line
-        else:
-            if line.strip():
-                self._tail.append(line)
-            if self._talking:
-                self._say(line)
-
-    def _heading(self, text: str) -> None:
-        if work := _WORK.match(text):
-            self._work = float(work[1])
-            return
-        self._name, self._talking = text, True
-        self._tail.clear()
-        self.show("")
-        self.show(f"== {text}")
-
-    def _say(self, line: str) -> None:
-        """Show a line, but not a traceback: the error is told once, at the end."""
-        self._traceback = self._traceback or line.startswith("Traceback (most recent call last)")
-        if line.strip() and (not self._traceback or os.environ.get("CTAN_DEBUG")):
-            self.show(f"   {line}")
-
-    def error(self, log: Path) -> StepError:
-        """Return what to tell of the failure."""
-        lines, step = list(self._tail), self.failed or self._name or "(before the first one)"
-        for number in range(len(lines) - 1, -1, -1):
-            if known := _USER_ERROR.fullmatch(lines[number]):
-                return StepError(step, "\n".join([known[2], *lines[number + 1 :]]), known[1])
-        return StepError(step, "\n".join([*lines, f"The whole output is in {log}"]))
 
 
 def _collect(run_dir: Path) -> dict[str, Any]:

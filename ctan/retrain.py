@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ctan.pipelines_client import RunResult, Show, compiled_pipeline, run_local
+from ctan.pipelines_client import RunResult, compiled_pipeline, run_local
+from ctan.run_log import Show
 from ctan.workspace import workspace
 
 

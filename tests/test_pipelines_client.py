@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from ctan.pipelines_client import StepError, run_local
+from ctan.pipelines_client import run_local
+from ctan.run_log import StepError
 from ctan.steps import STEP_PREFIX
 
 kfp = pytest.importorskip("kfp")
@@ -173,3 +175,20 @@ def test_step_functions_announce_themselves_the_way_the_client_reads(
     assert lines[0] == f"{STEP_PREFIX}plan"
     assert lines[-1].startswith(f"{STEP_PREFIX}done, ")
     assert lines[-1].endswith(" s work")
+
+
+@dsl.component(base_image="ctan:test", install_kfp_package=False)
+def look() -> NamedTuple("Looked", verdict=str, reason=str):  # type: ignore[valid-type]
+    """Return two named values."""
+    return ("go", "because")
+
+
+def test_a_condition_that_kfp_cannot_resolve_fails_the_run_instead_of_being_false(tmp_path: Path) -> None:
+    @dsl.pipeline(name="condition")
+    def pipeline():
+        with dsl.If(look().outputs["verdict"] == "go"):
+            promote()
+
+    compiler.Compiler().compile(pipeline, str(tmp_path / "condition.yaml"))
+    with pytest.raises(StepError, match="Could not resolve CEL parameter: pipelinechannel--look-verdict"):
+        run_local({}, tmp_path / "condition.yaml", show=lambda _: None)
