@@ -60,7 +60,7 @@ phantoms: $(READY)  ## Write the packaged phantoms of every data set anew (then:
 
 # One test process a core, each with one thread: PyTorch's threads suffer badly where cores are shared.
 test: $(READY)  ## Run all tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-fast: $(READY)  ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
