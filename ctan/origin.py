@@ -32,7 +32,7 @@ class Origin:
     """What a run starts from. Equal hashes mean equal results on the same machine.
 
     Attributes:
-        source: the source as all steps use it; a DVC revision is replaced by its commit.
+        source: the source as all steps use it: a DVC revision is replaced by its commit, a folder is absolute.
         data_version: changes when the raw bytes do: DVC's hash of the folder; `s3:` and a hash of names, sizes and
             ETags; `files:` and a hash of names, sizes and times; or the phantoms' numbers.
         settings_hash: of the settings before ingestion plans what they leave open.
@@ -124,9 +124,9 @@ def _version(source: str) -> tuple[str, str, DataVersion | None]:
     if source == "phantom" or source.startswith("phantom:"):
         numbers = ",".join(f"{name}={number}" for name, number in parse_phantom(source).items())
         return f"phantom:{numbers}", f"phantom:{numbers}", None
-    folder = source_folder(source)
-    pinned = _pinned_here(folder.resolve())
-    return source, pinned.md5 if pinned else f"files:{_files_hash(folder)}", pinned
+    folder = source_folder(source).resolve()
+    pinned = _pinned_here(folder)
+    return str(folder), pinned.md5 if pinned else f"files:{_files_hash(folder)}", pinned
 
 
 def _at_commit(source: str, version: DataVersion) -> str:

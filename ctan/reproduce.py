@@ -73,7 +73,7 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
     version, model_dir, folder = _fetch(reference)
     described = _described(model_dir)
     config = RunConfig.model_validate(described["config"])
-    source = source or version.tags.get("data_source", "")
+    source = source or _source_of(version.tags)
     if not source:
         raise DataError(f"{reference}: its tags do not say what it was trained on; give --source")
     _, settings, origin = steps.resolve(source, config)
@@ -113,6 +113,13 @@ def _fetch(reference: str) -> tuple[ModelVersion, Path, Path]:
             return version, download_model(version, folder / "original"), folder
         except NotComparableError as error:
             raise DataError(f"{reference}: was not registered by ctan, there is nothing to train again") from error
+
+
+def _source_of(tags: Mapping[str, str]) -> str:
+    """Return what a version was trained on; of a folder that DVC pinned the version, as the folder moves on."""
+    if tags.get("data_commit"):
+        return "dvc:{data_repository}@{data_commit}:{data_path}".format_map(tags)
+    return tags.get("data_source", "")
 
 
 def _described(model_dir: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from helpers_promotion import NAME, Site
 
 from ctan.errors import ConfigError, TrackingError
 from ctan.origin import Origin
+from ctan.reproduce import _source_of
 from ctan.tracking.lineage import git_commit, image_reference, lineage_tags
 from ctan.tracking.trace import Node, trace
 
@@ -90,6 +91,13 @@ def chain(site: Site) -> dict[str, str]:
     site.promote(models[2], dose=5.0, lineage=two)
     runs = [json.loads((model / "model.json").read_text())["run_id"] for model in models]
     return {"ctan": f"runs:/{runs[0]}", "stl": f"runs:/{runs[1]}", "newer": f"runs:/{runs[2]}"}
+
+
+def test_a_folder_that_dvc_pinned_is_reproduced_from_its_version_as_the_folder_moves_on() -> None:
+    from_folder = dataclasses.replace(ORIGIN, source="/srv/team-data/kbp").tags()
+    assert _source_of(from_folder) == "dvc:https://git.example.org/team/data@c0ffee:kbp"
+    assert _source_of(dataclasses.replace(ORIGIN, source="phantom:seed=1", pinned={}).tags()) == "phantom:seed=1"
+    assert _source_of({}) == ""
 
 
 def nodes(node: Node) -> Iterator[Node]:
