@@ -171,7 +171,7 @@ def preprocess(
         source: what was ingested.
         manifest_dir: output of `validate`.
         pointer: JSON file that receives the pointer to the store.
-        store_root: folder of the stores; empty: in the workspace.
+        store_root: folder or `s3://bucket/prefix` of the stores; empty: in the workspace.
         overrides: settings to change for this step.
         num_workers: processes; None for one a core.
     """
@@ -223,7 +223,7 @@ def train(
         fold: left out for tuning.
         seed: of initialisation, order and augmentation.
         model_dir: receives weights, description and history.
-        checkpoint_root: folder of the checkpoints; empty: in the workspace.
+        checkpoint_root: folder or `s3://bucket/prefix` of the checkpoints; empty: in the workspace.
         pipeline_run: id of the pipeline's run, recorded with the training.
         metadata: receives the address of the MLflow run.
         overrides: settings to change for this step.
@@ -235,7 +235,7 @@ def train(
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
-        checkpoints = Path(checkpoint_root) if checkpoint_root else workspace() / "checkpoints"
+        checkpoints = checkpoint_root or workspace() / "checkpoints"
         summary = train_network(
             StorePointer.load(Path(pointer)),
             arch,

@@ -54,8 +54,8 @@ def retrain(
         inputs: What the networks see: ct, ct+targets or oracle. Empty: from the profile.
         max_train_cases: Use only the first N training cases. 0: from the profile (all).
         max_evaluation_cases: Use only the first N evaluation cases. 0: from the profile (all).
-        store_root: Folder of the stores and the promotion ledger, seen by every step. Empty: store in the workspace.
-        checkpoint_root: Folder of the checkpoints, seen by every step. Empty: checkpoints in the workspace.
+        store_root: Folder or s3://bucket/prefix of stores and ledger, seen by every step. Empty: in the workspace.
+        checkpoint_root: Folder or s3://bucket/prefix of checkpoints, seen by every step. Empty: in the workspace.
         model_name: Name of the registered model. Empty: ctan-<dataset>.
         promote: Whether the best model may be registered and become champion; false compares only.
         overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others.

@@ -359,9 +359,9 @@ def test_a_manifest_of_another_data_set_is_refused(raw, tmp_path):
         preprocess("unused", tmp_path, str(tmp_path / "root"), COARSE)
 
 
-def test_an_address_as_store_root_is_refused(raw):
-    with pytest.raises(ConfigError, match=r"store_root: 's3://bucket/x' is an address"):
-        preprocess("unused", raw[0] / "manifest", "s3://bucket/x", COARSE)
+def test_an_address_of_another_kind_is_refused(raw):
+    with pytest.raises(ConfigError, match=r"store_root: expected a folder or s3://bucket/prefix; 'gs://bucket/x'"):
+        preprocess("unused", raw[0] / "manifest", "gs://bucket/x", COARSE)
 
 
 def test_an_unknown_case_is_named_with_those_there_are(native):

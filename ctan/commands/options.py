@@ -85,8 +85,13 @@ Overrides = Annotated[
         rich_help_panel=_SETTINGS,
     ),
 ]
-StoreRoot = Annotated[str, typer.Option(help="Folder of the stores and the ledger.", show_default="in the workspace")]
-CheckpointRoot = Annotated[str, typer.Option(help="Folder of the checkpoints.", show_default="in the workspace")]
+StoreRoot = Annotated[
+    str,
+    typer.Option(help="Folder or s3://bucket/prefix of the stores and the ledger.", show_default="in the workspace"),
+]
+CheckpointRoot = Annotated[
+    str, typer.Option(help="Folder or s3://bucket/prefix of the checkpoints.", show_default="in the workspace")
+]
 Folder = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(

@@ -21,6 +21,9 @@ from ctan.config import DataConfig, PreprocessConfig, RunConfig
 from ctan.errors import CaseError, DataError
 from ctan.files import atomic_path, code_hash, sha256_of_json, write_json
 from ctan.progress import track
+from ctan.storage import check_writable, is_remote
+from ctan.store import remote
+from ctan.store.description import check_files, read_description
 from ctan.store.layout import ARRAYS_FOLDER, FORMAT_VERSION, STORE_FILE, Layout, array_files, create_arrays, write_rows
 from ctan.store.manifest import (
     MANIFEST_FILE,
@@ -31,7 +34,6 @@ from ctan.store.manifest import (
     write_manifest,
 )
 from ctan.store.pointer import StorePointer, stores_folder
-from ctan.store.reader import read_description
 
 if TYPE_CHECKING:
     from ctan.datasets.base import Dataset, RawCase
@@ -61,14 +63,14 @@ def preprocess(
     Args:
         source: folder of raw files, or `phantom:...`.
         manifest_dir: holds `manifest.parquet` and `quarantine.parquet` of ingestion or validation.
-        store_root: folder that holds stores.
+        store_root: folder or `s3://bucket/prefix` that holds stores.
         config: the run's settings.
         num_workers: processes; None for one a core.
 
     Raises:
-        ConfigError: when `store_root` is not a folder.
+        ConfigError: when `store_root` is an address of another kind than `s3://bucket/prefix`.
         DataError: when the manifest holds no case or is of another data set, or the raw files are not the ones it
-            describes.
+            describes, or the bucket cannot be used.
     """
     from ctan.datasets import get_dataset
 
@@ -78,16 +80,21 @@ def preprocess(
     _check_manifest(manifest, manifest_dir, dataset)
     pointer = _pointer(manifest, store_root, config)
     with _builder_lock(pointer):
-        if _is_complete(pointer.folder):
+        if _is_published(pointer) if is_remote(store_root) else _is_complete(pointer):
             print(f"preprocess: store {pointer.key} exists already, nothing to do", file=sys.stderr)
             return pointer
-        _remove_dead_builds(pointer.folder)
-        with atomic_path(pointer.folder) as folder:
-            write_manifest(manifest, folder / MANIFEST_FILE)
-            write_manifest(quarantine, folder / QUARANTINE_FILE)
-            layout = _layout(manifest, dataset, config)
-            entries = _write_arrays(source, manifest, folder, layout, config, num_workers)
-            write_json(folder / STORE_FILE, _describe(pointer, dataset, layout, entries, folder))
+        if is_remote(store_root):
+            check_writable(store_root)
+        if not _is_complete(pointer):
+            _remove_dead_builds(pointer.folder)
+            with atomic_path(pointer.folder) as folder:
+                write_manifest(manifest, folder / MANIFEST_FILE)
+                write_manifest(quarantine, folder / QUARANTINE_FILE)
+                layout = _layout(manifest, dataset, config)
+                entries = _write_arrays(source, manifest, folder, layout, config, num_workers)
+                write_json(folder / STORE_FILE, _describe(pointer, dataset, layout, entries, folder))
+        if is_remote(store_root):
+            remote.publish(pointer)
     return pointer
 
 
@@ -124,17 +131,28 @@ def _builder_lock(pointer: StorePointer) -> Any:
     return FileLock(folder / f".{pointer.key}.lock")
 
 
-def _is_complete(folder: Path) -> bool:
+def _is_complete(pointer: StorePointer) -> bool:
     """Return whether a store is there; what is there but cannot be opened is removed, to be built again."""
+    folder = pointer.folder
     if not folder.exists():
         return False
     try:
-        read_description(folder)
+        description = read_description(folder)
+        if is_remote(pointer.store_root):
+            check_files(folder, description)  # a copy that was damaged must not be published
     except DataError as error:
         print(f"preprocess: building again ({error})", file=sys.stderr)
         shutil.rmtree(folder)
         return False
     return True
+
+
+def _is_published(pointer: StorePointer) -> bool:
+    """Return whether a complete store is in object storage."""
+    problem = remote.find_problem(pointer)
+    if problem not in (None, remote.ABSENT):
+        print(f"preprocess: repairing {pointer.address} ({problem})", file=sys.stderr)
+    return problem is None
 
 
 def _remove_dead_builds(folder: Path) -> None:

@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ctan.errors import ConfigError, DataError
+from ctan.errors import DataError
 from ctan.files import write_json
+from ctan.storage import cache_folder, check_root, is_remote, join
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class StorePointer:
     """Where a store lies and what is in it.
 
     Attributes:
-        store_root: folder that holds stores, as given by the user.
+        store_root: folder or `s3://bucket/prefix` that holds stores, as given by the user.
         key: name of the store, from data, configuration and code.
         data_hash: SHA-256 over id, raw bytes, split and fold of every case.
         dataset: name of the data set.
@@ -32,12 +33,17 @@ class StorePointer:
 
     @property
     def folder(self) -> Path:
-        """Folder of the store.
+        """Folder of the store; of one in object storage its local copy in the workspace (see `open_store`).
 
         Raises:
-            ConfigError: when `store_root` is not a folder.
+            ConfigError: when `store_root` is an address of another kind than `s3://bucket/prefix`.
         """
         return stores_folder(self.store_root) / self.key
+
+    @property
+    def address(self) -> str:
+        """Where the store lies: its folder, or its address in object storage."""
+        return join(self.store_root, "stores", self.key) if is_remote(self.store_root) else str(self.folder)
 
     def save(self, path: Path) -> None:
         """Write the pointer as JSON to `path`, atomically."""
@@ -64,14 +70,10 @@ class StorePointer:
 
 
 def stores_folder(store_root: str) -> Path:
-    """Return the folder under `store_root` that holds one folder a store.
+    """Return the local folder that holds one folder a store: under `store_root`, or copies of what lies there in S3.
 
     Raises:
-        ConfigError: when `store_root` is an address instead of a folder.
+        ConfigError: when `store_root` is an address of another kind than `s3://bucket/prefix`.
     """
-    if "://" in store_root:
-        raise ConfigError(
-            f"store_root: {store_root!r} is an address; object storage is not supported yet, "
-            f"give a folder (for example a mounted volume)"
-        )
-    return Path(store_root).expanduser() / "stores"
+    check_root(store_root, "store_root")
+    return cache_folder("stores", store_root) if is_remote(store_root) else Path(store_root).expanduser() / "stores"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,23 +11,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ctan.errors import CaseError, DataError
+from ctan.storage import is_remote
 from ctan.store import geometry as geo
 from ctan.store.chunks import ChunkReader
-from ctan.store.layout import (
-    ARRAYS_FOLDER,
-    FORMAT_VERSION,
-    STORE_FILE,
-    Layout,
-    array_files,
-    unpack_masks,
-)
+from ctan.store.description import REBUILD, check_files, read_description
+from ctan.store.layout import STORE_FILE, Layout, unpack_masks
 from ctan.store.manifest import MANIFEST_FILE, read_manifest
 from ctan.store.pointer import StorePointer
+from ctan.store.remote import fetch
 
 if TYPE_CHECKING:
     from ctan.datasets.base import Case
-
-_REBUILD = "delete the folder and run `ctan data preprocess` again"
 
 
 @dataclass(frozen=True)
@@ -227,49 +219,20 @@ class Store:
             return self._chunks.read(name, self._index[case_id])
         except (OSError, ValueError, RuntimeError) as error:
             where = self.pointer.folder
-            raise CaseError(case_id, f"{name} in {where} is damaged ({error}); {_REBUILD}") from error
+            raise CaseError(case_id, f"{name} in {where} is damaged ({error}); {REBUILD}") from error
 
 
 def open_store(pointer: StorePointer) -> Store:
-    """Open the store a pointer names.
+    """Open the store a pointer names; one in object storage is copied here first.
 
     Raises:
         DataError: when it does not exist, is incomplete, or was written in another format.
     """
+    if is_remote(pointer.store_root):
+        fetch(pointer)
     description = read_description(pointer.folder)
     manifest = read_manifest(pointer.folder / MANIFEST_FILE)
     if manifest["case_id"].to_pylist() != [entry["case_id"] for entry in description["cases"]]:
-        raise DataError(f"{pointer.folder}: manifest and {STORE_FILE} list different cases; {_REBUILD}")
-    _check_files(pointer.folder, description["files"])
+        raise DataError(f"{pointer.folder}: manifest and {STORE_FILE} list different cases; {REBUILD}")
+    check_files(pointer.folder, description)
     return Store(pointer, manifest, description)
-
-
-def _check_files(folder: Path, expected: dict[str, int]) -> None:
-    """Raise when a file is missing or cut off, before anything trains on it."""
-    found = array_files(folder / ARRAYS_FOLDER)
-    for name, size in expected.items():
-        if found.get(name) != size:
-            state = f"{found[name]} bytes" if name in found else "nothing"
-            raise DataError(f"{folder / ARRAYS_FOLDER / name}: expected {size} bytes, found {state}; {_REBUILD}")
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Read `store.json`.
-
-    Raises:
-        DataError: when there is no complete store of this format version in `folder`.
-    """
-    try:
-        description: dict[str, Any] = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = "there is no store here" if not folder.exists() else f"the store is incomplete: no {STORE_FILE}"
-        raise DataError(f"{folder}: {reason}; run `ctan data preprocess` with this store_root") from error
-    except ValueError as error:
-        raise DataError(f"{folder / STORE_FILE}: not valid JSON ({error}); {_REBUILD}") from error
-    version = description.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DataError(
-            f"{folder}: the store has format version {version}, this ctan reads {FORMAT_VERSION}; "
-            f"run `ctan data preprocess` again with this ctan"
-        )
-    return description

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctan.errors import TrackingError
 from ctan.files import sha256_of_file
+from ctan.storage import is_remote
 from ctan.tracking.lineage import LATER_PIPELINE_RUNS, PIPELINE_RUN, git_commit
 from ctan.tracking.server import (
     ARTIFACTS_FOLDER,
@@ -254,8 +255,8 @@ def _log_input(client: MlflowClient, run_id: str, pointer: StorePointer) -> None
     data = Dataset(
         name=pointer.dataset,
         digest=pointer.data_hash[:_MAX_DIGEST_CHARS],
-        source_type="local",
-        source=json.dumps({"uri": str(pointer.folder)}),
+        source_type="s3" if is_remote(pointer.store_root) else "local",
+        source=json.dumps({"uri": pointer.address}),
         profile=json.dumps({"num_cases": pointer.num_cases}),
     )
     tags = {"mlflow.data.context": "training", "store_key": pointer.key}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import torch
 from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import atomic_path, code_hash, sha256_of_json
+from ctan.storage import cache_folder, check_root, check_writable, fetch, is_remote, join, upload_file
 from ctan.store import StorePointer
 
 # The rooms whose code decides the weights: a change in one of them starts training afresh.
 CODE_ROOMS = ("inputs", "losses", "networks", "precision", "tasks", "training")
 _FORMAT = 1
+_FILE = "last.pt"
+_LAST_TRIES = 5  # to upload what must arrive
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def restore_rng_state(state: dict[str, Any]) -> None:
 
 def save_checkpoint(folder: Path, key: CheckpointKey, state: dict[str, Any]) -> None:
     """Write `last.pt`, atomically."""
-    with atomic_path(folder / "last.pt") as path:
+    with atomic_path(folder / _FILE) as path:
         torch.save({"format": _FORMAT, "key": asdict(key), "state": state}, path)
 
 
@@ -86,10 +90,12 @@ def load_checkpoint(folder: Path, key: CheckpointKey) -> dict[str, Any] | None:
     Raises:
         DataError: when the file is damaged or belongs to another training (names what differs).
     """
-    path = folder / "last.pt"
-    if not path.exists():
-        return None
-    advice = f"Remove the folder {folder.name} under the checkpoint root to train afresh."
+    path = folder / _FILE
+    return _read(path, key) if path.exists() else None
+
+
+def _read(path: Path, key: CheckpointKey) -> dict[str, Any]:
+    advice = f"Remove the folder {key.folder} under the checkpoint root to train afresh."
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         found, state = saved["key"], saved["state"]
@@ -101,3 +107,82 @@ def load_checkpoint(folder: Path, key: CheckpointKey) -> dict[str, Any] | None:
     if differing or saved.get("format") != _FORMAT:
         raise DataError(f"{path}: checkpoint of another training: {', '.join(differing) or 'old format'}. {advice}")
     return state
+
+
+class Checkpoints:
+    """The checkpoint of one training: in a folder, or in object storage with a local copy in the workspace.
+
+    In object storage the bucket decides. What could not be uploaded is marked in the local copy, and uploaded by the
+    next save or, after the process died, by the next start in the same workspace.
+
+    Args:
+        root: folder, or `s3://bucket/prefix`.
+        key: what is trained.
+    """
+
+    def __init__(self, root: str | Path, key: CheckpointKey) -> None:
+        check_root(root, "checkpoint_root")
+        self._key, self._root = key, root
+        local = cache_folder("checkpoints", str(root)) if is_remote(root) else Path(root)
+        self._folder = local / key.folder
+        self._address = join(str(root), key.folder) if is_remote(root) else ""
+        self._late = local / f".{key.folder}.late"
+
+    def prepare(self) -> None:
+        """See that checkpoints can be kept, and upload what an earlier process could not. In one process only.
+
+        Raises:
+            DataError: when the bucket cannot be used.
+        """
+        if not self._address:
+            return
+        check_writable(str(self._root))
+        if self._late.exists():
+            late = self._late.with_suffix(".pt")
+            if not late.exists() and (self._folder / _FILE).exists():
+                (self._folder / _FILE).replace(late)
+            there, here = self.load(), _read(late, self._key) if late.exists() else None
+            if here is not None and (there is None or here["position"] > there["position"]):
+                upload_file(late, join(self._address, _FILE), tries=_LAST_TRIES)
+            late.unlink(missing_ok=True)
+            self._late.unlink()  # after the file: a process may die in between
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state that was saved last, None when there is none.
+
+        Raises:
+            DataError: when it is damaged or belongs to another training, or the bucket cannot be used.
+        """
+        if self._address:
+            fetch(self._address, self._folder)
+        return load_checkpoint(self._folder, self._key)
+
+    def save(self, state: dict[str, Any], last: bool = False) -> None:
+        """Keep a state. When the bucket is away for a moment this warns, and the next save makes up for it.
+
+        Args:
+            state: see `Session.state`.
+            last: no other save comes: it must arrive.
+
+        Raises:
+            DataError: when the last one does not arrive.
+        """
+        if self._address:
+            self._late.parent.mkdir(parents=True, exist_ok=True)
+            self._late.touch()
+        save_checkpoint(self._folder, self._key, state)
+        if self._address:
+            self._upload(last)
+
+    def _upload(self, last: bool) -> None:
+        try:
+            upload_file(self._folder / _FILE, join(self._address, _FILE), tries=_LAST_TRIES if last else 1)
+        except DataError as error:
+            if last:
+                raise DataError(
+                    f"the last checkpoint did not arrive: {error}. It lies in {self._folder}: train again in this "
+                    f"workspace, nothing is computed twice"
+                ) from error
+            print(f"train: checkpoint not uploaded, the next save will be ({error})", file=sys.stderr, flush=True)
+        else:
+            self._late.unlink()

@@ -24,7 +24,7 @@ from ctan.precision import Precision, autocast, resolve_precision
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Task, with_class_weights
 from ctan.tracking.runs import TrainingRun, training_run
-from ctan.training.checkpoint import CheckpointKey, Position, load_checkpoint, save_checkpoint
+from ctan.training.checkpoint import CheckpointKey, Checkpoints, Position
 from ctan.training.console import Console
 from ctan.training.data import Batch, EpochOrder, TrainingCases, make_loader
 from ctan.training.history import write_history
@@ -63,7 +63,7 @@ def train(
     fold: int,
     seed: int,
     config: RunConfig,
-    checkpoint_root: Path,
+    checkpoint_root: str | Path,
     model_dir: Path,
     lineage: Mapping[str, str] | None = None,
 ) -> TrainSummary:
@@ -75,13 +75,14 @@ def train(
         fold: its cases tune, the other training cases train.
         seed: of weights, order and augmentation.
         config: all settings.
-        checkpoint_root: folder for checkpoints, one sub-folder a training.
+        checkpoint_root: folder or `s3://bucket/prefix` for checkpoints, one sub-folder a training.
         model_dir: receives `model.safetensors`, `model.json` and `history.parquet`.
         lineage: tags of the MLflow run, see `ctan.tracking.lineage`.
 
     Raises:
         ConfigError: for an unknown architecture or fold.
-        DataError: when the fold leaves nothing to train on, or the checkpoint is damaged or of another training.
+        DataError: when the fold leaves nothing to train on, or the checkpoint is damaged or of another training, or its
+            bucket cannot be used.
     """
     if arch not in ARCHITECTURES:
         raise ConfigError(f"arch: unknown architecture {arch!r}; allowed: {', '.join(ARCHITECTURES)}")
@@ -102,8 +103,11 @@ def train(
     session = Session.start(arch, tasks, config, len(loader), accelerator)
 
     key = CheckpointKey.of(pointer, arch, fold, seed, config)
-    folder = checkpoint_root / key.folder
-    saved = load_checkpoint(folder, key)
+    checkpoints = Checkpoints(checkpoint_root, key)
+    if accelerator.is_main_process:
+        checkpoints.prepare()
+    accelerator.wait_for_everyone()
+    saved = checkpoints.load()
     console = Console(
         f"{arch} fold {fold} seed {seed}", config.training.epochs, len(loader), not accelerator.is_main_process
     )
@@ -115,7 +119,7 @@ def train(
             else f"resumed after {session.position.epoch} epochs and {session.position.step} steps"
         )
     facts = _facts(session, config)
-    loop = _Loop(accelerator, session, tasks, config, precision, loader, order, tuning, console, folder, key)
+    loop = _Loop(accelerator, session, tasks, config, precision, loader, order, tuning, console, checkpoints)
     with training_run(config, pointer, arch, fold, seed, session.run_id or None, lineage) as run:
         session.run_id = run.run_id
         run.set_tags(
@@ -195,8 +199,7 @@ class _Loop:
     order: EpochOrder
     tuning: DataLoader[Batch]
     console: Console
-    folder: Path
-    key: CheckpointKey
+    checkpoints: Checkpoints
 
     def run(self, run: TrainingRun) -> None:
         """Train until the schedule is complete or early stopping says so."""
@@ -314,5 +317,5 @@ class _Loop:
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
-            save_checkpoint(self.folder, self.key, self.session.state())
+            self.checkpoints.save(self.session.state(), last=self.session.finished)
         self._last_save = time.monotonic()

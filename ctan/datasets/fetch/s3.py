@@ -36,8 +36,8 @@ _HINTS = {
     "SignatureDoesNotMatch": "the secret key does not belong to the access key (AWS_SECRET_ACCESS_KEY or profile)",
     "ExpiredToken": "the session token has expired: get new credentials",
     "InvalidToken": "the session token is not valid: get new credentials",
-    "AccessDenied": "no access: these credentials may not read it",
-    "403": "no access: these credentials may not read it",
+    "AccessDenied": "no access: these credentials may not {verb} it",
+    "403": "no access: these credentials may not {verb} it",
 }
 
 
@@ -114,16 +114,16 @@ class S3Source:
         self.checked_by_size: set[str] = set()
         self._client = client
 
-    def listing(self) -> list[RemoteFile]:
-        """Return all objects below the prefix, in the order of their keys.
+    def objects(self) -> list[RemoteFile]:
+        """Return all objects below the prefix, in the order of their keys; there may be none.
 
         Raises:
-            DataError: no bucket, no access, nothing there.
+            DataError: no bucket, no access, no answer.
         """
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.uri.bucket, Prefix=self.uri.prefix)
         files = []
         try:
-            with _translated(str(self.uri)):
+            with translated(str(self.uri)):
                 for item in (item for page in pages for item in page.get("Contents", ())):
                     if not item["Key"].endswith("/"):  # the marker of a folder
                         name, etag = item["Key"].removeprefix(self.uri.prefix), item["ETag"].strip('"')
@@ -132,6 +132,15 @@ class S3Source:
             raise DataError(
                 f"{self.uri}: the server cannot be reached or is busy ({error}); try again later"
             ) from error
+        return files
+
+    def listing(self) -> list[RemoteFile]:
+        """Return all objects below the prefix, in the order of their keys.
+
+        Raises:
+            DataError: no bucket, no access, no answer, nothing there.
+        """
+        files = self.objects()
         if not files:
             raise DataError(f"{self.uri} holds no objects; check bucket and prefix")
         return files
@@ -141,7 +150,7 @@ class S3Source:
         wanted: dict[str, str] = {"Bucket": self.uri.bucket, "Key": file.address, "IfMatch": f'"{_etag(file)}"'}
         if offset:
             wanted["Range"] = f"bytes={offset}-"
-        with _translated(file.name):
+        with translated(file.name):
             response = self._client.get_object(**wanted)
         if offset and response["ResponseMetadata"]["HTTPStatusCode"] != 206:
             offset = 0  # the server sends the whole object
@@ -199,7 +208,7 @@ class S3Source:
         return head.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in head
 
     def _head(self, file: RemoteFile, **more: Any) -> dict[str, Any]:
-        with _translated(file.name):
+        with translated(file.name):
             return self._client.head_object(Bucket=self.uri.bucket, Key=file.address, **more)
 
 
@@ -251,12 +260,12 @@ def open_s3_source(
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f".s3-{digest}.lock"):
         files = source.listing()
-        _remove_others(folder, {file.name for file in files})
+        remove_others(folder, {file.name for file in files})
         transfer(files, source, folder, num_workers, "fetch")
     yield folder
 
 
-def _remove_others(folder: Path, names: set[str]) -> None:
+def remove_others(folder: Path, names: set[str]) -> None:
     """Remove files that the bucket does not hold any more; unfinished ones and the ledger start with a dot and stay."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir():
@@ -272,7 +281,7 @@ def _etag(file: RemoteFile) -> str:
 
 def _chunks(body: Any, name: str) -> Chunks:
     try:
-        with _translated(name):
+        with translated(name):
             while chunk := body.read(_CHUNK_BYTES):
                 yield chunk
     finally:
@@ -280,8 +289,13 @@ def _chunks(body: Any, name: str) -> Chunks:
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn botocore's errors into those of `ctan.datasets.fetch.transfer.Source`."""
+def translated(what: str, verb: str = "read") -> Iterator[None]:
+    """Turn botocore's errors into those of `ctan.datasets.fetch.transfer.Source`.
+
+    Args:
+        what: address or name that the errors begin with.
+        verb: what was tried.
+    """
     from botocore import exceptions
 
     try:
@@ -296,7 +310,7 @@ def _translated(what: str) -> Iterator[None]:
             raise DataError(
                 f"{what}: changed at the source since it was listed; run again to get the new one"
             ) from error
-        hint = _HINTS.get(code, error.response["Error"].get("Message", "no explanation"))
+        hint = _HINTS.get(code, error.response["Error"].get("Message", "no explanation")).replace("{verb}", verb)
         raise DataError(f"{what}: {hint} ({code})") from error
     except exceptions.FlexibleChecksumError as error:
         raise DamagedTransferError("the checksum that the server sent does not fit what arrived") from error

@@ -1,0 +1,82 @@
+"""Stores in object storage: built in a local copy and published, or fetched into one.
+
+`s3://bucket/prefix/stores/<key>/` holds the same files as a store in a folder. `store.json` is put last and makes it
+complete; the local copy is a store like any other, in the workspace.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctan import storage
+from ctan.errors import DataError
+from ctan.store.description import check_files, find_damage, parse_description, read_description
+from ctan.store.layout import ARRAYS_FOLDER, STORE_FILE
+from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE
+from ctan.store.pointer import StorePointer
+
+ABSENT = "there is no store here"
+_REPAIR = "run `ctan data preprocess` with this store_root: it repairs the store"
+
+
+def find_problem(pointer: StorePointer) -> str | None:
+    """Return why the store in object storage cannot be used, None when it is complete. Downloads `store.json` only.
+
+    Raises:
+        DataError: when the bucket cannot be asked.
+    """
+    content = storage.read_object(storage.join(pointer.address, STORE_FILE))
+    if content is None:
+        return ABSENT
+    try:
+        description = parse_description(content, pointer.address, _REPAIR)
+    except DataError as error:
+        return str(error)
+    objects = storage.list_objects(pointer.address)
+    for name in (MANIFEST_FILE, QUARANTINE_FILE):
+        if name not in objects:
+            return f"{name} is missing"
+    arrays = f"{ARRAYS_FOLDER}/"
+    sizes = {name.removeprefix(arrays): file.size or 0 for name, file in objects.items() if name.startswith(arrays)}
+    damage = find_damage(sizes, description)
+    return damage and f"{arrays}{damage}"
+
+
+def publish(pointer: StorePointer) -> None:
+    """Upload the local copy of a store, which must be complete.
+
+    Raises:
+        DataError: see `ctan.storage.publish`.
+    """
+    storage.publish(pointer.folder, pointer.address, last=STORE_FILE)
+
+
+def fetch(pointer: StorePointer) -> None:
+    """Make the local copy of a store complete; nothing is asked of the bucket when it is.
+
+    Raises:
+        DataError: when the store does not exist, is damaged, or cannot be fetched.
+    """
+    if _is_complete(pointer.folder):
+        return
+    problem = find_problem(pointer)
+    if problem is not None:
+        raise DataError(f"{pointer.address}: {problem}; {_REPAIR}")
+    storage.mirror(pointer.address, pointer.folder, _check)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        _check(folder)
+    except DataError:
+        return False
+    return True
+
+
+def _check(folder: Path) -> None:
+    """Raise when a store in a folder is not complete.
+
+    Raises:
+        DataError: naming the file.
+    """
+    check_files(folder, read_description(folder))
