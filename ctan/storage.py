@@ -113,6 +113,7 @@ def check_writable(root: str) -> None:
         DataError: no bucket, no access, no answer.
     """
     uri, client = join(root, _PROBE), s3_client()
+    read_object(uri)  # some servers make a bucket for whoever writes to it: a mistyped one must not come to be
     with _asking(uri, "write"):
         client.put_object(**_place(uri), Body=b"")
     with contextlib.suppress(DataError), _asking(uri, "delete"):  # what may not be deleted can be used all the same
