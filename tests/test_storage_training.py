@@ -164,22 +164,18 @@ def run_until(command: list[str], wanted: str) -> str:
     raise AssertionError(said)
 
 
-def run_all_steps(root: str, folder: Path) -> None:
-    """Go from raw files to a promoted model in this process, which is much quicker than one process a step."""
+def train_and_promote(root: str, folder: Path) -> None:
+    """Go from raw files to a registered model in this process, which is much quicker than one process a step."""
     config = steps.resolve_config("smoke", architectures=["stl"], epochs=1, overrides=SMALL)
     source, settings, origin = steps.resolve(SOURCE, config)
-    names = ("manifest", "validated", "validation.html", "store.json", "model", "evaluation", "comparison",
-             "report.html", "best", "decision.json")  # fmt: skip
-    manifest, validated, page, pointer, model, evaluation, comparison, report, best, decision = (
-        str(folder / name) for name in names
-    )
+    names = ("manifest", "store.json", "model", "evaluation", "comparison", "report.html", "best", "decision.json")
+    manifest, pointer, model, evaluation, comparison, report, best, decision = (str(folder / name) for name in names)
     steps.ingest(settings, origin, manifest, num_workers=1)
-    steps.validate(manifest, validated, page)
-    steps.preprocess(source, validated, pointer, root, num_workers=1)
-    steps.train(pointer, validated, "stl", 0, 0, model, f"{root}/checkpoints")
-    steps.evaluate(pointer, validated, model, evaluation)
-    steps.compare(pointer, validated, [model], [evaluation], comparison, report, best)
-    steps.promote(pointer, validated, comparison, best, decision)
+    steps.preprocess(source, manifest, pointer, root, num_workers=1)
+    steps.train(pointer, manifest, "stl", 0, 0, model, f"{root}/checkpoints")
+    steps.evaluate(pointer, manifest, model, evaluation)
+    steps.compare(pointer, manifest, [model], [evaluation], comparison, report, best)
+    steps.promote(pointer, manifest, comparison, best, decision)
 
 
 def test_two_machines_share_nothing_but_a_bucket(
@@ -187,7 +183,7 @@ def test_two_machines_share_nothing_but_a_bucket(
 ) -> None:
     """The first one trains and promotes; on the second one `ctan run` finds the store and the training."""
     machine("first")
-    run_all_steps(root, tmp_path)
+    train_and_promote(root, tmp_path)
     (entry,) = objects_of(server, f"{root}/ledger")["ctan-openkbp.jsonl"].decode().splitlines()
     (store,) = {path.split("/")[0] for path in objects_of(server, f"{root}/stores")}
     assert json.loads(entry)["store_key"] == store
