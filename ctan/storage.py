@@ -82,17 +82,30 @@ def read_object(uri: str) -> bytes | None:
     Raises:
         DataError: no bucket, no access, no answer.
     """
+    client, tried = s3_client(), 0
+    while True:
+        body = _body(client, uri)
+        try:
+            with translated(uri):
+                return None if body is None else bytes(body.read())
+        except (InterruptedTransferError, DamagedTransferError) as error:  # botocore asks for no body again
+            tried += 1
+            if tried == _TRIES:
+                raise _unreachable(uri, error) from error
+            time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (tried - 1))
+
+
+def _body(client: Any, uri: str) -> Any:
+    """Return the stream of an object's bytes, None when it does not exist."""
     from botocore.exceptions import ClientError
 
-    client = s3_client()
     with _asking(uri, "read"):
         try:
-            content: bytes = client.get_object(**_place(uri))["Body"].read()
+            return client.get_object(**_place(uri))["Body"]
         except ClientError as error:
             if error.response["Error"].get("Code") == "NoSuchKey":
                 return None
             raise
-    return content
 
 
 def write_object(uri: str, content: bytes) -> None:

@@ -76,6 +76,17 @@ def test_a_download_that_breaks_off_is_not_seen_and_goes_on(
     assert proxy.num_bytes < total  # what had arrived was not fetched again
 
 
+def test_a_small_object_is_asked_for_again_when_the_connection_breaks_within_it(
+    root: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(range(256)) * 200
+    storage.write_object(f"{root}/small", content)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    proxy.cuts = [20_000, 10_000]
+    assert storage.read_object(f"{root}/small") == content
+    assert not proxy.cuts
+
+
 @pytest.mark.parametrize("damage", ["cut off", "missing"])
 def test_a_damaged_object_behind_the_marker_is_named_and_the_next_build_repairs_it(
     put: StorePointer, built: StorePointer, server: S3Server, tiny_config: RunConfig, damage: str,
