@@ -115,6 +115,7 @@ def test_a_run_survives_a_restart_of_the_database_and_nothing_is_missing(
 ) -> None:
     code, said = run_while_the_database_restarts(services, postgres)
     assert code == 0, said[-4000:]
+    assert "warning: figures of epoch" in said, "the database was away while figures were sent"
 
     (experiment,) = [one for one in client.search_experiments() if one.name == "ctan-openkbp"]
     (run,) = client.search_runs([experiment.experiment_id])
@@ -174,12 +175,14 @@ def test_no_password_is_on_a_command_line(services: Services, postgres: PostgreS
 
 
 @pytest.mark.parametrize(
-    "login",
-    [{}, {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": "wrong-one"}],
-    ids=["without", "wrong"],
+    ("login", "problem"),
+    [
+        ({}, "asks for a login"),
+        ({"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": "wrong-one"}, "did not accept a login"),
+    ],
 )
 def test_a_refused_login_names_the_variables_at_once(
-    services: Services, login: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    services: Services, login: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
@@ -188,7 +191,7 @@ def test_a_refused_login_names_the_variables_at_once(
     with pytest.raises(TrackingError) as error:
         prepare()
     said = str(error.value)
-    assert said.startswith(f"{services.address}: the tracking server refuses the login; set MLFLOW_TRACKING_USERNAME")
+    assert said.startswith(f"{services.address}: the tracking server {problem}; set MLFLOW_TRACKING_USERNAME and")
     assert "wrong-one" not in said
 
 
@@ -196,5 +199,5 @@ def test_a_name_that_the_server_does_not_know_is_explained(services: Services, m
     for name, value in services.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", services.address.replace("127.0.0.1", "127.1"))
-    with pytest.raises(TrackingError, match="adds the name to MLFLOW_SERVER_ALLOWED_HOSTS"):
+    with pytest.raises(TrackingError, match="have the name added to MLFLOW_SERVER_ALLOWED_HOSTS"):
         prepare()

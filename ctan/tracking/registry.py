@@ -160,6 +160,8 @@ def _try_lock(client: MlflowClient, lock: str, owner: str, lease_seconds: float)
             raise
         with suppress(MlflowException):  # released in between
             held = client.get_registered_model(lock)
+            if held.tags.get(_OWNER_TAG) == owner:
+                return True  # the answer to an earlier request was lost, and the request repeated
             # Another client may have replaced the expired lock by its own just now, and loses that: it will notice
             # when it confirms, before it changes anything.
             if float(held.tags.get(_EXPIRES_TAG, 0)) < time.time():

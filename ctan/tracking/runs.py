@@ -22,6 +22,7 @@ from ctan.tracking.lineage import LATER_PIPELINE_RUNS, PIPELINE_RUN, git_commit
 from ctan.tracking.server import (
     ARTIFACTS_FOLDER,
     connect,
+    in_haste,
     is_server,
     prepare,
     tracking_errors,
@@ -70,7 +71,8 @@ class TrainingRun:
         """
         self._pending += _metrics(values, epoch)
         try:
-            self._send()
+            with in_haste():
+                self._send()
         except TrackingError as error:
             print(f"warning: figures of epoch {epoch} are kept for later: {error}", file=sys.stderr, flush=True)
 
