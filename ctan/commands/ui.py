@@ -17,12 +17,12 @@ def ui(
 
     Example: ctan ui --port 5001
     """
-    from ctan.tracking.server import ARTIFACTS_FOLDER, is_server, prepare
+    from ctan.tracking.server import ARTIFACTS_FOLDER, is_server, prepare, without_password
     from ctan.workspace import workspace
 
     uri = prepare()
     if is_server(uri):
-        typer.echo(f"runs are recorded by the tracking server at {uri}: open it in a browser")
+        typer.echo(f"runs are recorded by the tracking server at {without_password(uri)}: open it in a browser")
         return
     typer.echo(f"http://{host}:{port} (stop with Ctrl-C)")
     artifacts = (workspace() / ARTIFACTS_FOLDER).as_uri()

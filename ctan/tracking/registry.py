@@ -15,23 +15,26 @@ from ctan.tracking.runs import WEIGHTS_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _OWNER_TAG, _EXPIRES_TAG = "owner", "expires_at_unix_s"
 
 
+def find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """Return a registered model, None when there is none.
+
+    Asked for by search: to everyone but an administrator, a server with a login answers the question for a model that
+    does not exist like that for a forbidden one.
+    """
+    return next(iter(client.search_registered_models(f"name='{name}'", max_results=1)), None)
+
+
 def get_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """Return the version an alias points to, None when there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        # An unknown alias of a known model is reported as an invalid parameter.
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
+    model = find_model(client, name)
+    version = model.aliases.get(alias) if model else None
+    return client.get_model_version(name, str(version)) if version else None
 
 
 def set_aliases(client: MlflowClient, name: str, champion: str | None, challenger: str | None) -> None:
@@ -132,6 +135,8 @@ def _try_lock(client: MlflowClient, lock: str, owner: str, lease_seconds: float)
             raise
         with suppress(MlflowException):  # released in between
             held = client.get_registered_model(lock)
+            if held.tags.get(_OWNER_TAG) == owner:
+                return True  # the answer to an earlier request was lost, and the request repeated
             # Another client may have replaced the expired lock by its own just now, and loses that: it will notice
             # when it confirms, before it changes anything.
             if float(held.tags.get(_EXPIRES_TAG, 0)) < time.time():
@@ -141,11 +146,5 @@ def _try_lock(client: MlflowClient, lock: str, owner: str, lease_seconds: float)
 
 
 def _owner(client: MlflowClient, lock: str) -> str | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(lock).tags.get(_OWNER_TAG)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    held = find_model(client, lock)
+    return held.tags.get(_OWNER_TAG) if held else None

@@ -21,6 +21,7 @@ from ctan.tracking.lineage import git_commit
 from ctan.tracking.server import (
     ARTIFACTS_FOLDER,
     connect,
+    in_haste,
     is_server,
     prepare,
     tracking_errors,
@@ -69,7 +70,8 @@ class TrainingRun:
         """
         self._pending += _metrics(values, epoch)
         try:
-            self._send()
+            with in_haste():
+                self._send()
         except TrackingError as error:
             print(f"warning: figures of epoch {epoch} are kept for later: {error}", file=sys.stderr, flush=True)
 
@@ -176,9 +178,12 @@ def _run_to_adopt(client: MlflowClient, run_id: str | None, uri: str) -> str | N
                 return run_id
             problem = "has been deleted"
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            # To users other than the administrator a server with a login does not tell one from the other.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
                 raise
-            problem = "does not exist"
+            problem = (
+                "does not exist" if error.error_code == "RESOURCE_DOES_NOT_EXIST" else "is not there for this user"
+            )
         place = without_password(uri)
         print(f"warning: run {run_id} {problem} at {place}; going on in another one", file=sys.stderr, flush=True)
     return injected

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,9 +21,11 @@ if TYPE_CHECKING:
 
 DATABASE_FILE, ARTIFACTS_FOLDER = "mlflow.db", "mlartifacts"
 _PROBE_SECONDS = 5.0
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _DEFAULTS = {
-    # Seven retries, MLflow's default, are four minutes of silence in front of a dead server; three are 15 s.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    # Broken connections and answers 408, 429 and 5xx: again at once, then after 4, 8, 16, 32 and 64 s. In these two
+    # minutes a server or its database starts anew. A refusal (401, 403, 404, a wrong value) is never repeated.
+    _RETRIES: "6",
     "MLFLOW_UV_AUTO_DETECT": "false",  # or a uv project in the working folder is copied into every model
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",  # seconds: short trainings get a few points too
@@ -48,17 +53,17 @@ def prepare() -> str:
     """Create the embedded database, or migrate it to the installed MLflow, unless that has been done.
 
     Two processes that create the database at once break it, so this happens under a file lock. Behind a tracking
-    server there is nothing to do but to see that it answers.
+    server there is nothing to do but to see that it answers and takes the login.
 
     Returns:
         The tracking URI.
 
     Raises:
-        TrackingError: when the server does not answer or the database cannot be used.
+        TrackingError: when the server does not answer or refuses the login, or the database cannot be used.
     """
     uri = tracking_uri()
     if not uri.startswith("sqlite:"):
-        connect()
+        _read_something()
         return uri
     database = Path(uri.removeprefix("sqlite:///"))
     try:
@@ -98,7 +103,7 @@ def _create_and_migrate(uri: str, database: Path) -> None:
 
 
 def _read_something() -> None:
-    """Open the database through MLflow, which creates the tables and checks their version."""
+    """Ask the server or database for something; an embedded one gets its tables and their version is checked."""
     client = connect()
     with tracking_errors(tracking_uri()):
         client.search_experiments(max_results=1)
@@ -138,6 +143,57 @@ def _configure() -> None:
     disable_telemetry()
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    _Waiting.announce()
+
+
+class _Waiting(logging.Filter):
+    """Tells that a request to the tracking server is repeated, in a line every now and then.
+
+    MLflow leaves repeating to urllib3, which logs it: not at all, as seen by a user, when the server answers with an
+    error, and as a page of internals when the connection breaks.
+    """
+
+    _LOGGER, _SECONDS_BETWEEN = "urllib3.connectionpool", 20.0
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self._level, self._last = level, float("-inf")
+
+    @classmethod
+    def announce(cls) -> None:
+        """Start telling, once a process."""
+        logger = logging.getLogger(cls._LOGGER)
+        if not any(isinstance(one, cls) for one in logger.filters):
+            logger.addFilter(cls(logger.getEffectiveLevel()))
+            logger.setLevel(logging.DEBUG)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say it in place of urllib3's own line; other lines pass as they did before."""
+        repeats = str(record.msg).startswith(("Retry: ", "Retrying ("))
+        if not repeats or "/mlflow" not in record.getMessage():
+            return record.levelno >= self._level
+        now = time.monotonic()
+        if now - self._last > self._SECONDS_BETWEEN:
+            self._last = now
+            place = without_password(tracking_uri())
+            print(
+                f"warning: {place}: the tracking server or its database is away, trying again",
+                file=sys.stderr,
+                flush=True,
+            )
+        return False
+
+
+@contextmanager
+def in_haste() -> Iterator[None]:
+    """Repeat a request once only, at once: for what can as well be sent later. Holds for the whole process."""
+    _configure()
+    before = os.environ[_RETRIES]
+    os.environ[_RETRIES] = str(min(int(before), 1))
+    try:
+        yield
+    finally:
+        os.environ[_RETRIES] = before
 
 
 def _probe(uri: str) -> None:
@@ -146,12 +202,16 @@ def _probe(uri: str) -> None:
         return
     import requests
 
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false").lower() in ("true", "1")
+    certificates = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure
     try:
-        requests.head(uri, timeout=_PROBE_SECONDS, allow_redirects=False)
-    except requests.RequestException as error:
+        requests.head(uri, timeout=_PROBE_SECONDS, allow_redirects=False, verify=certificates)
+    except OSError as error:  # requests' own, and that of a certificate file that is not there
+        hint = "Start it, or correct MLFLOW_TRACKING_URI; without that variable the embedded database is used."
+        if isinstance(error, requests.exceptions.SSLError):
+            hint = "MLFLOW_TRACKING_SERVER_CERT_PATH names the file with the certificate of your own authority."
         raise TrackingError(
-            f"{without_password(uri)}: the tracking server does not answer ({type(error).__name__}). Start it, "
-            f"or correct MLFLOW_TRACKING_URI; without that variable the embedded database is used."
+            f"{without_password(uri)}: the tracking server does not answer ({type(error).__name__}). {hint}"
         ) from error
 
 
@@ -170,8 +230,28 @@ def tracking_errors(uri: str, doing: str = "") -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:
-        what = f" while {doing}" if doing else ""
-        first_line = str(error).strip().partition("\n")[0]
-        raise TrackingError(
-            f"{without_password(uri)}: the tracking server or database failed{what}: {first_line}"
-        ) from error
+        raise TrackingError(f"{without_password(uri)}: {_explain(error, doing)}") from error
+
+
+def _explain(error: Exception, doing: str) -> str:
+    """Say in one line what MLflow raised, and what to do where that is known."""
+    what = f" while {doing}" if doing else ""
+    code = getattr(error, "error_code", "")
+    if code == "UNAUTHENTICATED":
+        wrong = "did not accept" if os.environ.get("MLFLOW_TRACKING_USERNAME") else "asks for"
+        return (
+            f"the tracking server {wrong} a login{what}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+            f"(or MLFLOW_TRACKING_TOKEN) to those of a user of the server"
+        )
+    first_line = without_password(str(error).strip().partition("\n")[0])
+    if code == "PERMISSION_DENIED" and "Host header" in first_line:
+        return (
+            f"the tracking server does not know itself by this name{what}; correct MLFLOW_TRACKING_URI, or have the "
+            f"name added to MLFLOW_SERVER_ALLOWED_HOSTS of the server"
+        )
+    if code == "PERMISSION_DENIED":
+        return (
+            f"the tracking server does not allow this{what} (user {os.environ.get('MLFLOW_TRACKING_USERNAME', '?')}): "
+            f"{first_line}; ask its administrator for the permission"
+        )
+    return f"the tracking server or database failed{what}: {first_line}"
