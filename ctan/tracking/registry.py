@@ -17,7 +17,7 @@ from ctan.tracking.server import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 DECISION_TAG = "decision"  # set when a promotion is complete: aliases moved, ledger written
@@ -25,17 +25,20 @@ _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<num
 _OWNER_TAG, _EXPIRES_TAG = "owner", "expires_at_unix_s"
 
 
+def find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """Return a registered model, None when there is none.
+
+    Asked for by search: to everyone but an administrator, a server with a login answers the question for a model that
+    does not exist like that for a forbidden one.
+    """
+    return next(iter(client.search_registered_models(f"name='{name}'", max_results=1)), None)
+
+
 def get_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """Return the version an alias points to, None when there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        # An unknown alias of a known model is reported as an invalid parameter.
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
+    model = find_model(client, name)
+    version = model.aliases.get(alias) if model else None
+    return client.get_model_version(name, str(version)) if version else None
 
 
 def set_aliases(client: MlflowClient, name: str, champion: str | None, challenger: str | None) -> None:
@@ -55,21 +58,17 @@ def named_version(client: MlflowClient, reference: str) -> ModelVersion:
         ConfigError: when the reference is neither.
         TrackingError: when there is no such version.
     """
-    from mlflow.exceptions import MlflowException
-
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise ConfigError(f"{reference!r}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
-    try:
-        if match["alias"]:
-            return client.get_model_version_by_alias(match["name"], match["alias"])
-        return client.get_model_version(match["name"], match["number"])
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
-        place = without_password(client.tracking_uri)
-        raise TrackingError(f"{reference}: not registered at {place}; registered models: {known}") from error
+    name, model = match["name"], find_model(client, match["name"])
+    number = match["number"] or (model.aliases.get(match["alias"]) if model else None)
+    versions = client.search_model_versions(f"name='{name}'") if model else []
+    if found := next((version for version in versions if str(version.version) == str(number)), None):
+        return client.get_model_version(name, found.version)
+    known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
+    place = without_password(client.tracking_uri)
+    raise TrackingError(f"{reference}: not registered at {place}; registered models: {known}")
 
 
 def find_version(client: MlflowClient, name: str, run_id: str, weights_sha256: str) -> ModelVersion | None:
@@ -171,11 +170,5 @@ def _try_lock(client: MlflowClient, lock: str, owner: str, lease_seconds: float)
 
 
 def _owner(client: MlflowClient, lock: str) -> str | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(lock).tags.get(_OWNER_TAG)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    held = find_model(client, lock)
+    return held.tags.get(_OWNER_TAG) if held else None

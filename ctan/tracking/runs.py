@@ -188,9 +188,12 @@ def _run_to_adopt(client: MlflowClient, run_id: str | None, uri: str) -> str | N
                 return run_id
             problem = "has been deleted"
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            # To users other than the administrator a server with a login does not tell one from the other.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
                 raise
-            problem = "does not exist"
+            problem = (
+                "does not exist" if error.error_code == "RESOURCE_DOES_NOT_EXIST" else "is not there for this user"
+            )
         place = without_password(uri)
         print(f"warning: run {run_id} {problem} at {place}; going on in another one", file=sys.stderr, flush=True)
     return injected

@@ -53,13 +53,13 @@ def prepare() -> str:
     """Create the embedded database, or migrate it to the installed MLflow, unless that has been done.
 
     Two processes that create the database at once break it, so this happens under a file lock. Behind a tracking
-    server there is nothing to do but to see that it answers, and lets us in.
+    server there is nothing to do but to see that it answers and takes the login.
 
     Returns:
         The tracking URI.
 
     Raises:
-        TrackingError: when the server does not answer, refuses the login, or the database cannot be used.
+        TrackingError: when the server does not answer or refuses the login, or the database cannot be used.
     """
     uri = tracking_uri()
     if not uri.startswith("sqlite:"):
@@ -103,7 +103,7 @@ def _create_and_migrate(uri: str, database: Path) -> None:
 
 
 def _read_something() -> None:
-    """Open the database through MLflow, which creates the tables and checks their version."""
+    """Ask the server or database for something; an embedded one gets its tables and their version is checked."""
     client = connect()
     with tracking_errors(tracking_uri()):
         client.search_experiments(max_results=1)
@@ -202,12 +202,16 @@ def _probe(uri: str) -> None:
         return
     import requests
 
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false").lower() in ("true", "1")
+    certificates = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure
     try:
-        requests.head(uri, timeout=_PROBE_SECONDS, allow_redirects=False)
-    except requests.RequestException as error:
+        requests.head(uri, timeout=_PROBE_SECONDS, allow_redirects=False, verify=certificates)
+    except OSError as error:  # requests' own, and that of a certificate file that is not there
+        hint = "Start it, or correct MLFLOW_TRACKING_URI; without that variable the embedded database is used."
+        if isinstance(error, requests.exceptions.SSLError):
+            hint = "MLFLOW_TRACKING_SERVER_CERT_PATH names the file with the certificate of your own authority."
         raise TrackingError(
-            f"{without_password(uri)}: the tracking server does not answer ({type(error).__name__}). Start it, "
-            f"or correct MLFLOW_TRACKING_URI; without that variable the embedded database is used."
+            f"{without_password(uri)}: the tracking server does not answer ({type(error).__name__}). {hint}"
         ) from error
 
 

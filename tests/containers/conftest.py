@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers_s3 import free_ports
-from helpers_services import status, until
+from helpers_workloads import http_status, wait_until
 
 import components
 
@@ -34,7 +34,7 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: status(f"{address}/health", "127.0.0.1") == 200, server)
+        wait_until(lambda: http_status(f"{address}/health", "127.0.0.1") == 200, server)
         yield address
     finally:
         server.terminate()

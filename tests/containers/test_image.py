@@ -14,7 +14,7 @@ import pytest
 from helpers_containers import writable_by_all
 from helpers_kubernetes import MANIFESTS, of_kind, render
 from helpers_s3 import free_ports
-from helpers_services import status, until
+from helpers_workloads import http_status, wait_until
 
 import ctan
 
@@ -157,7 +157,7 @@ def server(image: str, migrated: tuple[str, ...]) -> Iterator[str]:
     process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: status(f"{address}/health", "127.0.0.1") == 200, process)
+        wait_until(lambda: http_status(f"{address}/health", "127.0.0.1") == 200, process)
         yield address
     finally:
         subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)

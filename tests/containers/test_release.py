@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers_s3 import free_ports
-from helpers_services import status, until
+from helpers_workloads import http_status, wait_until
 
 import ctan
 
@@ -79,7 +79,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
-        until(lambda: status(f"http://127.0.0.1:{port}/v2/", "127.0.0.1") == 200, server)
+        wait_until(lambda: http_status(f"http://127.0.0.1:{port}/v2/", "127.0.0.1") == 200, server)
         yield f"127.0.0.1:{port}"
     finally:
         server.kill()
