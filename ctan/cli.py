@@ -12,6 +12,7 @@ import typer
 from ctan import __version__
 from ctan.commands import cluster, data, models
 from ctan.commands.run import config, run
+from ctan.commands.schedule import schedule
 from ctan.commands.ui import ui
 from ctan.errors import CtanError, GateError
 from ctan.telemetry import disable_telemetry
@@ -34,6 +35,7 @@ for command in (
     config,
     cluster.submit,
     cluster.render,
+    schedule,
 ):
     app.command()(command)
 

@@ -98,9 +98,9 @@ class RunResult:
     decision: dict[str, Any] | None
 
 
-def compiled_pipeline() -> Path:
-    """Return the path of the compiled pipeline that is installed with ctan."""
-    return Path(str(resources.files("pipelines").joinpath("ctan.yaml")))
+def compiled_pipeline(name: str = "ctan") -> Path:
+    """Return the path of a compiled pipeline that is installed with ctan."""
+    return Path(str(resources.files("pipelines").joinpath(f"{name}.yaml")))
 
 
 def run_local(parameters: Mapping[str, Any], pipeline: Path | None = None, show: Show = print) -> RunResult:

@@ -31,6 +31,7 @@ COMMANDS = (
     ["config"],
     ["submit"],
     ["render"],
+    ["schedule"],
 )
 
 

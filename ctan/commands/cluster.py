@@ -14,6 +14,15 @@ ValuesFile = Annotated[
     typer.Option("--values", help="Settings of the cluster: infra/values/cpu.yaml, gpu.yaml or your own."),
 ]
 
+Endpoint = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(envvar="KFP_ENDPOINT", help="Address of Kubeflow Pipelines."),
+]
+Namespace = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(envvar="KFP_NAMESPACE", help="Your profile, where Kubeflow serves several users."),
+]
+
 
 def submit(
     arguments: Annotated[
@@ -24,14 +33,8 @@ def submit(
         ),
     ] = None,
     values: ValuesFile = None,
-    endpoint: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(envvar="KFP_ENDPOINT", help="Address of Kubeflow Pipelines."),
-    ] = None,
-    namespace: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(envvar="KFP_NAMESPACE", help="Your profile, where Kubeflow serves several users."),
-    ] = None,
+    endpoint: Endpoint = None,
+    namespace: Namespace = None,
     experiment: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Experiment to file the run under.", show_default="the pipeline's name"),
