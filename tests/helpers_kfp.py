@@ -1,7 +1,8 @@
-"""A server that speaks the part of Kubeflow Pipelines' REST API (v2beta1) that submitting a run needs.
+"""A server that speaks the part of Kubeflow Pipelines' REST API (v2beta1) that runs and recurring runs need.
 
 It judges requests by kfp-server-api's own models and KFP's own messages: an unknown field, a wrong type or a pipeline
-that the backend could not parse is answered with 400. A test module says `pytest_plugins = ["helpers_kfp"]`.
+that the backend could not parse is answered with 400. Recurring runs are judged as backend 2.17 does (`toModelJob` in
+apiserver/server/api_converter.go) and answered in its form. A test module says `pytest_plugins = ["helpers_kfp"]`.
 """
 
 from __future__ import annotations
@@ -30,27 +31,31 @@ class KfpServer:
         url: its address.
         experiments: display names by id.
         runs: each created run, as kfp-server-api's `V2beta1Run`.
-        recurring: recurring runs by id, as kfp-server-api's `V2beta1RecurringRun`.
         namespaces: namespace of each request that names one.
         tokens: `Authorization` header of each request.
         states: what the next looks at a run find, each a state or a whole answer; the last one stays.
         failing: number of next looks at a run that are answered with 503.
-        page_size: most recurring runs in one answer.
-        broken_verbs: what changing a recurring run fails with 500: `enable`, `disable`, `DELETE`.
         refuse: status every request is answered with; 0 for none.
+        recurring: each recurring run as the server answers it, by id.
+        requests: method and path of each request about recurring runs.
+        largest_page: recurring runs in an answer at most.
+        broken: requests about recurring runs that are answered with 503, each the end of `<method> <path>`.
+        deletions: propagation policy of each deletion.
     """
 
     url: str = ""
     experiments: dict[str, str] = field(default_factory=dict)
     runs: list[Any] = field(default_factory=list)
-    recurring: dict[str, Any] = field(default_factory=dict)
     namespaces: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
     states: list[Any] = field(default_factory=lambda: ["SUCCEEDED"])
     failing: int = 0
-    page_size: int = 100
-    broken_verbs: tuple[str, ...] = ()
     refuse: int = 0
+    recurring: dict[str, dict[str, Any]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    largest_page: int = 200
+    broken: list[str] = field(default_factory=list)
+    deletions: list[str] = field(default_factory=list)
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: str) -> tuple[int, dict[str, Any]]:
         """Return status and body."""
@@ -65,11 +70,57 @@ class KfpServer:
             return self._create_run(body)
         if (known := re.fullmatch(rf"{_API}/runs/run-(\d+)", path)) and int(known[1]) < len(self.runs):
             return self._run(int(known[1]))
-        if path == f"{_API}/recurringruns":
-            return self._create_recurring(body) if method == "POST" else self._list_recurring(query)
-        if known := re.fullmatch(rf"{_API}/recurringruns/([\w-]+)(?::(enable|disable))?", path):
-            return self._change_recurring(method, known[1], known[2])
+        if found := re.fullmatch(rf"{_API}/recurringruns(?:/([^:]+)(?::(enable|disable))?)?", path):
+            self.requests.append(f"{method} {path.removeprefix(_API)}")
+            if any(self.requests[-1].endswith(end) for end in self.broken):
+                return 503, {"message": "the server is starting"}
+            return self._recurring(method, found[1], found[2], query, body)
         return 404, {"message": f"{method} {path} is not here"}
+
+    def _recurring(
+        self, method: str, number: str | None, switch: str | None, query: dict[str, list[str]], body: str
+    ) -> tuple[int, dict[str, Any]]:
+        if number is None:
+            return self._create_recurring(body) if method == "POST" else self._list_recurring(query)
+        if number not in self.recurring:
+            return 404, {"message": f"recurring run {number} not found"}
+        if method == "POST" and switch:
+            self.recurring[number] |= _mode(switch == "enable")
+            return 200, {}
+        if method == "DELETE":
+            self.deletions += query.get("propagation_policy", ["DELETE_PROPAGATION_POLICY_UNSPECIFIED"])
+            del self.recurring[number]
+            return 200, {}
+        return 404, {"message": f"{method} is not here"}
+
+    def _create_recurring(self, body: str) -> tuple[int, dict[str, Any]]:
+        run = read(body, "V2beta1RecurringRun")
+        assert run.experiment_id in self.experiments, "a recurring run of an unknown experiment"
+        assert run.display_name, "Recurring run name is empty. Please specify a valid name"
+        assert 1 <= int(run.max_concurrency or 0) <= 10, "Max concurrency of a recurring run must be at least 1"
+        check_cron(run.trigger.cron_schedule.cron)
+        check_pipeline(run.pipeline_spec)
+        number = f"recurring-{len(self.recurring) + len(self.deletions)}"  # never the same twice
+        said = json.loads(body)
+        answer = {key: said[key] for key in ("display_name", "description", "experiment_id", "trigger", "no_catchup")}
+        answer |= {"recurring_run_id": number, "max_concurrency": str(run.max_concurrency)} | _CREATED
+        answer |= _mode(run.mode == "ENABLE")  # anything else is paused, an unspecified mode too
+        answer["service_account"] = run.service_account or "pipeline-runner"
+        answer["pipeline_spec"] = _as_answered(said["pipeline_spec"])
+        if parameters := run.runtime_config.parameters:
+            answer["runtime_config"] = {"parameters": _as_answered(parameters)}
+        self.recurring[number] = answer
+        return 200, answer
+
+    def _list_recurring(self, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
+        start = int(query.get("page_token", ["0"])[0] or 0)
+        end = start + min(int(query["page_size"][0]), self.largest_page)
+        answer: dict[str, Any] = {"total_size": len(self.recurring)}
+        if page := list(self.recurring.values())[start:end]:  # empty fields are left out
+            answer["recurringRuns"] = page  # the one field of the API in camel case
+        if end < len(self.recurring):
+            answer["next_page_token"] = str(end)
+        return 200, answer
 
     def _list_experiments(self, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
         (predicate,) = json.loads(query["filter"][0])["predicates"]
@@ -100,43 +151,6 @@ class KfpServer:
             "state": "PENDING",
         } | _CREATED
 
-    def _create_recurring(self, body: str) -> tuple[int, dict[str, Any]]:
-        """Judge and keep a recurring run, as `CreateRecurringRun` and the controller's robfig/cron v1 do."""
-        run = read(body, "V2beta1RecurringRun")
-        assert run.experiment_id in self.experiments, "a recurring run of an unknown experiment"
-        assert 1 <= int(run.max_concurrency) <= 10, "max_concurrency"
-        check_pipeline(run.pipeline_spec)
-        cron = run.trigger.cron_schedule.cron
-        assert len(cron.split()) == 6, f"{cron!r} would be read with its first field as seconds"
-        number = f"recurring-{len(self.recurring)}-{len(self.runs)}"
-        while number in self.recurring:
-            number += "x"
-        status = "ENABLED" if run.mode == "ENABLE" else "DISABLED"  # left out, it is made disabled
-        self.recurring[number] = {**json.loads(body), "recurring_run_id": number, "status": status}
-        return 200, self.recurring[number]
-
-    def _list_recurring(self, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
-        names = [
-            predicate["stringValue"] for text in query.get("filter", ()) for predicate in json.loads(text)["predicates"]
-        ]
-        found = [run for run in self.recurring.values() if not names or run["display_name"] in names]
-        start, size = int(query.get("page_token", ["0"])[0] or 0), min(self.page_size, int(query["page_size"][0]))
-        token = str(start + size) if start + size < len(found) else ""
-        return 200, {"recurringRuns": found[start : start + size], "next_page_token": token}
-
-    def _change_recurring(self, method: str, number: str, verb: str | None) -> tuple[int, dict[str, Any]]:
-        if number not in self.recurring:
-            return 404, {"message": f"recurring run {number} not found"}
-        if self.broken_verbs and (verb or method) in self.broken_verbs:
-            return 500, {"message": "the database is away"}
-        if method == "DELETE":
-            del self.recurring[number]
-        elif verb:
-            self.recurring[number]["status"] = f"{verb.upper()}D"
-        else:
-            return 200, self.recurring[number]
-        return 200, {}
-
     def _run(self, number: int) -> tuple[int, dict[str, Any]]:
         if self.failing:
             self.failing -= 1
@@ -144,6 +158,47 @@ class KfpServer:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         run = {"run_id": f"run-{number}", "display_name": self.runs[number].display_name} | _CREATED
         return 200, run | (state if isinstance(state, dict) else {"state": state})
+
+
+def _mode(enabled: bool) -> dict[str, str]:
+    return {"mode": "ENABLE", "status": "ENABLED"} if enabled else {"mode": "DISABLE", "status": "DISABLED"}
+
+
+def _as_answered(content: Any) -> Any:
+    """Return JSON as it comes back from a `google.protobuf.Struct`: keys in another order, 1.0 as 1."""
+    if isinstance(content, dict):
+        return {key: _as_answered(content[key]) for key in sorted(content, reverse=True)}
+    if isinstance(content, list):
+        return [_as_answered(item) for item in content]
+    return int(content) if isinstance(content, float) and content.is_integer() else content
+
+
+def check_cron(text: str) -> None:
+    """Refuse what robfig/cron 1.2 refuses; raises ValueError. A separate reading of its parser, in bounds and forms."""
+    if text in ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"):
+        return
+    if text.startswith("@"):
+        if not re.fullmatch(r"@every (\d+(\.\d+)?(h|m|s|ms|us|ns))+", text):
+            raise ValueError(f"Unrecognized descriptor: {text}")
+        return
+    fields = text.split()
+    if len(fields) not in (5, 6):
+        raise ValueError(f"Expected 5 to 6 fields, found {len(fields)}: {text}")
+    bounds = [(0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6)]
+    names = {4: "jan feb mar apr may jun jul aug sep oct nov dec", 5: "sun mon tue wed thu fri sat"}
+    for place, expression in enumerate(fields):
+        smallest, largest = bounds[place]
+        known = {name: smallest + number for number, name in enumerate(names.get(place, "").split())}
+        for item in filter(None, expression.split(",")):
+            spread, *steps = item.split("/")
+            ends = spread.split("-")
+            if ends[0] in "*?":
+                ends = [str(smallest), str(largest)] if len(ends) == 1 else ["-", "-"]
+            first, last = (known[end.lower()] if end.lower() in known else int(end) for end in (ends[0], ends[-1]))
+            if len(ends) > 2 or not smallest <= first <= last <= largest or len(steps) > 1:
+                raise ValueError(f"{item!r} is out of range in {text!r}")
+            if steps and int(steps[0]) == 0:
+                raise ValueError(f"step of {item!r} in {text!r} is 0")
 
 
 def read(body: str, model: str) -> Any:
@@ -200,7 +255,7 @@ def kfp_server() -> Iterator[KfpServer]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         state.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)  # s until it stops
         thread.start()
         yield state
         server.shutdown()

@@ -1,34 +1,23 @@
 """Submit a compiled pipeline to Kubeflow Pipelines, and wait for the run.
 
-The client is kfp's own; credentials are those it finds (`KFP_EXISTING_TOKEN`, the pod's account, a kubeconfig).
+The client is kfp's own, see `ctan.cluster.client`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import os
-import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ctan.cluster.compiled import CompiledPipeline
-from ctan.cluster.endpoint import ClusterError, check_reachable, find_endpoint
-from ctan.cluster.parameters import check_complete, check_parameters
-from ctan.cluster.render import render
+from ctan.cluster.client import connect, kfp_errors, packaged, quiet
+from ctan.cluster.endpoint import ClusterError
 from ctan.cluster.values import Values
 
 Show = Callable[[str], None]
 
 SUCCEEDED = ("SUCCEEDED", "SKIPPED")
 FINISHED = (*SUCCEEDED, "FAILED", "CANCELED")
-_TOKEN = "KFP_EXISTING_TOKEN"  # by the environment only: a command line is seen by all and kept in histories
-_UI = "KF_PIPELINES_UI_ENDPOINT"
 _HEARTBEAT_SECONDS = 60.0
 _PATIENCE = 10  # answers that may fail in a row while waiting: a run outlives a restart of the server
 _DRIVERS = ("-driver", "driver")  # tasks of KFP itself
@@ -69,12 +58,7 @@ class RunEnd:
 
 
 class Cluster:
-    """Kubeflow Pipelines, reached through kfp's client.
-
-    Attributes:
-        client: kfp's.
-        namespace: profile to work in, None where KFP serves one user.
-    """
+    """Kubeflow Pipelines, reached through kfp's client."""
 
     def __init__(self, endpoint: str | None = None, namespace: str | None = None) -> None:
         """Connect.
@@ -86,14 +70,8 @@ class Cluster:
         Raises:
             ClusterError: when there is no endpoint or nothing answers there.
         """
-        found = find_endpoint(endpoint)
-        check_reachable(found)
-        self._ui = os.environ.get(_UI) or found.url or "/pipeline"
-        with kfp_errors("cannot connect"), quiet():
-            from kfp import Client
-
-            self.client = Client(found.url, existing_token=os.environ.get(_TOKEN))
-        self.namespace = None if namespace == "kubeflow" else namespace  # kfp's word for: not of a user
+        self._connection = connect(endpoint, namespace)
+        self._client = self._connection.client
 
     def submit(
         self,
@@ -116,30 +94,23 @@ class Cluster:
             ConfigError: when values or parameters do not fit the pipeline.
             ClusterError: when the server refuses.
         """
-        text = pipeline_yaml if values is None else render(pipeline_yaml, values)
-        pipeline = CompiledPipeline.parse(text)
-        check_complete(pipeline, check_parameters(pipeline, parameters))
-        experiment = experiment or pipeline.name
-        run_name = run_name or f"{pipeline.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        with kfp_errors("cannot submit"), quiet(), tempfile.TemporaryDirectory() as folder:
-            package = Path(folder) / "pipeline.yaml"
-            package.write_text(text, encoding="utf-8")
-            created = self.client.run_pipeline(
-                experiment_id=self.client.create_experiment(experiment, namespace=self.namespace).experiment_id,
+        package = packaged(pipeline_yaml, parameters, values)
+        experiment = experiment or package.pipeline.name
+        run_name = run_name or f"{package.pipeline.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        namespace = self._connection.namespace
+        with kfp_errors("cannot submit"), quiet(), package.file() as path:
+            created = self._client.run_pipeline(
+                experiment_id=self._client.create_experiment(experiment, namespace=namespace).experiment_id,
                 job_name=run_name,
-                pipeline_package_path=str(package),
-                params=dict(parameters),
-                service_account=values.service_account if values else None,
+                pipeline_package_path=path,
+                params=package.parameters,
+                service_account=package.service_account,
             )
         return SubmittedRun(created.run_id, run_name, experiment, self.run_url(created.run_id))
 
     def run_url(self, run_id: str) -> str:
         """Return the address of a run's page."""
-        return f"{self._ui.rstrip('/')}/#/runs/details/{run_id}"
-
-    def recurring_run_url(self, recurring_run_id: str) -> str:
-        """Return the address of a recurring run's page."""
-        return f"{self._ui.rstrip('/')}/#/recurringrun/details/{recurring_run_id}"
+        return self._connection.page(f"runs/details/{run_id}")
 
     def wait(self, run_id: str, show: Show, follow: bool = False, poll_seconds: float = 10.0) -> RunEnd:
         """Wait until a run has ended; say when its state changes, and once a minute that it goes on.
@@ -166,7 +137,7 @@ class Cluster:
         while True:
             try:
                 with kfp_errors(f"run {run_id}"):
-                    run = self.client.get_run(run_id)
+                    run = self._client.get_run(run_id)
             except ClusterError as error:
                 failed += 1
                 if failed >= _PATIENCE or getattr(error.__cause__, "status", None) in (401, 403, 404):
@@ -226,42 +197,3 @@ def _failures(run: Any) -> Iterator[str]:
         yield f"{task.display_name}: {message}"
     if not failed and run.error is not None and run.error.message:
         yield run.error.message
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep links of kfp's client, which know no `--output`, and its warning about old servers from the output."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextlib.contextmanager
-def kfp_errors(action: str) -> Iterator[None]:
-    """Say what the server said, instead of its headers and a traceback."""
-    import kfp_server_api
-    import urllib3
-
-    try:
-        yield
-    except kfp_server_api.ApiException as error:
-        raise ClusterError(f"{action}: {_answer(error)}") from error
-    except (urllib3.exceptions.HTTPError, TimeoutError) as error:
-        raise ClusterError(f"{action}: Kubeflow Pipelines does not answer ({error})") from error
-    except ValueError as error:  # of kfp's client, such as two experiments of one name
-        raise ClusterError(f"{action}: {error}") from error
-
-
-def _answer(error: Any) -> str:
-    """Return the message inside an answer of the API, and what to do about those that are known."""
-    if error.status in (401, 403):
-        return (
-            f"access refused ({error.status} {error.reason}); a token in {_TOKEN} opens the server, "
-            "and --namespace names your profile where it serves several users"
-        )
-    try:
-        body = json.loads(error.body or "")
-        message = body.get("message") or body.get("error") or error.reason
-    except (ValueError, AttributeError):
-        message = error.reason
-    return f"the server answered {error.status}: {message}"

@@ -22,10 +22,6 @@ Namespace = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(envvar="KFP_NAMESPACE", help="Your profile, where Kubeflow serves several users."),
 ]
-Experiment = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="Experiment to file runs under.", show_default="the pipeline's name"),
-]
 
 
 def submit(
@@ -39,7 +35,10 @@ def submit(
     values: ValuesFile = None,
     endpoint: Endpoint = None,
     namespace: Namespace = None,
-    experiment: Experiment = None,
+    experiment: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Experiment to file the run under.", show_default="the pipeline's name"),
+    ] = None,
     run_name: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Name of the run.", show_default="the pipeline's name and the time"),
@@ -59,7 +58,7 @@ def submit(
     from ctan.cluster.submit import Cluster
     from ctan.cluster.values import load_values
 
-    file, items = file_and_parameters(arguments or [])
+    file, items = _file_and_parameters(arguments or [])
     pipeline = CompiledPipeline.read(file)
     parameters = parse_parameters(pipeline, items)
     settings = load_values(values) if values else None
@@ -108,16 +107,16 @@ def render(
         write_text(output, text)
 
 
-def file_and_parameters(arguments: list[str], packaged: str = "ctan") -> tuple[Path, list[str]]:
-    """Tell a file from parameters: it comes first and is no `KEY=VALUE`; without one it is a packaged pipeline."""
+def _file_and_parameters(arguments: list[str]) -> tuple[Path, list[str]]:
+    """Tell a file from parameters: it comes first and is no `KEY=VALUE`."""
     from ctan.cluster.parameters import is_parameter
 
     if arguments and not is_parameter(arguments[0]):
         return Path(arguments[0]), arguments[1:]
-    return _packaged(packaged), arguments
+    return _packaged(), arguments
 
 
-def _packaged(name: str = "ctan") -> Path:
+def _packaged() -> Path:
     from ctan.pipelines_client import compiled_pipeline
 
-    return compiled_pipeline(name)
+    return compiled_pipeline()

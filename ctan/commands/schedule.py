@@ -2,115 +2,206 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Optional
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from ctan.commands import cluster as c
+from ctan.commands.cluster import Endpoint, Namespace, ValuesFile
 from ctan.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ctan.cluster.schedule import Schedule, Schedules
+    from ctan.cluster.schedule import Applied, Schedule, Schedules
 
-_NUM_TIMES = 3  # next ones that are shown
+_PIPELINE = "retrain"
+_NUM_TIMES = 3
+_SHORT = 40  # characters of a parameter's value in the table
 
 
 def schedule(
     arguments: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer evaluates it
-        typer.Argument(
-            metavar="[FILE] [KEY=VALUE]...",
-            help="Compiled pipeline, pipelines/retrain.yaml when left out, and its parameters: lists as JSON.",
-        ),
+        typer.Argument(metavar="[KEY=VALUE]...", help="With --cron: parameters of the pipeline; lists as JSON."),
     ] = None,
     cron: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="When: minute hour day month weekday, UTC; seconds may come first; or @daily and the like."),
+        typer.Option(help="Run at these times in UTC: '0 3 * * 1' (Mondays 03:00), @daily, '@every 6h'."),
     ] = None,
-    show_list: Annotated[bool, typer.Option("--list", help="List what is scheduled.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Show every schedule of the cluster.")] = False,
     pause: Annotated[bool, typer.Option("--pause", help="Start no more runs until --resume.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Undo --pause.")] = False,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; runs under way go on.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after --pause.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the schedule; its runs stay.")] = False,
     name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Name of the recurring run.", show_default="the pipeline's, ctan-retrain"),
+        typer.Option(help="Name of the schedule, or its id.", show_default="the pipeline's name, ctan-retrain"),
     ] = None,
-    values: c.ValuesFile = None,
-    experiment: c.Experiment = None,
-    endpoint: c.Endpoint = None,
-    namespace: c.Namespace = None,
+    pipeline: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Compiled pipeline.", show_default=f"pipelines/{_PIPELINE}.yaml"),
+    ] = None,
+    values: ValuesFile = None,
+    endpoint: Endpoint = None,
+    namespace: Namespace = None,
 ) -> None:
-    """Let the retraining pipeline run again and again on Kubeflow Pipelines: one run at a time, missed times left out.
+    """Have Kubeflow run a pipeline again and again: one run at a time, missed times not made up for one by one.
 
-    The same command again changes nothing; with another time, pipeline or parameters it takes the place of the old one.
+    The same command again changes nothing; with other times or parameters it replaces the schedule of that name.
 
-    Example: ctan schedule --cron '0 3 * * 1' source=dvc:https://host/team/data@main profile=gpu --values gpu.yaml
+    Example: ctan schedule --cron '0 3 * * 1' source=dvc:https://host/team/data@main:data/openkbp profile=gpu
 
-    Example: ctan schedule --list
+    Then: ctan schedule --list | --pause | --resume | --delete
     """
+    from ctan.cluster.schedule import Schedules, check_name
+
+    actions = {"--cron": cron is not None, "--list": show, "--pause": pause, "--resume": resume, "--delete": delete}
+    chosen = [option for option, wanted in actions.items() if wanted]
+    if len(chosen) != 1:
+        found = " and ".join(chosen) or "none"
+        raise ConfigError(f"schedule: expected one of {', '.join(actions)}, found {found}; see ctan schedule --help")
+    if cron is None and (arguments or values):
+        given = arguments[0] if arguments else f"--values {values}"
+        raise ConfigError(f"{given}: goes with --cron only")
+    check_name(name)
+    file = pipeline or _packaged()
+    if cron is not None:
+        _apply(cron, name, file, arguments or [], values, endpoint, namespace)
+    elif show:
+        _show_all(Schedules(endpoint, namespace).all())
+    else:
+        wanted = name or _name_in(file)
+        cluster = Schedules(endpoint, namespace)
+        if delete:
+            _delete(cluster, wanted)
+        else:
+            _switch(cluster, wanted, resume)
+
+
+def _apply(
+    cron: str,
+    name: str | None,
+    file: Path,
+    items: list[str],
+    values: Path | None,
+    endpoint: str | None,
+    namespace: str | None,
+) -> None:
+    from ctan.cluster.client import packaged
     from ctan.cluster.compiled import CompiledPipeline
+    from ctan.cluster.cron import parse_cron
     from ctan.cluster.parameters import parse_parameters
     from ctan.cluster.schedule import Schedules
-    from ctan.cluster.submit import Cluster
     from ctan.cluster.values import load_values
 
-    actions = {"--cron": cron, "--list": show_list, "--pause": pause, "--resume": resume, "--delete": delete}
-    chosen = [action for action, given in actions.items() if given]
-    if len(chosen) != 1:
-        raise ConfigError(f"give exactly one of {', '.join(actions)}{': found ' + ', '.join(chosen) if chosen else ''}")
-    file, items = c.file_and_parameters(arguments or [], "retrain")
-    pipeline = CompiledPipeline.read(file)
-    name = name or pipeline.name
-    if cron is None:
-        _manage(Schedules(Cluster(endpoint, namespace)), chosen[0], name)
-        return
-    parameters = parse_parameters(pipeline, items)
+    times = parse_cron(cron, _now())
+    parameters = parse_parameters(CompiledPipeline.read(file), items)
     settings = load_values(values) if values else None
-    schedules = Schedules(Cluster(endpoint, namespace))
-    change = schedules.schedule(name, cron, file.read_text(encoding="utf-8"), parameters, settings, experiment)
-    typer.echo(f"{name} {change.what}: {change.schedule.url}")
-    typer.echo(f"next (UTC): {_next(change.schedule, _NUM_TIMES)}")
+    package = packaged(file.read_text(encoding="utf-8"), parameters, settings, str(file))
+    _show_applied(Schedules(endpoint, namespace).apply(times, package, name))
 
 
-def _manage(schedules: Schedules, action: str, name: str) -> None:
-    if action == "--list":
-        _show(schedules.find())
-    elif action == "--delete":
-        for deleted in schedules.delete(name):
-            typer.echo(f"{name} deleted ({deleted.recurring_run_id})")
-    elif action == "--pause":
-        typer.echo(f"{name} {'paused' if schedules.pause(name) else 'was paused already'}; `--resume` goes on")
-    else:
-        resumed = schedules.resume(name)
-        typer.echo(f"{name} {'resumed' if resumed else 'was not paused'}")
+def _show_applied(applied: Applied) -> None:
+    from ctan.cluster.cron import cron_of_server
+
+    schedule, now = applied.schedule, _now()
+    done = {
+        "created": "created, enabled",
+        "unchanged": "unchanged, enabled",
+        "resumed": "was paused, is enabled again (a time missed meanwhile runs now); else unchanged",
+        "replaced": "replaced, enabled",
+    }
+    typer.echo(f"schedule {schedule.name!r}: {done[applied.change]}: {schedule.url}")
+    for reason in applied.reasons:
+        typer.echo(f"  {reason}")
+    cron = cron_of_server(schedule.trigger)
+    if cron is None:
+        return
+    times = cron.times(now, schedule.created_at)
+    typer.echo(f"{cron.in_words()} (cron {schedule.trigger}); the next times in UTC:")
+    for _, time in zip(range(_NUM_TIMES), times, strict=False):
+        typer.echo(f"  {_written(time)}")
+    typer.echo("UTC holds unless the cluster's ml-pipeline-scheduledworkflow has CRON_SCHEDULE_TIMEZONE set.")
 
 
-def _show(found: Sequence[Schedule]) -> None:
+def _switch(cluster: Schedules, name: str, enabled: bool) -> None:
+    from ctan.cluster.endpoint import ClusterError
+
+    found = cluster.find(name)
+    state = "enabled" if enabled else "paused"
+    if found is None:
+        raise ClusterError(f"{_none(cluster, name)}; `ctan schedule --cron ...` makes one")
+    if found.enabled == enabled:
+        typer.echo(f"schedule {found.name!r}: is {state} already: {found.url}")
+        return
+    found = cluster.switch(found, enabled)
+    after = _next_run(found) if enabled else "a run that is going on is not stopped"
+    typer.echo(f"schedule {found.name!r}: {state}; {after}: {found.url}")
+
+
+def _next_run(schedule: Schedule) -> str:
+    time = schedule.next_time(_now())
+    due = f"next run {_written(time)} UTC" if time else "next run as its trigger says"
+    return f"{due}, or at once where a time was missed meanwhile"
+
+
+def _delete(cluster: Schedules, name: str) -> None:
+    found = cluster.find(name)
+    if found is None:
+        typer.echo(f"{_none(cluster, name)}; nothing to delete")
+        return
+    cluster.delete(found)
+    typer.echo(f"schedule {found.name!r} ({found.schedule_id}): deleted; runs that it started stay")
+
+
+def _none(cluster: Schedules, name: str) -> str:
+    names = sorted({schedule.name for schedule in cluster.all()})
+    return f"no schedule {name!r}" + (f" (there are: {', '.join(names)})" if names else "")
+
+
+def _show_all(schedules: list[Schedule]) -> None:
     from rich.table import Table
 
     from ctan.commands.show import console
 
-    if not found:
-        typer.echo("nothing is scheduled; `ctan schedule --cron '0 3 * * 1' source=...` schedules retraining")
+    if not schedules:
+        typer.echo("no schedule; `ctan schedule --cron ...` makes one")
         return
     table = Table()
-    for column in ("name", "cron (UTC)", "state", "next (UTC)", "parameters", "page"):
-        table.add_column(column, overflow="fold")
-    for one in found:
-        state = "[green]enabled[/green]" if one.enabled else "[yellow]paused[/yellow]"
-        parameters = "\n".join(f"{key}={json.dumps(value)}" for key, value in one.parameters.items())
-        table.add_row(one.name, one.cron or "(interval)", state, _next(one, 1), parameters, one.url)
-    console.print(table)
+    for heading in ("name", "cron (seconds first)", "state", "next run (UTC)", "parameters"):
+        table.add_column(heading, overflow="fold")
+    for one in schedules:
+        time = one.next_time(_now())
+        state = "enabled" if one.enabled else "paused"
+        table.add_row(one.name, one.trigger, state, _written(time) if time else "", _brief(one.parameters))
+    console.print(table, markup=False)
+    for one in schedules:
+        typer.echo(f"{one.schedule_id} {one.name}: {one.url}")
 
 
-def _next(one: Schedule, count: int) -> str:
-    from ctan.cluster.cron import next_times
+def _brief(parameters: Mapping[str, Any]) -> str:
+    import json
 
-    if not one.enabled or not one.cron:
-        return ""
-    try:
-        return ", ".join(time.strftime("%a %Y-%m-%d %H:%M:%S") for time in next_times(one.cron, count))
-    except ConfigError:
-        return "?"  # made elsewhere, with what only KFP knows
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in parameters.items()}
+    short = {name: value if len(value) <= _SHORT else f"{value[:_SHORT]}..." for name, value in values.items()}
+    return "\n".join(f"{name}={value}" for name, value in short.items())
+
+
+def _name_in(file: Path) -> str:
+    from ctan.cluster.compiled import CompiledPipeline
+
+    return CompiledPipeline.read(file).name
+
+
+def _written(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%a %Y-%m-%d %H:%M:%S")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _packaged() -> Path:
+    from ctan.pipelines_client import compiled_pipeline
+
+    return compiled_pipeline(_PIPELINE)
