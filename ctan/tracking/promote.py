@@ -158,8 +158,11 @@ class _Promotion:
         try:
             run = self.client.get_run(run_id)
         except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
+                raise
+            reason = without_password(error.message)
             raise TrackingError(
-                f"{place}: run {run_id} of the chosen model ({self.candidate.arch}) cannot be read ({error.message}). "
+                f"{place}: run {run_id} of the chosen model ({self.candidate.arch}) cannot be read ({reason}). "
                 f"Was MLFLOW_TRACKING_URI or CTAN_WORKSPACE another one when it was trained?"
             ) from error
         model_id = find_logged_model(self.client, run, self.candidate.weights_sha256)

@@ -108,7 +108,7 @@ def register(
 
 @contextmanager
 def promotion_lock(
-    client: MlflowClient, name: str, wait_seconds: float = 120.0, lease_seconds: float = 300.0
+    client: MlflowClient, name: str, wait_seconds: float = 330.0, lease_seconds: float = 300.0
 ) -> Iterator[Callable[[], None]]:
     """Hold the lock on a registered model.
 
@@ -118,7 +118,7 @@ def promotion_lock(
     Args:
         client: of the registry.
         name: registered model to lock.
-        wait_seconds: how long to wait for another promotion.
+        wait_seconds: how long to wait for another promotion; by default longer than a killed one keeps the lock.
         lease_seconds: after this long the lock may be taken away.
 
     Yields:
