@@ -306,8 +306,20 @@ def test_without_an_endpoint_two_lines_say_what_to_set(pipeline: Path) -> None:
     assert len(str(done.exception).splitlines()) == 2
 
 
-def test_a_refused_token_is_told_with_what_opens_the_server(kfp_server: KfpServer, text: str) -> None:
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_is_told_with_what_opens_the_server(
+    kfp_server: KfpServer, pipeline: Path, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    kfp_server.refuse = status
+    done = ctan(kfp_server, pipeline, "--list")
+    assert f"access refused ({status} " in str(done.exception)
+    assert "KFP_EXISTING_TOKEN" in str(done.exception)
+    assert "Traceback" not in caplog.text, "of kfp's client"
+    assert len(kfp_server.tokens) == 2, "asked without and with a token, once each"
+
+
+def test_a_token_that_expires_is_told_too(kfp_server: KfpServer) -> None:
     cluster = Schedules(kfp_server.url)
     kfp_server.refuse = 401
-    with pytest.raises(ClusterError, match="KFP_EXISTING_TOKEN"):
+    with pytest.raises(ClusterError, match="cannot list schedules: access refused"):
         cluster.all()
