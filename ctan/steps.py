@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctan.config import RunConfig
 from ctan.files import atomic_path, write_json
 from ctan.settings import config_from_text, read_config, resolve_config
 from ctan.workspace import workspace
+
+if TYPE_CHECKING:
+    from ctan.store import StorePointer
 
 Metrics = dict[str, float]
 Metadata = dict[str, Any]  # of an artifact of the pipeline
@@ -229,7 +232,6 @@ def train(
         overrides: settings to change for this step.
     """
     with _step("train", f"{arch}, fold {fold}, seed {seed}") as clock:
-        from ctan.store import StorePointer
         from ctan.tracking.lineage import lineage_tags
         from ctan.training import train as train_network
 
@@ -237,7 +239,7 @@ def train(
         config = read_config(manifest_dir, overrides)
         checkpoints = checkpoint_root or workspace() / "checkpoints"
         summary = train_network(
-            StorePointer.load(Path(pointer)),
+            _store(pointer, manifest_dir),
             arch,
             fold,
             seed,
@@ -275,12 +277,11 @@ def evaluate(
     described = json.loads((Path(model_dir) / "model.json").read_text(encoding="utf-8"))
     with _step("evaluate", "{arch}, fold {fold}, seed {seed}".format_map(described)) as clock:
         from ctan.evaluation import evaluate as evaluate_model
-        from ctan.store import StorePointer
         from ctan.tracking import log_results
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
-        summary = evaluate_model(StorePointer.load(Path(pointer)), Path(model_dir), Path(evaluation_dir), config)
+        summary = evaluate_model(_store(pointer, manifest_dir), Path(model_dir), Path(evaluation_dir), config)
         log_results(described["run_id"], _numbers(summary["scores"]), [Path(evaluation_dir) / "cases.parquet"])
         scores = _numbers(summary["scores"])
         _point_to_run(metadata, model_dir)
@@ -315,12 +316,11 @@ def compare(
     """
     with _step("compare", f"{len(evaluation_dirs)} models") as clock:
         from ctan.evaluation import compare as compare_evaluations
-        from ctan.store import StorePointer
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         compare_evaluations(
-            StorePointer.load(Path(pointer)),
+            _store(pointer, manifest_dir),
             [Path(folder) for folder in evaluation_dirs],
             Path(comparison_dir),
             Path(report),
@@ -359,20 +359,28 @@ def promote(
         overrides: settings to change for this step.
     """
     with _step("promote") as clock:
-        from ctan.store import StorePointer
         from ctan.tracking import promote as promote_model
         from ctan.tracking.lineage import lineage_tags
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         tags = lineage_tags(manifest_dir, pipeline_run)
-        result = promote_model(StorePointer.load(Path(pointer)), Path(comparison_dir), [Path(best_dir)], config, tags)
+        result = promote_model(_store(pointer, manifest_dir), Path(comparison_dir), [Path(best_dir)], config, tags)
         write_json(Path(decision), vars(result))
         _point_to_run(metadata, best_dir)
         if metadata is not None:
             metadata["mlflow_model_version"] = result.where
         print(result)
     return _numbers(vars(result))
+
+
+def _store(pointer: str, manifest_dir: str) -> StorePointer:
+    """Return a pointer to a store that is on this machine; see `ctan.store.ensure`."""
+    from ctan.origin import read_origin
+    from ctan.store import StorePointer, ensure
+
+    named = StorePointer.load(Path(pointer))
+    return ensure(named, read_origin(manifest_dir).source, Path(manifest_dir), read_config(manifest_dir))
 
 
 def _point_to_run(metadata: Metadata | None, model_dir: str) -> None:

@@ -98,6 +98,33 @@ def preprocess(
     return pointer
 
 
+def ensure(pointer: StorePointer, source: str, manifest_dir: Path, config: RunConfig) -> StorePointer:
+    """Return the pointer to a store that is here: built again where another container built it and kept it for itself.
+
+    So a first run on a cluster needs no volume that all steps share. The store is the same one: what it is made of
+    decides its name.
+
+    Args:
+        pointer: names the store.
+        source: what was ingested.
+        manifest_dir: output of validation.
+        config: the run's settings.
+
+    Raises:
+        DataError: when what can be built here is another store, and as `preprocess` does.
+    """
+    if is_remote(pointer.store_root) or pointer.folder.exists():
+        return pointer
+    print(f"store {pointer.key} is not on this machine ({pointer.folder}): packing it again", flush=True)
+    built = preprocess(source, manifest_dir, pointer.store_root, config)
+    if built.key != pointer.key:
+        raise DataError(
+            f"store {pointer.key}: is not in {pointer.store_root}, and what {source} is made into here is another one "
+            f"({built.key}); give all steps one store_root (a volume or s3://bucket/prefix)"
+        )
+    return built
+
+
 def _check_manifest(manifest: pa.Table, manifest_dir: Path, dataset: Dataset) -> None:
     path = manifest_dir / MANIFEST_FILE
     if manifest.num_rows == 0:

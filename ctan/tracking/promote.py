@@ -20,7 +20,7 @@ from ctan.tracking.comparison import EVALUATION, ComparisonFiles, read_compariso
 from ctan.tracking.ledger import Ledger, plain
 from ctan.tracking.lineage import git_commit
 from ctan.tracking.reference import NotComparableError, champion_cases
-from ctan.tracking.runs import WEIGHTS_TAG, find_logged_model
+from ctan.tracking.runs import NO_SERVER, WEIGHTS_TAG, find_logged_model, is_lost
 from ctan.tracking.server import connect, is_server, prepare, tracking_errors, without_password
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def promote(
     uri = prepare()
     client = connect()
     with tracking_errors(uri, f"promoting {config.model_name}"):
+        if is_lost(client, comparison.candidate.run_id):
+            return Decision(False, config.model_name, None, NO_SERVER)
         return _Promotion(client, pointer, comparison, ledger, config, lineage or {}).run()
 
 

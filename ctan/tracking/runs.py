@@ -22,6 +22,7 @@ from ctan.tracking.lineage import LATER_PIPELINE_RUNS, PIPELINE_RUN, git_commit
 from ctan.tracking.server import (
     ARTIFACTS_FOLDER,
     connect,
+    ends_with_the_container,
     in_haste,
     is_server,
     prepare,
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from ctan.config import RunConfig
     from ctan.store import StorePointer
 
+NO_SERVER = (
+    "each step has a tracking database of its own, which ends with its container; to keep runs, results and models set "
+    "MLFLOW_TRACKING_URI for all steps (docs/cluster.md)"
+)
 MODEL_NAME = "model"  # of the logged model within its run
 WEIGHTS_TAG = "weights_sha256"
 _MAX_VALUE_CHARS, _MAX_DIGEST_CHARS, _MAX_BATCH = 6000, 36, 100  # MLflow's limits
@@ -268,8 +273,25 @@ def _log_input(client: MlflowClient, run_id: str, pointer: StorePointer) -> None
     client.log_inputs(run_id, [DatasetInput(data, [InputTag(key, value) for key, value in tags.items()])])
 
 
+def is_lost(client: MlflowClient, run_id: str) -> bool:
+    """Whether a run was recorded in the database of another container, which ended with it."""
+    from mlflow.exceptions import MlflowException
+
+    if not ends_with_the_container():
+        return False
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return True
+    return False
+
+
 def log_results(run_id: str, metrics: Mapping[str, float], files: Iterable[Path] = ()) -> None:
     """Add evaluation results to a run that has ended, and to the model it logged.
+
+    Where the run's database ended with its container there is nothing to add to: that is said, and no error.
 
     Args:
         run_id: of the training.
@@ -282,6 +304,9 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: Iterable[Path]
     uri = prepare()
     client = connect()
     with tracking_errors(uri, f"adding results to run {run_id}"):
+        if is_lost(client, run_id):
+            print(f"warning: results are not added to run {run_id}: {NO_SERVER}", file=sys.stderr, flush=True)
+            return
         model_id = find_logged_model(client, client.get_run(run_id))
         values = _metrics({name: value for name, value in metrics.items() if math.isfinite(value)}, 0, model_id)
         for start in range(0, len(values), _MAX_BATCH):

@@ -36,7 +36,11 @@ _DEFAULTS = {
 
 def tracking_uri() -> str:
     """Return `MLFLOW_TRACKING_URI`, else the address of the SQLite database in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace() / DATABASE_FILE}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _embedded()
+
+
+def _embedded() -> str:
+    return f"sqlite:///{workspace() / DATABASE_FILE}"
 
 
 def without_password(uri: str) -> str:
@@ -47,6 +51,14 @@ def without_password(uri: str) -> str:
 def is_server(uri: str) -> bool:
     """Whether `uri` is that of a tracking server, which keeps artifacts itself."""
     return uri.startswith(("http://", "https://"))
+
+
+def ends_with_the_container() -> bool:
+    """Whether runs go to an embedded database inside a container of the image: other steps do not see it.
+
+    So it is on a cluster to which nobody has told a tracking server.
+    """
+    return tracking_uri() == _embedded() and "CTAN_GIT_COMMIT" in os.environ  # MLflow sets MLFLOW_TRACKING_URI itself
 
 
 def prepare() -> str:
