@@ -375,12 +375,15 @@ def promote(
 
 
 def _store(pointer: str, manifest_dir: str) -> StorePointer:
-    """Return a pointer to a store that is on this machine; see `ctan.store.ensure`."""
-    from ctan.origin import read_origin
-    from ctan.store import StorePointer, ensure
+    """Return a pointer to a store that this machine sees, built again where it does not."""
+    from ctan.store import StorePointer, build_again
 
     named = StorePointer.load(Path(pointer))
-    return ensure(named, read_origin(manifest_dir).source, Path(manifest_dir), read_config(manifest_dir))
+    if named.is_reachable:
+        return named
+    from ctan.origin import read_origin
+
+    return build_again(named, read_origin(manifest_dir).source, Path(manifest_dir), read_config(manifest_dir))
 
 
 def _point_to_run(metadata: Metadata | None, model_dir: str) -> None:

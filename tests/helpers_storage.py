@@ -57,10 +57,6 @@ def pack(built: StorePointer, root: str, config: RunConfig) -> StorePointer:
     return preprocess(SOURCE, Path(built.store_root).parent / "manifest", root, config, num_workers=1)
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def objects_of(server: S3Server, uri: str) -> dict[str, bytes]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     return {

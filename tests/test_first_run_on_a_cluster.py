@@ -13,21 +13,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers_small import SMALL
 
 from ctan import steps
 from ctan.errors import DataError
 from ctan.settings import load_config
 from ctan.store import StorePointer
 
-SMALL = [
-    "preprocess.grid_shape=[16,24,24]",
-    "preprocess.grid_spacing_mm=[16.0,16.0,16.0]",
-    "network.base_width=4",
-    "evaluation.num_bootstrap=100",
-    "data.num_folds=2",
-    "training.epochs=1",
-    'architectures=["stl"]',
-]
+SETTINGS = [*SMALL, "training.epochs=1", 'architectures=["stl"]']
 SOURCE = "phantom:train=6,validation=2,seed=0"
 
 
@@ -58,7 +51,7 @@ def test_every_step_gets_by_with_what_it_is_handed(tmp_path: Path, own_workspace
         found: dict[str, float] = json.loads(returned.removeprefix("returned "))
         return found
 
-    _, settings, origin = steps.resolve(SOURCE, load_config("smoke", SMALL))
+    _, settings, origin = steps.resolve(SOURCE, load_config("smoke", SETTINGS))
     steps.ingest(settings, origin, manifest, num_workers=1)
     steps.validate(manifest, validated, str(tmp_path / "validation.html"))
     steps.preprocess(SOURCE, validated, pointer, num_workers=1)
@@ -76,7 +69,7 @@ def test_every_step_gets_by_with_what_it_is_handed(tmp_path: Path, own_workspace
 
 
 def test_a_store_that_would_become_another_one_is_refused(tmp_path: Path) -> None:
-    config = load_config("smoke", SMALL)
+    config = load_config("smoke", SETTINGS)
     _, settings, origin = steps.resolve(SOURCE, config)
     steps.ingest(settings, origin, str(tmp_path / "manifest"), num_workers=1)
     steps.validate(str(tmp_path / "manifest"), str(tmp_path / "validated"), str(tmp_path / "validation.html"))

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_dvc import Repository, contents, git
+from helpers_dvc import Repository, git
+from helpers_small import SMALL, files_of
 
 from ctan.datasets import get_dataset
 
@@ -22,13 +23,6 @@ pytestmark = [
 ]
 
 CTAN = str(Path(sys.executable).with_name("ctan"))
-SMALL = [
-    "preprocess.grid_shape=[16,24,24]",
-    "preprocess.grid_spacing_mm=[16.0,16.0,16.0]",
-    "network.base_width=4",
-    "evaluation.num_bootstrap=100",
-    "data.num_folds=2",
-]
 PARAMETERS = ["dataset=openkbp", 'architectures=["stl"]', "epochs=1", f"overrides={json.dumps(SMALL)}"]
 
 
@@ -40,7 +34,7 @@ def team(tmp_path: Path) -> Any:
     def pin(seed: int) -> str:
         folder = tmp_path / f"raw-{seed}"
         get_dataset("openkbp").write_phantoms(folder, 6, 2, seed)
-        md5: str = team.commit(contents(folder), f"seed-{seed}")
+        md5: str = team.commit(files_of(folder), f"seed-{seed}")
         return md5
 
     team.pin = pin

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from helpers_promotion import Site
+from helpers_small import SMALL
 from helpers_tracking import pointer_at, small_config
 from helpers_workloads import ADMIN, ADMIN_PASSWORD, http_status, wait_until
 
@@ -40,12 +41,6 @@ pytestmark = pytest.mark.slow
 
 EPOCHS = 12
 HOUR = timedelta(hours=1)
-SMALL = {
-    "preprocess.grid_shape": [16, 24, 24],
-    "preprocess.grid_spacing_mm": [16.0, 16.0, 16.0],
-    "network.base_width": 4,
-    "evaluation.num_bootstrap": 100,
-}
 
 
 @pytest.fixture
@@ -214,7 +209,7 @@ def test_a_run_survives_that_the_database_is_restarted_in_the_middle_of_a_traini
 ) -> None:
     command = [str(Path(sys.executable).with_name("ctan")), "run", "--profile", "smoke", "--epochs", str(EPOCHS)]
     command += ["--source", "phantom:train=6,validation=2,seed=0", "--arch", "stl"]
-    command += [part for name, value in SMALL.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    command += [word for setting in SMALL for word in ("--set", setting)]
     status, lines = run_with_an_outage(command, server, database)
     output = "".join(lines)
     assert status == 0, output

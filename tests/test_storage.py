@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from helpers_s3 import ACCESS_KEY, Proxy, S3Server
-from helpers_storage import files_of, objects_of, pack, place, pointer_in
+from helpers_small import files_of
+from helpers_storage import objects_of, pack, place, pointer_in
 
 from ctan import storage
 from ctan.config import RunConfig

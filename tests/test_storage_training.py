@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers_s3 import Proxy, S3Server
+from helpers_small import SMALL, kill_at
 from helpers_storage import SOURCE, objects_of
 from safetensors.numpy import load_file
 
@@ -26,13 +26,6 @@ pytest_plugins = ["helpers_storage"]
 pytestmark = pytest.mark.slow
 
 CTAN = str(Path(sys.executable).with_name("ctan"))
-SMALL = [
-    "preprocess.grid_shape=[16,24,24]",
-    "preprocess.grid_spacing_mm=[16.0,16.0,16.0]",
-    "network.base_width=4",
-    "evaluation.num_bootstrap=100",
-    "data.num_folds=2",
-]
 TRAIN = """
 import sys
 from pathlib import Path
@@ -78,14 +71,7 @@ def test_a_training_killed_on_one_machine_goes_on_on_another_with_the_same_weigh
     machine("first")
     command = [sys.executable, "-c", TRAIN, f"{root}/checkpoints"]
     command += [str(tmp_path / name) for name in ("pointer.json", "config.yaml", "killed")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "epoch 1/3" in line:
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stderr.read()
-    assert process.returncode == -signal.SIGKILL
+    kill_at("epoch 1/3", command)
 
     machine("second")
     capsys.readouterr()

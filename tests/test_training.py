@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers_small import kill_at
 from safetensors.torch import load_file
 
 from ctan.config import RunConfig
@@ -58,14 +57,7 @@ def test_a_run_killed_between_two_epochs_and_resumed_ends_with_the_same_weights(
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     places = [tmp_path / name for name in ("pointer.json", "config.yaml", "b", "killed")]
     command = [sys.executable, "-c", TRAIN, *map(str, places)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "epoch 1/3" in line:
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stderr.read()
-    assert process.returncode == -signal.SIGKILL
+    kill_at("epoch 1/3", command)
     assert not (tmp_path / "killed").exists()
 
     summary = train(tiny_pointer, "ctan", 0, 0, config, tmp_path / "b", tmp_path / "resumed")

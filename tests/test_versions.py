@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers_dvc import Repository, contents, git, md5
+from helpers_dvc import Repository, git, md5
+from helpers_small import files_of
 
 from ctan.datasets.fetch.dvc import parse_dvc_config
 from ctan.datasets.versions import (
@@ -58,7 +59,7 @@ def test_a_branch_that_moves_is_another_version_at_the_next_run(repository):
 def test_both_revisions_are_fetched_although_the_store_has_moved_on(repository, tmp_path):
     for tag, files in (("v1", FIRST), ("v2", SECOND)):
         folder = fetch_version(resolve_version(f"dvc:{repository.folder}@{tag}"), tmp_path / "out" / tag)
-        assert contents(folder) == files
+        assert files_of(folder) == files
         assert all(os.access(path, os.W_OK) for path in folder.rglob("*"))
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["v1", "v2"]  # nothing else is left
 
@@ -67,10 +68,10 @@ def test_a_url_is_cloned_and_fetched_without_a_git_command(repository, tmp_path,
     spec = f"dvc:file://{repository.folder}@v1"
     monkeypatch.setenv("PATH", "/nonexistent")
     with open_version(spec, tmp_path / "cache") as folder:
-        assert contents(folder) == FIRST
+        assert files_of(folder) == FIRST
     monkeypatch.setattr("ctan.datasets.versions.pull", None)  # the second time nothing is pulled
     with open_version(spec, tmp_path / "cache") as folder:
-        assert contents(folder) == FIRST
+        assert files_of(folder) == FIRST
 
 
 def test_a_commit_of_a_url_is_found_in_its_history(repository):
@@ -82,7 +83,7 @@ def test_a_remote_beside_the_repository_serves_a_folder_but_not_a_url(tmp_path):
     config = "[core]\n    remote = shared\n['remote \"shared\"']\n    url = ../../store\n"
     repository = Repository(tmp_path / "team-data", "../store", config)
     repository.commit(FIRST, "v1")
-    assert contents(fetch_version(resolve_version(f"dvc:{repository.folder}@v1"), tmp_path / "out")) == FIRST
+    assert files_of(fetch_version(resolve_version(f"dvc:{repository.folder}@v1"), tmp_path / "out")) == FIRST
     with pytest.raises(DataError, match=r"its remote ../../store is a folder outside the repository"):
         fetch_version(resolve_version(f"dvc:file://{repository.folder}@v1"), tmp_path / "other")
 
@@ -132,19 +133,19 @@ def test_a_folder_with_other_files_is_not_touched(repository, tmp_path):
     (tmp_path / "out" / "mine.csv").write_bytes(b"x")
     with pytest.raises(DataError, match=r"out: holds other files than version"):
         fetch_version(resolve_version(f"dvc:{repository.folder}@v1"), tmp_path / "out")
-    assert contents(tmp_path / "out") == {"mine.csv": b"x"}
+    assert files_of(tmp_path / "out") == {"mine.csv": b"x"}
 
 
 def test_a_hash_alone_is_looked_for_in_the_remote_of_the_environment(repository, tmp_path, monkeypatch):
     monkeypatch.setenv("CTAN_DVC_REMOTE", str(repository.store))
     version = resolve_version(f"md5:{repository.second}")
     assert version == DataVersion(repository.second, remote=str(repository.store))
-    assert contents(fetch_version(version, tmp_path / "out")) == SECOND
+    assert files_of(fetch_version(version, tmp_path / "out")) == SECOND
 
 
 def test_a_hash_alone_is_looked_for_in_the_remote_of_the_checkout(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(repository.folder / "data-store")
-    assert contents(fetch_version(resolve_version(f"md5:{repository.second}"), tmp_path / "out")) == SECOND
+    assert files_of(fetch_version(resolve_version(f"md5:{repository.second}"), tmp_path / "out")) == SECOND
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no remote is known; set CTAN_DVC_REMOTE"):
         resolve_version(f"md5:{repository.second}")
@@ -224,7 +225,7 @@ def test_this_projects_own_phantoms_are_a_version(tmp_path):
     pinned = next(out for out in yaml.safe_load((ROOT / "data.dvc").read_text())["outs"] if "openkbp" in out["path"])
     with open_version(f"dvc:file://{copy}@main:data/openkbp") as folder:
         assert folder_md5(folder) == pinned["md5"]
-        assert len(contents(folder)) == pinned["nfiles"]
+        assert len(files_of(folder)) == pinned["nfiles"]
     assert not folder.exists()
 
 
@@ -268,7 +269,7 @@ def test_no_credentials_are_said(in_s3, bucket, tmp_path, monkeypatch):
 def test_a_team_pins_its_data_in_s3_and_gets_it_back(team, bucket, tmp_path):
     version = resolve_version(f"dvc:file://{team}@main:data/clinic")
     assert version.remote == f"s3://{bucket}/dvc"
-    assert contents(fetch_version(version, tmp_path / "out")) == FIRST
+    assert files_of(fetch_version(version, tmp_path / "out")) == FIRST
 
 
 def pin_in_s3(bucket, server, folder, options=""):
@@ -276,7 +277,7 @@ def pin_in_s3(bucket, server, folder, options=""):
     config = f"[core]\n remote = s\n['remote \"s\"']\n url = s3://{bucket}/dvc\n{options}"
     repository = Repository(folder, "../store", config)
     repository.commit(FIRST, "v1")
-    server.put(bucket, {f"dvc/{name}": body for name, body in contents(repository.store).items()})
+    server.put(bucket, {f"dvc/{name}": body for name, body in files_of(repository.store).items()})
     return resolve_version(f"dvc:{repository.folder}@v1")
 
 
@@ -286,7 +287,7 @@ def in_s3(bucket, s3_server, tmp_path, credentials):
 
 
 def test_a_version_is_fetched_from_s3(in_s3, tmp_path):
-    assert contents(fetch_version(in_s3, tmp_path / "out")) == FIRST
+    assert files_of(fetch_version(in_s3, tmp_path / "out")) == FIRST
 
 
 @pytest.mark.usefixtures("credentials")
@@ -294,7 +295,7 @@ def test_a_version_is_fetched_from_s3(in_s3, tmp_path):
 def test_the_endpoint_of_the_remote_comes_from_the_environment(name, bucket, s3_server, tmp_path, monkeypatch):
     version = pin_in_s3(bucket, s3_server, tmp_path / "team")
     monkeypatch.setenv(name, s3_server.endpoint)
-    assert contents(fetch_version(version, tmp_path / "out")) == FIRST
+    assert files_of(fetch_version(version, tmp_path / "out")) == FIRST
 
 
 def test_a_damaged_object_in_s3_is_refused_and_named(in_s3, bucket, s3_server, tmp_path):

@@ -98,8 +98,8 @@ def preprocess(
     return pointer
 
 
-def ensure(pointer: StorePointer, source: str, manifest_dir: Path, config: RunConfig) -> StorePointer:
-    """Return the pointer to a store that is here: built again where another container built it and kept it for itself.
+def build_again(pointer: StorePointer, source: str, manifest_dir: Path, config: RunConfig) -> StorePointer:
+    """Build a store that another container built and kept for itself.
 
     So a first run on a cluster needs no volume that all steps share. The store is the same one: what it is made of
     decides its name.
@@ -113,8 +113,6 @@ def ensure(pointer: StorePointer, source: str, manifest_dir: Path, config: RunCo
     Raises:
         DataError: when what can be built here is another store, and as `preprocess` does.
     """
-    if is_remote(pointer.store_root) or pointer.folder.exists():
-        return pointer
     print(f"store {pointer.key} is not on this machine ({pointer.folder}): packing it again", flush=True)
     built = preprocess(source, manifest_dir, pointer.store_root, config)
     if built.key != pointer.key:

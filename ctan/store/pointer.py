@@ -45,6 +45,11 @@ class StorePointer:
         """Where the store lies: its folder, or its address in object storage."""
         return join(self.store_root, "stores", self.key) if is_remote(self.store_root) else str(self.folder)
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether this machine sees the store, or can fetch it."""
+        return is_remote(self.store_root) or self.folder.exists()
+
     def save(self, path: Path) -> None:
         """Write the pointer as JSON to `path`, atomically."""
         write_json(path, asdict(self))

@@ -114,7 +114,7 @@ class Ledger:
 
     def table_path(self, weights_sha256: str, evaluation_hash: str) -> Path:
         """Return where the per-case table of a model on one evaluation split is; the file exists when there is one."""
-        path = self._tables / f"{weights_sha256[:16]}-on-{evaluation_hash[:16]}.parquet"
+        path = self._table(weights_sha256, evaluation_hash)
         if self._remote:
             content = read_object(self._address(path))
             if content is None:
@@ -128,11 +128,14 @@ class Ledger:
         """Keep a model's per-case table (pyarrow)."""
         import pyarrow.parquet as pq
 
-        path = self._tables / f"{weights_sha256[:16]}-on-{evaluation_hash[:16]}.parquet"
+        path = self._table(weights_sha256, evaluation_hash)
         with atomic_path(path) as unfinished:
             pq.write_table(table, unfinished)
         if self._remote:
             write_object(self._address(path), path.read_bytes())
+
+    def _table(self, weights_sha256: str, evaluation_hash: str) -> Path:
+        return self._tables / f"{weights_sha256[:16]}-on-{evaluation_hash[:16]}.parquet"
 
     def _read(self) -> bytes:
         if self._remote:

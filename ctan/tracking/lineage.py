@@ -41,11 +41,15 @@ def lineage_tags(manifest_dir: str | Path, pipeline_run: str = "") -> dict[str, 
     return tags
 
 
+def in_image() -> bool:
+    """Whether this process runs in a container of the image."""
+    return _COMMIT_VARIABLE in os.environ
+
+
 def image_reference() -> str | None:
     """Return the image this process runs in as the pipeline names it, None outside of one."""
-    if _COMMIT_VARIABLE not in os.environ:
-        return None  # the compiled pipeline names an image also where its steps are plain processes
-    return os.environ.get(_IMAGE_VARIABLE)
+    # The compiled pipeline names an image also where its steps are plain processes.
+    return os.environ.get(_IMAGE_VARIABLE) if in_image() else None
 
 
 def git_commit() -> str | None:

@@ -229,10 +229,7 @@ class _Promotion:
     def _entry(self, version: str, before: str | None, verdict: gate.Verdict) -> dict[str, Any]:
         """Return the ledger entry of a new decision."""
         content = self.comparison.content
-        split = (content["evaluation_hash"], self.pointer.data_hash)
-        looked = {
-            e["comparison_hash"] for e in self.ledger.entries() if (e["evaluation_hash"], e["data_hash"]) == split
-        }
+        looked = self.ledger.looks(content["evaluation_hash"], self.pointer.data_hash)
         return {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "decision": "promoted" if verdict.promoted else "kept",

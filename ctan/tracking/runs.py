@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from ctan.errors import TrackingError
 from ctan.files import sha256_of_file
 from ctan.storage import is_remote
-from ctan.tracking.lineage import LATER_PIPELINE_RUNS, PIPELINE_RUN, git_commit
+from ctan.tracking.lineage import LATER_PIPELINE_RUNS, PIPELINE_RUN, git_commit, in_image
 from ctan.tracking.server import (
     ARTIFACTS_FOLDER,
     connect,
-    ends_with_the_container,
     in_haste,
+    is_embedded,
     is_server,
     prepare,
     tracking_errors,
@@ -158,7 +158,7 @@ def training_run(
         run = TrainingRun(client, uri, active)
         with tracking_errors(uri, "describing the run"):
             what = {"arch": arch, "fold": fold, "seed": seed}
-            _describe(client, run.run_id, config, pointer, what | _first_lineage(client, run.run_id, lineage or {}))
+            _describe(client, run.run_id, config, pointer, what, lineage or {})
         yield run
         run._send()
         status = "FINISHED"
@@ -223,9 +223,14 @@ def _experiment_id(client: MlflowClient, config: RunConfig) -> str:
     return experiment.experiment_id
 
 
-def _first_lineage(client: MlflowClient, run_id: str, lineage: Mapping[str, str]) -> dict[str, str]:
-    """Return the lineage to set: all of it the first time, afterwards only that a later pipeline run came by."""
-    known, now = client.get_run(run_id).data.tags, lineage.get(PIPELINE_RUN)
+def _first_lineage(known: Mapping[str, str], lineage: Mapping[str, str]) -> dict[str, str]:
+    """Return the lineage to set: all of it the first time, afterwards only that a later pipeline run came by.
+
+    Args:
+        known: tags that the run has.
+        lineage: tags of now.
+    """
+    now = lineage.get(PIPELINE_RUN)
     if known.get(PIPELINE_RUN, now) == now:
         return dict(lineage)
     later = [*filter(None, known.get(LATER_PIPELINE_RUNS, "").split(", "))]
@@ -233,20 +238,26 @@ def _first_lineage(client: MlflowClient, run_id: str, lineage: Mapping[str, str]
 
 
 def _describe(
-    client: MlflowClient, run_id: str, config: RunConfig, pointer: StorePointer, what: dict[str, object]
+    client: MlflowClient,
+    run_id: str,
+    config: RunConfig,
+    pointer: StorePointer,
+    what: dict[str, object],
+    lineage: Mapping[str, str],
 ) -> None:
     """Log settings, tags and data. Parameters that a resumed run has already are left as they were."""
     from mlflow.entities import Param
 
-    known = client.get_run(run_id).data.params
+    known = client.get_run(run_id).data
     settings = {name: value[:_MAX_VALUE_CHARS] for name, value in flatten(config.model_dump(mode="json")).items()}
-    params = [Param(name, value) for name, value in settings.items() if name not in known]
+    params = [Param(name, value) for name, value in settings.items() if name not in known.params]
     for start in range(0, len(params), _MAX_BATCH):
         client.log_batch(run_id, params=params[start : start + _MAX_BATCH])
     _set_tags(
         client,
         run_id,
         what
+        | _first_lineage(known.tags, lineage)
         | {
             "store_key": pointer.key,
             "data_hash": pointer.data_hash,
@@ -274,10 +285,13 @@ def _log_input(client: MlflowClient, run_id: str, pointer: StorePointer) -> None
 
 
 def is_lost(client: MlflowClient, run_id: str) -> bool:
-    """Whether a run was recorded in the database of another container, which ended with it."""
+    """Whether a run was recorded in the database of another container, which ended with it.
+
+    So it is on a cluster to which nobody has told a tracking server.
+    """
     from mlflow.exceptions import MlflowException
 
-    if not ends_with_the_container():
+    if not (in_image() and is_embedded(client.tracking_uri)):
         return False
     try:
         client.get_run(run_id)

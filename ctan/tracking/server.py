@@ -36,10 +36,15 @@ _DEFAULTS = {
 
 def tracking_uri() -> str:
     """Return `MLFLOW_TRACKING_URI`, else the address of the SQLite database in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _embedded()
+    return os.environ.get("MLFLOW_TRACKING_URI") or _embedded_uri()
 
 
-def _embedded() -> str:
+def is_embedded(uri: str) -> bool:
+    """Whether `uri` is that of the SQLite database in the workspace, which MLflow itself puts into the variable."""
+    return uri == _embedded_uri()
+
+
+def _embedded_uri() -> str:
     return f"sqlite:///{workspace() / DATABASE_FILE}"
 
 
@@ -51,14 +56,6 @@ def without_password(uri: str) -> str:
 def is_server(uri: str) -> bool:
     """Whether `uri` is that of a tracking server, which keeps artifacts itself."""
     return uri.startswith(("http://", "https://"))
-
-
-def ends_with_the_container() -> bool:
-    """Whether runs go to an embedded database inside a container of the image: other steps do not see it.
-
-    So it is on a cluster to which nobody has told a tracking server.
-    """
-    return tracking_uri() == _embedded() and "CTAN_GIT_COMMIT" in os.environ  # MLflow sets MLFLOW_TRACKING_URI itself
 
 
 def prepare() -> str:

@@ -174,6 +174,6 @@ def test_mlflow_migrates_and_serves_from_it_as_the_manifests_say(server: str) ->
 
 
 def test_the_check_looks_into_functions_too(tmp_path: Path) -> None:
-    (tmp_path / "module.py").write_text("import json\n\ndef later():\n    from no_such.library import x\n")
+    (tmp_path / "module.py").write_text("import json\n\ndef later():\n    from no_such.package import x\n")
     check = runpy.run_path(str(ROOT / "infra/docker/check.py"))
-    assert check["imported_modules"](tmp_path) == {"json", "no_such.library"}
+    assert check["imported_modules"](tmp_path) == {"json", "no_such.package"}
