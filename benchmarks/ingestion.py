@@ -20,8 +20,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from ctan.cases import Case, RawCase
 from ctan.datasets import get_dataset
-from ctan.datasets.base import Case, RawCase
 from ctan.memory import keep_freed_memory
 
 ROUNDS = 3

@@ -25,7 +25,7 @@ _INGEST = """
 import sys
 from pathlib import Path
 from ctan.settings import load_config
-from ctan.datasets.ingest import ingest
+from ctan.intake.ingest import ingest
 num_train = int(sys.argv[2])
 config = load_config("cpu", {"data.max_train_cases": num_train, "data.max_evaluation_cases": max(1, num_train // 4)})
 print(ingest(sys.argv[1], Path(sys.argv[3]), config, num_workers=2).num_cases)

@@ -20,18 +20,13 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from ctan.cases import RawCase
 from ctan.datasets import get_dataset
-from ctan.datasets.base import RawCase
+from ctan.intake.build import preprocess
+from ctan.intake.measure import case_row
 from ctan.settings import load_config
-from ctan.store import open_store, preprocess
-from ctan.store.manifest import (
-    MANIFEST_FILE,
-    QUARANTINE_FILE,
-    QUARANTINE_SCHEMA,
-    SCHEMA,
-    case_row,
-    write_manifest,
-)
+from ctan.store import open_store
+from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, write_manifest
 
 ROUNDS = 3
 

@@ -15,7 +15,7 @@ from ctan.files import sha256_of_json
 
 Architecture = Literal["stl", "hps", "mtan", "ctan"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
-PLANNED = "planned"  # value of a field that is left to the data, see `ctan.planning`
+PLANNED = "planned"  # value of a field that is left to the data, see `ctan.intake.planning`
 PLANNED_FIELDS = (
     ("preprocess", "grid_shape"),
     ("preprocess", "grid_spacing_mm"),

@@ -11,8 +11,7 @@ from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 
 if TYPE_CHECKING:
-    from ctan.datasets.base import ImageSpec
-    from ctan.store import StoredCase
+    from ctan.cases import ImageSpec, StoredCase
 
 _DISTANCE_SCALE_MM = 50.0
 

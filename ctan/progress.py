@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+STEP_PREFIX = "ctan step: "  # the first line a step prints; `ctan.run_log` shows a step's output from here on
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 15.0
 

@@ -14,7 +14,7 @@ from ctan import steps
 from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import sha256_of_file
-from ctan.tracking.lineage import git_commit
+from ctan.provenance import git_commit
 from ctan.workspace import workspace
 
 if TYPE_CHECKING:

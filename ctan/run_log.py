@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctan.errors import CtanError
-from ctan.steps import STEP_PREFIX
+from ctan.progress import STEP_PREFIX
 
 Show = Callable[[str], None]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctan.config import RunConfig
 from ctan.files import atomic_path, write_json
+from ctan.progress import STEP_PREFIX
 from ctan.settings import config_from_text, read_config, resolve_config
 from ctan.workspace import workspace
 
@@ -27,7 +28,6 @@ Metrics = dict[str, float]
 Metadata = dict[str, Any]  # of an artifact of the pipeline
 
 DEFAULT_SOURCE = "phantom:train=12,validation=4,seed=0"
-STEP_PREFIX = "ctan step: "  # the first line a step prints; `pipelines_client` shows a step's output from here on
 
 
 class _Clock:
@@ -73,10 +73,10 @@ def resolve(source: str, config: RunConfig) -> tuple[str, str, str]:
         config: settings, see `resolve_config`.
 
     Returns:
-        The source pinned to that version, the settings as YAML, and `ctan.origin.Origin` as JSON.
+        The source pinned to that version, the settings as YAML, and `ctan.sources.origin.Origin` as JSON.
     """
     with _step("resolve", source):
-        from ctan.origin import Origin
+        from ctan.sources.origin import Origin
 
         origin = Origin.of(source, config)
         data, settings, code = (value.removesuffix(".dir")[:40] for value in origin.hashes)
@@ -97,7 +97,7 @@ def check(model_name: str, settings: str, origin: str, finding: str) -> str:
         `"retrain"` or `"unchanged"`.
     """
     with _step("check", model_name):
-        from ctan.origin import Origin
+        from ctan.sources.origin import Origin
         from ctan.tracking.retraining import check as check_registry
 
         name = model_name or config_from_text(settings).model_name
@@ -119,12 +119,12 @@ def ingest(
         num_workers: processes; None for one a core.
         contact_sheet: HTML file that receives pictures of a few cases of each split; empty: none.
     """
-    from ctan.origin import Origin
+    from ctan.sources.origin import Origin
 
     started_from = Origin.from_json(origin)
     source = started_from.source
     with _step("ingest", source) as clock:
-        from ctan.datasets.ingest import ingest as ingest_source
+        from ctan.intake.ingest import ingest as ingest_source
 
         clock.loaded()
         config = config_from_text(settings)
@@ -132,7 +132,7 @@ def ingest(
         started_from.save(Path(manifest_dir))
         print(summary)
         if contact_sheet:
-            from ctan.datasets.look import show_few
+            from ctan.intake.look import show_few
 
             show_few(source, Path(manifest_dir), Path(contact_sheet), config)
     return _numbers(vars(summary))
@@ -148,7 +148,7 @@ def validate(manifest_dir: str, validated_dir: str, report: str, overrides: Sequ
         overrides: settings to change for this step.
     """
     with _step("validate") as clock:
-        from ctan.origin import read_origin
+        from ctan.sources.origin import read_origin
         from ctan.validation import validate as validate_manifest
 
         clock.loaded()
@@ -179,7 +179,7 @@ def preprocess(
         num_workers: processes; None for one a core.
     """
     with _step("preprocess") as clock:
-        from ctan.store import preprocess as preprocess_source
+        from ctan.intake.build import preprocess as preprocess_source
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
@@ -197,7 +197,7 @@ def plan(manifest_dir: str) -> list[dict[str, str]]:
         manifest_dir: output of `validate`.
     """
     with _step("plan"):
-        from ctan.planning import plan as plan_trainings
+        from ctan.intake.planning import plan as plan_trainings
 
         items = plan_trainings(read_config(manifest_dir))
         for item in items:
@@ -316,17 +316,13 @@ def compare(
     """
     with _step("compare", f"{len(evaluation_dirs)} models") as clock:
         from ctan.evaluation import compare as compare_evaluations
+        from ctan.report import write_report
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
-        compare_evaluations(
-            _store(pointer, manifest_dir),
-            [Path(folder) for folder in evaluation_dirs],
-            Path(comparison_dir),
-            Path(report),
-            config,
-        )
-        comparison = json.loads((Path(comparison_dir) / "comparison.json").read_text(encoding="utf-8"))
+        evaluations = [Path(folder) for folder in evaluation_dirs]
+        comparison = compare_evaluations(_store(pointer, manifest_dir), evaluations, Path(comparison_dir), config)
+        write_report(comparison, evaluations, Path(report))
         best = comparison["best"]
         shutil.rmtree(best_dir, ignore_errors=True)  # of an earlier comparison in the same folder
         with atomic_path(Path(best_dir)) as folder:
@@ -376,12 +372,13 @@ def promote(
 
 def _store(pointer: str, manifest_dir: str) -> StorePointer:
     """Return a pointer to a store that this machine sees, built again where it does not."""
-    from ctan.store import StorePointer, build_again
+    from ctan.intake.build import build_again
+    from ctan.store import StorePointer
 
     named = StorePointer.load(Path(pointer))
     if named.is_reachable:
         return named
-    from ctan.origin import read_origin
+    from ctan.sources.origin import read_origin
 
     return build_again(named, read_origin(manifest_dir).source, Path(manifest_dir), read_config(manifest_dir))
 

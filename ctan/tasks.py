@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from ctan.store import StoredCase
+    from ctan.cases import StoredCase
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ def tiny_config() -> RunConfig:
 @pytest.fixture(scope="session")
 def tiny_pointer(tiny_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> StorePointer:
     """A store of six training and two evaluation phantoms."""
-    from ctan.datasets.ingest import ingest
-    from ctan.store import preprocess
+    from ctan.intake.build import preprocess
+    from ctan.intake.ingest import ingest
 
     folder = tmp_path_factory.mktemp("tiny")
     source = "phantom:train=6,validation=2,seed=1"

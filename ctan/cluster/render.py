@@ -15,8 +15,8 @@ from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.parameters import check_parameters
 from ctan.cluster.values import EnvironmentSource, Retry, StepValues, Values, num_bytes, num_cores
 from ctan.errors import ConfigError
+from ctan.provenance import IMAGE_VARIABLE
 
-_IMAGE_VARIABLE = "CTAN_IMAGE"  # tells a step which image it runs in, for its MLflow run
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -59,8 +59,8 @@ def _set_container(container: dict[str, Any], settings: StepValues, image: str |
     env = {variable["name"]: variable["value"] for variable in container.get("env", [])}
     if image:
         container["image"] = image
-        if _IMAGE_VARIABLE in env:
-            env[_IMAGE_VARIABLE] = image
+        if IMAGE_VARIABLE in env:
+            env[IMAGE_VARIABLE] = image
     if env | settings.env:
         container["env"] = [{"name": name, "value": value} for name, value in (env | settings.env).items()]
     resources = container.setdefault("resources", {})

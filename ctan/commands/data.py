@@ -112,7 +112,7 @@ def show(
     Example: ctan data show data/openkbp pt_1 --output pt_1.png
     """
     config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
-    from ctan.datasets.look import show_cases
+    from ctan.intake.look import show_cases
 
     show_cases(source, cases, output, config)
     typer.echo(f"{', '.join(cases)} in {output}")
@@ -138,7 +138,7 @@ def download(
 
     Example: ctan data download stoic raw/stoic --first 20
     """
-    from ctan.datasets.download import download as fetch
+    from ctan.sources.download import download as fetch
 
     typer.echo(
         fetch(
@@ -179,9 +179,10 @@ def convert(
 
     Example: ctan data convert raw/clinic raw/kbp --rename Prostate=Larynx --target PTV=PTV70 --scale-to-gy 70
     """
-    from ctan.datasets import get_dataset, open_source
-    from ctan.datasets.convert import convert_to_openkbp, parse_names, read_cases
+    from ctan.datasets import get_dataset
+    from ctan.intake.convert import convert_to_openkbp, parse_names, read_cases
     from ctan.progress import track
+    from ctan.sources import open_source
 
     config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
     data_set = get_dataset(config.data)

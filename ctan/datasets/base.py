@@ -1,120 +1,15 @@
-"""What every data set module provides, and `Case`, the one form raw data takes after reading."""
+"""What every data set module provides."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from ctan.cases import Augmentation, Case, ImageSpec, RawCase
 from ctan.config import ValidationConfig
 from ctan.tasks import Task
-
-SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST = "train", "validation", "test"
-POSSIBLE_DOSE_MASK = "possible_dose_mask"
-
-
-@dataclass(frozen=True)
-class RawCase:
-    """Where a case's raw files lie. The path never leaves the machine: no manifest or message holds it whole."""
-
-    case_id: str
-    group_id: str
-    split: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class Case:
-    """One case at native resolution. All arrays share one grid; axes and spacing are in the same order.
-
-    Attributes:
-        case_id: unique within the data set, such as `"pt_1"`.
-        group_id: patient or lesion; never in two splits.
-        split: `"train"`, `"validation"` or `"test"`; empty when the data set has no official split.
-        spacing_mm: voxel edge per axis.
-        images: the data set's image by name, see `ImageSpec`. Volumes are (posterior, left, inferior), pictures
-            (row, column); `"ct"` is (D, H, W) uint16, 0..4095, HU is about value - 1024; `"rgb"` is (3, H, W) uint8.
-        masks: name -> bool array; contoured structures and `"possible_dose_mask"`. A structure that was not
-            contoured has no entry.
-        doses: `"dose"` -> float32 Gy; empty where the data set has none.
-        labels: name -> class label of image-level tasks; a label that is not known has no entry.
-        facts: further columns of the manifest, see `Dataset.facts`; what is not known has no entry.
-        sha256: of the raw bytes (`ctan.files.sha256_of_digests`).
-    """
-
-    case_id: str
-    group_id: str
-    split: str
-    spacing_mm: tuple[float, ...]
-    images: Mapping[str, npt.NDArray[Any]]
-    masks: Mapping[str, npt.NDArray[np.bool_]]
-    doses: Mapping[str, npt.NDArray[np.float32]]
-    sha256: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, str | float] = field(default_factory=dict)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels per axis."""
-        return next(iter(self.images.values())).shape[-len(self.spacing_mm) :]
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """The image every case of a data set has, and how a network sees it.
-
-    A network's input is `(clip(value, low, high) - mean) / std`, channel by channel.
-
-    Attributes:
-        name: key in `Case.images`.
-        dtype: of the raw values in the store, `"uint16"` or `"uint8"`.
-        num_channels: with more than one, arrays have a leading channel axis.
-        low, high: window of values.
-        mean, std: one number, or one a channel.
-        outside: raw value outside the image.
-        unit: of the raw values, for tables and plots.
-    """
-
-    name: str
-    dtype: Literal["uint16", "uint8"]
-    num_channels: int
-    low: float
-    high: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    outside: int
-    unit: str
-
-
-# CT as stored: HU + 1024 clipped to 0..4095; the network sees (clip(v, 0, 2524) - 1024) / 1000.
-CT = ImageSpec("ct", "uint16", 1, low=0, high=2524, mean=(1024,), std=(1000,), outside=0, unit="HU + 1024")
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Which random changes leave a case of the data set plausible; how often is a setting (`TrainingConfig`).
-
-    Attributes:
-        flip_axes: axes that may be mirrored, counted from the first spatial one.
-        left_right_axis: the axis whose mirroring swaps paired structures; None where sides do not matter.
-        rotate_plane: the two axes of rotations; None for none.
-        rotate_step_degrees: rotations are multiples of this; 0: any angle.
-        max_rotate_degrees: largest angle.
-        max_scale: largest change of size, such as 0.1.
-        colour: random brightness, contrast and colour balance.
-    """
-
-    flip_axes: tuple[int, ...] = ()
-    left_right_axis: int | None = None
-    rotate_plane: tuple[int, int] | None = None
-    rotate_step_degrees: float = 0.0
-    max_rotate_degrees: float = 180.0
-    max_scale: float = 0.0
-    colour: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Evaluation: predict, score every case, compare architectures, report."""
+"""Evaluation: predict, score every case, compare architectures."""
 
-from ctan.evaluation.compare import Comparison, compare
+from ctan.evaluation.compare import compare
 from ctan.evaluation.evaluate import evaluate, evaluation_hash
 
-__all__ = ["Comparison", "compare", "evaluate", "evaluation_hash"]
+__all__ = ["compare", "evaluate", "evaluation_hash"]

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases import POSSIBLE_DOSE_MASK, Case, StoredCase
 from ctan.config import EvaluationConfig
-from ctan.datasets.base import POSSIBLE_DOSE_MASK, Case, Dataset
+from ctan.datasets.base import Dataset
 from ctan.evaluation.cases import EVALUATION, Row
 from ctan.evaluation.scoring import score_case, score_dose_map
 from ctan.metrics import CLASS_FREQUENCIES
-from ctan.store import Store, StoredCase
+from ctan.store import Store
 from ctan.tasks import DoseRegression, Segmentation, Task
 
 MEAN, DISTANCE, GRID_FLOOR = "baseline-mean", "baseline-distance", "grid-floor"

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ctan.cases import SPLIT_TRAIN
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
-from ctan.datasets.base import SPLIT_TRAIN
 from ctan.errors import DataError
 from ctan.evaluation.baselines import DISTANCE, LABELS, MEAN, DoseStatistics, baseline_rows, floor_rows
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, read_cases, write_cases
@@ -35,13 +35,6 @@ ROLES = (TUNING, EVALUATION)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What `comparison.json` holds."""
-
-    content: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class _Model:
     """One evaluated model: its description and its per-case rows."""
 
@@ -52,24 +45,22 @@ class _Model:
         return self.cases.filter(pc.field("role") == role)
 
 
-def compare(
-    pointer: StorePointer, evaluation_dirs: list[Path], output_dir: Path, report: Path, config: RunConfig
-) -> Comparison:
+def compare(pointer: StorePointer, evaluation_dirs: list[Path], output_dir: Path, config: RunConfig) -> dict[str, Any]:
     """Compare evaluated models and choose the best by the tuning cases.
 
     Args:
         pointer: the store they were evaluated on.
         evaluation_dirs: what `evaluate` wrote, one a model.
         output_dir: receives `comparison.json` and `cases.parquet`.
-        report: self-contained HTML file.
         config: number of resamples and coverage.
+
+    Returns:
+        What `comparison.json` holds.
 
     Raises:
         DataError: without models, for a missing or damaged file, a model that is given twice, an evaluation on another
             store, or models that were not scored on the same cases.
     """
-    from ctan.evaluation.report import write_report
-
     if not evaluation_dirs:
         raise DataError("nothing to compare: give at least one folder that `ctan evaluate` wrote")
     models = [_read(folder, pointer) for folder in evaluation_dirs]
@@ -93,8 +84,7 @@ def compare(
     kept = simple.filter(pc.field("arch") != "grid-floor")
     write_cases(pa.concat_tables([*(model.cases for model in models), kept]), output_dir / CASES_FILE)
     write_json(output_dir / COMPARISON_FILE, content)
-    write_report(content, evaluation_dirs, report)
-    return Comparison(content)
+    return content
 
 
 def _read(folder: Path, pointer: StorePointer) -> _Model:

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
-from ctan.datasets.base import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
 from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, write_cases
 from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
@@ -28,7 +28,7 @@ from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import DoseRegression
 
 if TYPE_CHECKING:
-    from ctan.datasets.base import Case
+    from ctan.cases import Case
     from ctan.inference import LoadedModel
 
 

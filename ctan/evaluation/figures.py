@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ctan.datasets.base import Case, Dataset
+from ctan.cases import Case
+from ctan.datasets.base import Dataset
 from ctan.metrics import dvh_curve
 from ctan.tasks import DoseRegression, Segmentation, Task
 

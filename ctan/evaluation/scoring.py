@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases import POSSIBLE_DOSE_MASK, Case
 from ctan.config import EvaluationConfig
-from ctan.datasets.base import POSSIBLE_DOSE_MASK, Case, Dataset
+from ctan.datasets.base import Dataset
 from ctan.errors import DataError
 from ctan.evaluation.cases import Row
 from ctan.metrics import dice, hd95_mm, probability_rows, score_dose, thresholded_jaccard

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ctan.store import StoredCase
+    from ctan.cases import StoredCase
 
 WEIGHTS_FILE, MODEL_FILE = "model.safetensors", "model.json"
 _NEEDED = ("arch", "tasks", "in_channels", "config", "run_id", "code_hash")

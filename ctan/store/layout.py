@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctan.datasets.base import POSSIBLE_DOSE_MASK
+from ctan.cases import POSSIBLE_DOSE_MASK
 
 if TYPE_CHECKING:
     import zarr

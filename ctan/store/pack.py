@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases import POSSIBLE_DOSE_MASK
+from ctan.cases import geometry as geo
 from ctan.config import PreprocessConfig
-from ctan.datasets.base import POSSIBLE_DOSE_MASK
-from ctan.store import geometry as geo
 from ctan.store.layout import Layout, pack_masks, quantise_dose
 
 if TYPE_CHECKING:
-    from ctan.datasets.base import Case, Dataset
+    from ctan.cases import Case
+    from ctan.datasets.base import Dataset
 
 
 def pack_case(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ctan.errors import DataError
 from ctan.files import write_json
-from ctan.storage import cache_folder, check_root, is_remote, join
+from ctan.sources.buckets import cache_folder, check_root, is_remote, join
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ctan.cases import StoredCase
+from ctan.cases import geometry as geo
 from ctan.errors import CaseError, DataError
-from ctan.storage import is_remote
-from ctan.store import geometry as geo
+from ctan.sources.buckets import is_remote
 from ctan.store.chunks import ChunkReader
 from ctan.store.description import REBUILD, check_files, read_description
 from ctan.store.layout import STORE_FILE, Layout, unpack_masks
@@ -21,44 +21,7 @@ from ctan.store.pointer import StorePointer
 from ctan.store.remote import fetch
 
 if TYPE_CHECKING:
-    from ctan.datasets.base import Case
-
-
-@dataclass(frozen=True)
-class StoredCase:
-    """One case on the working grid.
-
-    Attributes:
-        case_id, group_id, split, fold: as in the manifest.
-        image: name -> (D, H, W), or (C, H, W) with channels; `"ct"` is int16, 0..4095, HU + 1024, 0 outside the native
-            grid, `"rgb"` uint8.
-        masks: (S, D, H, W) bool in the order of `dataset.structures`; False where a structure is not contoured.
-        known: (S,) bool, whether the structure is contoured.
-        dose: (D, H, W) float32, Gy.
-        dose_mask: (D, H, W) bool, voxels that touch the possible-dose mask.
-        target_distance: (D, H, W) int8, signed distance in mm to the union of the targets, see
-            `ctan.store.geometry.signed_distance_mm`.
-        spacing_mm: voxel edge per axis of the working grid.
-        labels: name -> class label of image-level tasks.
-        prescription_gy: what doses are scaled by, the highest prescribed dose of the case.
-
-    Pictures have no axis `D`. `dose`, `dose_mask` and `target_distance` are empty, of shape (0,), where the data set
-    has no dose.
-    """
-
-    case_id: str
-    group_id: str
-    split: str
-    fold: int
-    image: Mapping[str, npt.NDArray[Any]]
-    masks: npt.NDArray[np.bool_]
-    known: npt.NDArray[np.bool_]
-    dose: npt.NDArray[np.float32]
-    dose_mask: npt.NDArray[np.bool_]
-    target_distance: npt.NDArray[np.int8]
-    spacing_mm: tuple[float, ...]
-    labels: Mapping[str, str]
-    prescription_gy: float = 1.0
+    from ctan.cases import Case
 
 
 class Store:
@@ -151,7 +114,7 @@ class Store:
             DataError: when the store has no such case.
             CaseError: when its bytes are damaged.
         """
-        from ctan.datasets.base import Case
+        from ctan.cases import Case
 
         row, geometry, layout = self._row(case_id), self.geometry(case_id), self._layout
         kind, shape, spacing_mm = "native", geometry.native_shape, geometry.native_spacing_mm

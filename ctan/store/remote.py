@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ctan import storage
 from ctan.errors import DataError
+from ctan.sources import buckets
 from ctan.store.description import check_files, find_damage, parse_description, read_description
 from ctan.store.layout import ARRAYS_FOLDER, STORE_FILE
 from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE
@@ -25,14 +25,14 @@ def find_problem(pointer: StorePointer) -> str | None:
     Raises:
         DataError: when the bucket cannot be asked.
     """
-    content = storage.read_object(storage.join(pointer.address, STORE_FILE))
+    content = buckets.read_object(buckets.join(pointer.address, STORE_FILE))
     if content is None:
         return ABSENT
     try:
         description = parse_description(content, pointer.address, _REPAIR)
     except DataError as error:
         return str(error)
-    objects = storage.list_objects(pointer.address)
+    objects = buckets.list_objects(pointer.address)
     for name in (MANIFEST_FILE, QUARANTINE_FILE):
         if name not in objects:
             return f"{name} is missing"
@@ -46,9 +46,9 @@ def publish(pointer: StorePointer) -> None:
     """Upload the local copy of a store, which must be complete.
 
     Raises:
-        DataError: see `ctan.storage.publish`.
+        DataError: see `ctan.sources.buckets.publish`.
     """
-    storage.publish(pointer.folder, pointer.address, last=STORE_FILE)
+    buckets.publish(pointer.folder, pointer.address, last=STORE_FILE)
 
 
 def fetch(pointer: StorePointer) -> None:
@@ -62,7 +62,7 @@ def fetch(pointer: StorePointer) -> None:
     problem = find_problem(pointer)
     if problem is not None:
         raise DataError(f"{pointer.address}: {problem}; {_REPAIR}")
-    storage.mirror(pointer.address, pointer.folder, _check)
+    buckets.mirror(pointer.address, pointer.folder, _check)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ctan.errors import DataError
 from ctan.files import atomic_path
-from ctan.storage import cache_folder, check_root, check_writable, is_remote, join, read_object, write_object
+from ctan.sources.buckets import cache_folder, check_root, check_writable, is_remote, join, read_object, write_object
 
 
 def plain(value: Any) -> Any:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctan.errors import ConfigError, TrackingError
+from ctan.provenance import git_commit
 from ctan.tracking import gate, registry
 from ctan.tracking.comparison import EVALUATION, ComparisonFiles, read_comparison
 from ctan.tracking.ledger import Ledger, plain
-from ctan.tracking.lineage import git_commit
 from ctan.tracking.reference import NotComparableError, champion_cases
 from ctan.tracking.runs import NO_SERVER, WEIGHTS_TAG, find_logged_model, is_lost
 from ctan.tracking.server import connect, is_server, prepare, tracking_errors, without_password

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ctan.origin import Origin
+from ctan.sources.origin import Origin
 from ctan.tracking.registry import CHAMPION, DECISION_TAG, get_alias
 from ctan.tracking.server import connect, prepare, tracking_errors
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ctan.errors import TrackingError
 from ctan.files import sha256_of_file
-from ctan.storage import is_remote
-from ctan.tracking.lineage import LATER_PIPELINE_RUNS, PIPELINE_RUN, git_commit, in_image
+from ctan.provenance import git_commit, in_image
+from ctan.sources.buckets import is_remote
+from ctan.tracking.lineage import LATER_PIPELINE_RUNS, PIPELINE_RUN
 from ctan.tracking.server import (
     ARTIFACTS_FOLDER,
     connect,

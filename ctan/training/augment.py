@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from ctan.cases import Augmentation, StoredCase
 from ctan.config import TrainingConfig
-from ctan.datasets.base import Augmentation, Dataset
-from ctan.store import StoredCase
+from ctan.datasets.base import Dataset
 from ctan.tasks import Segmentation, Task
 
 Array = npt.NDArray[Any]

@@ -15,7 +15,7 @@ import torch
 from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import atomic_path, code_hash, sha256_of_json
-from ctan.storage import cache_folder, check_root, check_writable, fetch, is_remote, join, upload_file
+from ctan.sources.buckets import cache_folder, check_root, check_writable, fetch, is_remote, join, upload_file
 from ctan.store import StorePointer
 
 # The rooms whose code decides the weights: a change in one of them starts training afresh.

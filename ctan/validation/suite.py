@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
 from ctan.config import RunConfig
-from ctan.datasets.base import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, Dataset, Expectation, between
+from ctan.datasets.base import Dataset, Expectation, between
 from ctan.store.manifest import SCHEMA
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers_s3 import free_ports
-from helpers_workloads import http_status, wait_until
 
 import components
+from tests.helpers.s3 import free_ports
+from tests.helpers.workloads import http_status, wait_until
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers_containers import writable_by_all
-from helpers_kubernetes import MANIFESTS, of_kind, render
-from helpers_s3 import free_ports
-from helpers_workloads import http_status, wait_until
 
 import ctan
+from tests.helpers.containers import writable_by_all
+from tests.helpers.kubernetes import MANIFESTS, of_kind, render
+from tests.helpers.s3 import free_ports
+from tests.helpers.workloads import http_status, wait_until
 
 ROOT = Path(ctan.__file__).parents[1]
 CLOSED = ["docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "none"]

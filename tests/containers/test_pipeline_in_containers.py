@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_containers import Ran, run_in_containers, writable_by_all
 
 from ctan.pipelines_client import compiled_pipeline
+from tests.helpers.containers import Ran, run_in_containers, writable_by_all
 
 # What kfp warns about is by design: names and resources mean something on a cluster only.
 pytestmark = pytest.mark.filterwarnings("ignore:Task .* have no effect")

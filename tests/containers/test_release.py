@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers_s3 import free_ports
-from helpers_workloads import http_status, wait_until
 
 import ctan
+from tests.helpers.s3 import free_ports
+from tests.helpers.workloads import http_status, wait_until
 
 ROOT = Path(ctan.__file__).parents[1]
 IMAGE = f"ctan-release-test:{ctan.__version__}"

@@ -1,0 +1,97 @@
+"""`RawCase`, `Case` and `StoredCase`: a patient or picture as files, at native resolution, and on the working grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST = "train", "validation", "test"
+POSSIBLE_DOSE_MASK = "possible_dose_mask"
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """Where a case's raw files lie. The path never leaves the machine: no manifest or message holds it whole."""
+
+    case_id: str
+    group_id: str
+    split: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case at native resolution. All arrays share one grid; axes and spacing are in the same order.
+
+    Attributes:
+        case_id: unique within the data set, such as `"pt_1"`.
+        group_id: patient or lesion; never in two splits.
+        split: `"train"`, `"validation"` or `"test"`; empty when the data set has no official split.
+        spacing_mm: voxel edge per axis.
+        images: the data set's image by name, see `ImageSpec`. Volumes are (posterior, left, inferior), pictures
+            (row, column); `"ct"` is (D, H, W) uint16, 0..4095, HU is about value - 1024; `"rgb"` is (3, H, W) uint8.
+        masks: name -> bool array; contoured structures and `"possible_dose_mask"`. A structure that was not
+            contoured has no entry.
+        doses: `"dose"` -> float32 Gy; empty where the data set has none.
+        labels: name -> class label of image-level tasks; a label that is not known has no entry.
+        facts: further columns of the manifest, see `Dataset.facts`; what is not known has no entry.
+        sha256: of the raw bytes (`ctan.files.sha256_of_digests`).
+    """
+
+    case_id: str
+    group_id: str
+    split: str
+    spacing_mm: tuple[float, ...]
+    images: Mapping[str, npt.NDArray[Any]]
+    masks: Mapping[str, npt.NDArray[np.bool_]]
+    doses: Mapping[str, npt.NDArray[np.float32]]
+    sha256: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str | float] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return next(iter(self.images.values())).shape[-len(self.spacing_mm) :]
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """One case on the working grid.
+
+    Attributes:
+        case_id, group_id, split, fold: as in the manifest.
+        image: name -> (D, H, W), or (C, H, W) with channels; `"ct"` is int16, 0..4095, HU + 1024, 0 outside the native
+            grid, `"rgb"` uint8.
+        masks: (S, D, H, W) bool in the order of `dataset.structures`; False where a structure is not contoured.
+        known: (S,) bool, whether the structure is contoured.
+        dose: (D, H, W) float32, Gy.
+        dose_mask: (D, H, W) bool, voxels that touch the possible-dose mask.
+        target_distance: (D, H, W) int8, signed distance in mm to the union of the targets, see
+            `ctan.cases.geometry.signed_distance_mm`.
+        spacing_mm: voxel edge per axis of the working grid.
+        labels: name -> class label of image-level tasks.
+        prescription_gy: what doses are scaled by, the highest prescribed dose of the case.
+
+    Pictures have no axis `D`. `dose`, `dose_mask` and `target_distance` are empty, of shape (0,), where the data set
+    has no dose.
+    """
+
+    case_id: str
+    group_id: str
+    split: str
+    fold: int
+    image: Mapping[str, npt.NDArray[Any]]
+    masks: npt.NDArray[np.bool_]
+    known: npt.NDArray[np.bool_]
+    dose: npt.NDArray[np.float32]
+    dose_mask: npt.NDArray[np.bool_]
+    target_distance: npt.NDArray[np.int8]
+    spacing_mm: tuple[float, ...]
+    labels: Mapping[str, str]
+    prescription_gy: float = 1.0

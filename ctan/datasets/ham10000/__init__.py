@@ -1,0 +1,1 @@
+"""HAM10000: dermatoscopic pictures, lesion outlines and diagnoses."""

@@ -1,0 +1,1 @@
+"""OpenKBP: head-and-neck planning data as sparse CSV files."""

@@ -1,0 +1,173 @@
+"""OpenKBP: head-and-neck planning CT, contours and dose as sparse CSV files.
+
+Raw layout: `{train-pats,validation-pats,test-pats}/pt_<n>/*.csv`, every array 128 x 128 x 128 in C order, axes
+(posterior, left, inferior). A file has the header `,data` and rows `flat index,value`; the value of a mask is empty.
+`voxel_dimensions.csv` holds three numbers in mm, without header or index.
+Source: Babier et al., "OpenKBP: The open-access knowledge-based planning grand challenge and dataset" (2021).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ctan.cases import CT, POSSIBLE_DOSE_MASK, Augmentation, Case, RawCase
+from ctan.config import DataConfig, ValidationConfig
+from ctan.datasets.base import Expectation, between
+from ctan.datasets.openkbp.format import ORGANS, SHAPE, SPLIT_FOLDERS, TARGETS
+from ctan.errors import CaseError, ConfigError, DataError
+from ctan.files import sha256_of_digests
+from ctan.tasks import DoseRegression, Segmentation, Task
+
+_REQUIRED = ("ct", "dose", POSSIBLE_DOSE_MASK, "voxel_dimensions")
+_MAX_CT = 4095
+_NUM_VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
+
+
+class OpenKBP:
+    """The reader and the tasks of OpenKBP; implements `ctan.datasets.base.Dataset`."""
+
+    name = "openkbp"
+    spatial_dims: Literal[2, 3] = 3
+    image = CT
+    structures = (*ORGANS, *TARGETS)
+    targets: Mapping[str, float] = TARGETS
+    has_dose = True
+    labels: Mapping[str, tuple[str, ...]] = {}
+    facts: Mapping[str, Literal["string", "float64"]] = {}
+    strata: tuple[str, ...] = ()
+    keeps_native = True
+    whole_image = False
+    augmentation = Augmentation(
+        flip_axes=(1,), left_right_axis=1, rotate_plane=(0, 1), rotate_step_degrees=40
+    )  # nine equispaced beams
+    licence = "OpenKBP, A. Babier et al., Medical Physics 48 (2021); MIT"
+
+    def __init__(self, config: DataConfig | None = None) -> None:
+        self.config = config or DataConfig()
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Return contouring of the organs at risk and dose prediction."""
+        contouring = Segmentation("contouring", ORGANS, mirrored_pairs=(("LeftParotid", "RightParotid"),))
+        return contouring, DoseRegression("dose")
+
+    def find(self, raw_dir: Path) -> list[RawCase]:
+        """List the patients of a folder by split and number; the folder may also be the one above `provided-data`.
+
+        Raises:
+            DataError: when the folder is missing or holds no patient.
+        """
+        root = raw_dir / "provided-data" if (raw_dir / "provided-data").is_dir() else raw_dir
+        cases = []
+        for folder, split in SPLIT_FOLDERS.items():
+            for path in (root / folder).glob("pt_*"):
+                if path.is_dir() and re.fullmatch(r"pt_\d+", path.name):
+                    cases.append(RawCase(path.name, path.name, split, path))
+        if not cases:
+            expected = ", ".join(f"{folder}/pt_<n>/ct.csv" for folder in SPLIT_FOLDERS)
+            found = "the folder is empty" if raw_dir.is_dir() and not any(raw_dir.iterdir()) else "found none"
+            raise DataError(f"{raw_dir}: no OpenKBP patients, expected {expected}; {found}")
+        order = list(SPLIT_FOLDERS.values())
+        return sorted(cases, key=lambda case: (order.index(case.split), int(case.case_id.removeprefix("pt_"))))
+
+    def read(self, raw: RawCase) -> Case:
+        """Read one patient: CT (clipped to 0..4095), dose in Gy, contours, possible-dose mask, spacing.
+
+        Raises:
+            CaseError: naming the file, what was expected and what was found.
+        """
+        contents = _read_files(raw)
+        missing = [f"{name}.csv" for name in _REQUIRED if name not in contents]
+        if missing:
+            raise CaseError(raw.case_id, f"{', '.join(missing)} missing; every patient needs them")
+        known = {*_REQUIRED, *self.structures}
+        unknown = [f"{name}.csv" for name in contents if name not in known]
+        if unknown:
+            raise CaseError(
+                raw.case_id, f"{', '.join(unknown)}: unknown structure; known: {', '.join(self.structures)}"
+            )
+        from ctan.datasets.openkbp.sparse_csv import read_mask, read_values  # compiled: only readers pay for the import
+
+        masks = {
+            name: _parsed(raw.case_id, name, partial(read_mask, contents[name], _NUM_VOXELS))
+            for name in (*self.structures, POSSIBLE_DOSE_MASK)
+            if name in contents
+        }
+        ct = _parsed(raw.case_id, "ct", lambda: read_values(contents["ct"], _NUM_VOXELS, np.uint16, 0, _MAX_CT))
+        dose = _parsed(raw.case_id, "dose", lambda: read_values(contents["dose"], _NUM_VOXELS, np.float32))
+        if dose.min() < 0:
+            raise CaseError(raw.case_id, f"dose.csv: negative dose {dose.min():.3f} Gy")
+        digests = {f"{name}.csv": hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        return Case(
+            case_id=raw.case_id,
+            group_id=raw.group_id,
+            split=raw.split,
+            spacing_mm=_read_spacing(raw.case_id, contents["voxel_dimensions"]),
+            images={"ct": ct},
+            masks=masks,
+            doses={"dose": dose},
+            sha256=sha256_of_digests(digests),
+        )
+
+    def remarks(self, raw_dir: Path) -> list[str]:
+        """Return nothing: every patient speaks for itself."""
+        return []
+
+    def expectations(self, limits: ValidationConfig) -> list[Expectation]:
+        """Return that PTV70 is contoured and that mean doses in targets are near their prescriptions."""
+        main_target = max(TARGETS, key=lambda name: TARGETS[name])
+        found = [
+            Expectation(f"{main_target}-present", f"{main_target} is contoured", "", "ExpectColumnValuesToNotBeNull",
+                        {"column": f"voxels_{main_target}"})
+        ]  # fmt: skip
+        for name, level_gy in TARGETS.items():
+            low, high = (level_gy * (1 + sign * limits.target_dose_tolerance) for sign in (-1, 1))
+            sentence = (
+                f"Mean dose in {name} is within {limits.target_dose_tolerance:.0%} of its prescription {level_gy:g} Gy"
+            )
+            found.append(between(f"{name}-dose", f"dose_mean_gy_{name}", round(low, 3), round(high, 3), "Gy", sentence))
+        return found
+
+    def write_phantoms(
+        self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()
+    ) -> None:
+        """Write synthetic patients, see `ctan.datasets.openkbp.phantom`."""
+        from ctan.datasets.openkbp.phantom import write_openkbp_phantoms
+
+        if defects:
+            raise ConfigError(f"defects: OpenKBP's phantoms have none to plant, found {', '.join(defects)}")
+        write_openkbp_phantoms(output_dir, num_train, num_validation, seed)
+
+
+def _read_files(raw: RawCase) -> dict[str, bytes]:
+    try:
+        return {path.stem: path.read_bytes() for path in sorted(raw.path.glob("*.csv"))}
+    except OSError as error:
+        name = Path(error.filename).name if error.filename else "a file"
+        raise CaseError(raw.case_id, f"{name}: cannot be read ({error.strerror})") from error
+
+
+def _parsed(case_id: str, name: str, read: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return what `read` returns in the grid's shape; name case and file in its errors."""
+    try:
+        return read().reshape(SHAPE)
+    except DataError as error:
+        raise CaseError(case_id, f"{name}.csv: {error}") from error
+
+
+def _read_spacing(case_id: str, content: bytes) -> tuple[float, float, float]:
+    """Return the voxel edges in mm, in the order of the axes."""
+    try:
+        edges = [float(line) for line in content.decode("ascii").split()]
+    except ValueError as error:
+        raise CaseError(case_id, f"voxel_dimensions.csv: expected three numbers in mm ({error})") from error
+    if len(edges) != 3 or not all(0 < edge < float("inf") for edge in edges):
+        raise CaseError(case_id, f"voxel_dimensions.csv: expected three positive numbers in mm, found {edges}")
+    return edges[0], edges[1], edges[2]

@@ -1,0 +1,1 @@
+"""Planning data in DICOM-RT, a folder a patient."""

@@ -1,0 +1,180 @@
+"""Planning data as every clinic has it: a folder a patient with a CT series, an RTSTRUCT, an RTDOSE, maybe an RTPLAN.
+
+Prostate by default; which structures there are, which of them are targets, and what a clinic calls them are settings
+(`DicomConfig`), so that the same reader serves any site of the body. Patients become keyed hashes, see
+`ctan.dicom.deidentify`. Raw layout: see `ctan.dicom.scan`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ctan.cases import CT, Augmentation, Case, RawCase
+from ctan.config import DataConfig, ValidationConfig
+from ctan.datasets.base import Expectation, between
+from ctan.dicom.deidentify import Pseudonymiser, read_key
+from ctan.dicom.names import RoiNames
+from ctan.dicom.patient import read_planning
+from ctan.dicom.scan import DicomFile, identity, scan
+from ctan.errors import CaseError, DataError
+from ctan.tasks import DoseRegression, Segmentation, Task
+
+DEFAULT_PRESCRIPTION_GY = 78.0
+
+
+@dataclass(frozen=True)
+class PlanningRawCase(RawCase):
+    """A patient's folder and the files in it that belong to the case."""
+
+    files: tuple[DicomFile, ...] = field(default=(), repr=False)
+
+
+class Prostate:
+    """The reader and the tasks of planning data in DICOM-RT; implements `ctan.datasets.base.Dataset`."""
+
+    name = "prostate"
+    spatial_dims: Literal[2, 3] = 3
+    image = CT
+    has_dose = True
+    labels: Mapping[str, tuple[str, ...]] = {}
+    facts: Mapping[str, Literal["string", "float64"]] = {"prescription_gy": "float64"}
+    strata: tuple[str, ...] = ()
+    keeps_native = True
+    whole_image = False
+    augmentation = Augmentation(flip_axes=(1,), left_right_axis=1)
+    licence = "your own data: de-identified here, still medical data of people; keep it inside your institution"
+
+    def __init__(self, config: DataConfig | None = None) -> None:
+        self.config = config or DataConfig.model_validate({"dataset": "prostate"})
+        dicom = self.config.dicom
+        self._organs = tuple(name for name in dicom.structures if name not in dicom.targets)
+        self.structures: tuple[str, ...] = (*self._organs, *dicom.targets)
+        self.targets: Mapping[str, float] = dict.fromkeys(
+            dicom.targets, dicom.prescription_gy or DEFAULT_PRESCRIPTION_GY
+        )
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Return contouring of the organs and dose prediction."""
+        pairs = self.config.dicom.mirrored_pairs
+        return Segmentation("contouring", self._organs, mirrored_pairs=pairs), DoseRegression("dose")
+
+    def find(self, raw_dir: Path) -> list[RawCase]:
+        """List the patients: one a folder, or one a PatientID of the files that lie in no folder, by pseudonym.
+
+        Raises:
+            DataError: when the folder is missing or holds no planning data, or there is no key.
+        """
+        pseudonymiser = self._pseudonymiser()
+        groups = _grouped(raw_dir)
+        if not groups:
+            found = "the folder is empty" if raw_dir.is_dir() and not any(raw_dir.iterdir()) else "found none"
+            raise DataError(
+                f"{raw_dir}: no planning data, expected a folder a patient with DICOM files (CT, RTSTRUCT, RTDOSE); "
+                f"{found}"
+            )
+        patients = [pseudonymiser.pseudonym(identity(files)[0]) for _, files in groups]
+        repeated = {patient for patient, count in Counter(patients).items() if count > 1}
+        cases: dict[str, RawCase] = {}
+        for (path, files), patient in zip(groups, patients, strict=True):
+            case_id = f"{patient}-{_study(files, pseudonymiser)}" if patient in repeated else patient
+            copies = sum(known == case_id or known.startswith(f"{case_id}-copy") for known in cases)
+            case_id = f"{case_id}-copy{copies}" if copies else case_id
+            cases[case_id] = PlanningRawCase(case_id, patient, "", path, tuple(files))
+        return [cases[case_id] for case_id in sorted(cases)]
+
+    def remarks(self, raw_dir: Path) -> list[str]:
+        """Say which patients have no ID of their own, and how many ROI names the name map does not know."""
+        pseudonymiser, names = self._pseudonymiser(), RoiNames(self.config.dicom)
+        groups = _grouped(raw_dir)
+        remarks = []
+        unnamed = [text for text, named in (identity(files) for _, files in groups) if text and not named]
+        if unnamed:
+            listed = ", ".join(sorted({pseudonymiser.pseudonym(text) for text in unnamed})[:10])
+            remarks.append(
+                f"{len(unnamed)} of {len(groups)} cases have a blank or placeholder PatientID and are grouped by "
+                f"FrameOfReferenceUID: two studies of one such patient may come into different splits ({listed})"
+            )
+        structure_sets = [file for _, files in groups for file in files if file.kind == "RTSTRUCT"]
+        roi_names = [name for file in structure_sets for name in file.roi_names]
+        if unknown := sum(not names(name) for name in roi_names):
+            remarks.append(
+                f"{unknown} of {len(roi_names)} ROIs match no structure of data.dicom.structures and are left out"
+            )
+        return remarks
+
+    def read(self, raw: RawCase) -> Case:
+        """Read one patient, see `ctan.dicom.patient`.
+
+        Raises:
+            CaseError: naming the kind of file, what was expected and what was found.
+        """
+        files = raw.files if isinstance(raw, PlanningRawCase) else tuple(scan(raw.path))
+        pseudonymiser = self._pseudonymiser()
+        try:
+            planning = read_planning(files, pseudonymiser, self.config.dicom)
+        except DataError as error:
+            raise CaseError(raw.case_id, str(error)) from None  # causes may quote values of the files
+        known = planning.prescription_gy is not None
+        return Case(
+            case_id=raw.case_id,
+            group_id=raw.group_id,
+            split=raw.split,
+            spacing_mm=planning.spacing_mm,
+            images={"ct": planning.ct},
+            masks=planning.masks,
+            doses={"dose": planning.dose},
+            sha256=planning.sha256,
+            facts={"prescription_gy": float(planning.prescription_gy or 0)} if known else {},
+        )
+
+    def expectations(self, limits: ValidationConfig) -> list[Expectation]:
+        """Return that the prescription is known and plausible, every target contoured and near its prescribed dose."""
+        tolerance = limits.target_dose_tolerance
+        found = [
+            between("prescription", "prescription_gy", 1.0, limits.max_dose_gy, "Gy",
+                    f"Prescribed dose is between 1 and {limits.max_dose_gy:g} Gy"),
+            Expectation("prescription-known", "The prescribed dose is known (RTPLAN or data.dicom.prescription_gy)",
+                        "", "ExpectColumnValuesToNotBeNull", {"column": "prescription_gy"}),
+        ]  # fmt: skip
+        for name in self.targets:
+            present = Expectation(f"{name}-present", f"{name} is contoured", "", "ExpectColumnValuesToNotBeNull",
+                                  {"column": f"voxels_{name}"})  # fmt: skip
+            found.append(present)
+            sentence = f"Mean dose in {name} is within {tolerance:.0%} of the case's prescription"
+            found.append(
+                between(f"{name}-dose", f"dose_share_{name}", 1 - tolerance, 1 + tolerance, "of prescribed", sentence)
+            )
+        return found
+
+    def write_phantoms(
+        self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()
+    ) -> None:
+        """Write synthetic patients, see `ctan.datasets.prostate.phantom`."""
+        from ctan.datasets.prostate.phantom import write_prostate_phantoms
+
+        write_prostate_phantoms(output_dir, num_train, num_validation, seed, defects)
+
+    def _pseudonymiser(self) -> Pseudonymiser:
+        return Pseudonymiser(read_key(self.config.dicom.key_file))
+
+
+def _grouped(raw_dir: Path) -> list[tuple[Path, list[DicomFile]]]:
+    """Return the planning files by first-level folder; those in none by patient."""
+    if not raw_dir.is_dir():
+        raise DataError(f"{raw_dir}: not a folder; give the folder with the patients' folders")
+    groups = [(path, scan(path)) for path in sorted(raw_dir.iterdir()) if path.is_dir()]
+    flat: dict[str, list[DicomFile]] = {}
+    for file in scan(raw_dir, recursive=False):
+        flat.setdefault(identity([file])[0], []).append(file)
+    groups += [(raw_dir, files) for files in flat.values()]
+    return [(path, files) for path, files in groups if files]
+
+
+def _study(files: Sequence[DicomFile], pseudonymiser: Pseudonymiser) -> str:
+    """Return a short keyed hash that tells the studies of one patient apart, whatever their files are called."""
+    objects = sorted(file.instance for file in files if file.kind != "CT") or sorted(file.instance for file in files)
+    return pseudonymiser.digest("study\0" + "\n".join(objects)).hex()[:6]

@@ -1,0 +1,1 @@
+"""STOIC: chest CT with COVID-19 and severity labels."""

@@ -1,0 +1,218 @@
+"""RTDOSE and RTPLAN: dose in Gy on the grid of the CT, where it is known, and the prescription.
+
+Source: DICOM PS3.3 C.8.8.3 (RT dose module; grid frame offset vector), C.8.8.10 (prescription), C.8.8.13 (fractions).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ctan.config import DicomConfig
+from ctan.dicom.series import CtVolume, decoded, image_of, numbers_of, plane_of
+from ctan.errors import DataError
+
+if TYPE_CHECKING:
+    import SimpleITK
+    from pydicom import Dataset
+
+_SAME_MM = 0.01
+_UNEVEN = 0.01  # share of the spacing
+_ROUNDING = 1e-3  # of a voxel
+_PERCENT = 10.0  # relative doses above this are percent, not shares
+
+
+def dose_on(
+    ct: CtVolume, doses: Sequence[Dataset], plan: Dataset | None, prescription_gy: float | None, config: DicomConfig
+) -> tuple[SimpleITK.Image, npt.NDArray[np.bool_]]:
+    """Return the dose in Gy (float32) on the grid of the CT, and where it is known: (slice, row, column) bool.
+
+    Args:
+        ct: the planning CT.
+        doses: every RTDOSE of the patient.
+        plan: the RTPLAN, which lists the beams of a sum.
+        prescription_gy: what relative doses are relative to.
+        config: whether BEAM doses may be added up.
+
+    Raises:
+        DataError: when there is not one plan dose (or a complete set of beam doses), or its grid or unit is not clear.
+    """
+    import SimpleITK as sitk
+
+    total, known = ct.image * 0, np.ones(ct.image.GetSize()[::-1], bool)
+    for dataset in chosen(doses, plan, config.sum_beams):
+        if str(dataset.get("FrameOfReferenceUID", "")) != ct.frame:
+            raise DataError("RTDOSE is in another frame of reference than the CT; export the dose of this CT")
+        grid = grid_of(dataset, prescription_gy)
+        total += sitk.Resample(grid, ct.image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+        known &= inside_of(grid, ct.image)
+    return total, known
+
+
+def inside_of(grid: SimpleITK.Image, image: SimpleITK.Image) -> npt.NDArray[np.bool_]:
+    """Return which voxels of an image, (slice, row, column), lie between the voxels of a grid; both axis-aligned.
+
+    From the outermost centres outwards there is nothing to interpolate between.
+    """
+    to_grid = np.array(grid.GetDirection()).reshape(3, 3).T
+    start = to_grid @ (np.array(image.GetOrigin()) - np.array(grid.GetOrigin()))
+    turn = np.rint(to_grid @ np.array(image.GetDirection()).reshape(3, 3))
+    inside = np.ones(image.GetSize()[::-1], bool)
+    for axis in range(3):  # of the grid; along it runs one axis of the image
+        along = int(np.argmax(np.abs(turn[axis])))
+        steps = np.arange(image.GetSize()[along]) * image.GetSpacing()[along]
+        places = (start[axis] + turn[axis, along] * steps) / grid.GetSpacing()[axis]
+        within = (places > -_ROUNDING) & (places < grid.GetSize()[axis] - 1 + _ROUNDING)
+        inside &= within.reshape([-1 if dimension == 2 - along else 1 for dimension in range(3)])
+    return inside
+
+
+def chosen(doses: Sequence[Dataset], plan: Dataset | None, sum_beams: bool) -> list[Dataset]:
+    """Return the plan's dose, or all of its beams' doses when they may be added up.
+
+    Raises:
+        DataError: when neither is there exactly once, listing what there is.
+    """
+    if not doses:
+        raise DataError("no RTDOSE; expected a CT series, an RTSTRUCT and an RTDOSE")
+    kinds = [str(dose.get("DoseSummationType", "")) or "none" for dose in doses]
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kinds).items()))
+    whole = [dose for dose, kind in zip(doses, kinds, strict=True) if kind == "PLAN"]
+    if len(whole) == 1:
+        return whole
+    if whole:
+        raise DataError(f"RTDOSE: {len(whole)} plan doses ({listed}); keep the one of the treated plan")
+    beams = [dose for dose, kind in zip(doses, kinds, strict=True) if kind == "BEAM"]
+    if not beams:
+        raise DataError(f"RTDOSE: no plan dose (DoseSummationType PLAN), found {listed}; export the dose of the plan")
+    if not sum_beams:
+        raise DataError(
+            f"RTDOSE: no plan dose (DoseSummationType PLAN), found {listed}; export the dose of the plan, or set "
+            f"data.dicom.sum_beams to add up the beams"
+        )
+    if plan is None:
+        raise DataError("RTDOSE: beams can be added up with their RTPLAN only, which lists them; export it too")
+    expected, found = plan_beams(plan), sorted(number for dose in beams for number in _beams_of(dose))
+    if found != expected:
+        raise DataError(
+            f"RTDOSE: doses of beams {_join(found)} found, the plan has beams {_join(expected)}; export each once"
+        )
+    return beams
+
+
+def grid_of(dataset: Dataset, prescription_gy: float | None) -> SimpleITK.Image:
+    """Return a dose in Gy on its own grid.
+
+    Raises:
+        DataError: when its unit or the position of its frames is not clear.
+    """
+    rows, columns = plane_of(dataset, "RTDOSE")
+    normal = np.cross(rows, columns)
+    stored = decoded(dataset, "RTDOSE")
+    if stored.ndim != 3 or len(stored) < 2:
+        raise DataError("RTDOSE: a single plane, expected a dose grid of several")
+    first = numbers_of(dataset, "ImagePositionPatient", 3)
+    places = _frame_places(dataset, len(stored), float(first[2]), float(normal[2]))
+    step = float(places[-1] - places[0]) / (len(places) - 1)
+    if step == 0 or np.abs(np.diff(places) - step).max() > _UNEVEN * abs(step) + _SAME_MM:
+        raise DataError("RTDOSE: frames are not evenly spaced (GridFrameOffsetVector); export an even grid")
+    if step < 0:
+        stored, first, step = stored[::-1], first + places[-1] * normal, -step
+    values = _gray(stored * numbers_of(dataset, "DoseGridScaling", 1)[0], dataset, prescription_gy)
+    down, across = numbers_of(dataset, "PixelSpacing", 2)
+    if min(down, across) <= 0:
+        raise DataError(f"RTDOSE: PixelSpacing {down:g}, {across:g} mm, expected positive numbers")
+    return image_of(values, first, (rows, columns, normal), (across, down, step))
+
+
+def _frame_places(dataset: Dataset, count: int, first_z: float, normal_z: float) -> npt.NDArray[np.float64]:
+    """Return how far each frame lies from the first along the normal of its plane, in mm."""
+    offsets = numbers_of(dataset, "GridFrameOffsetVector", count)
+    if abs(offsets[0]) < _SAME_MM:
+        return offsets
+    if abs(offsets[0] - first_z) < _SAME_MM and abs(normal_z) == 1:  # the patient's z of each frame
+        return (offsets - offsets[0]) * normal_z
+    raise DataError(
+        f"RTDOSE: GridFrameOffsetVector begins with {offsets[0]:g}, expected 0 or the z of ImagePositionPatient "
+        f"({first_z:g} mm)"
+    )
+
+
+def _gray(values: npt.NDArray[np.float64], dataset: Dataset, prescription_gy: float | None) -> npt.NDArray[np.float32]:
+    """Return dose values in Gy. Relative ones are shares of the prescription, or percent of it when above 10."""
+    units, kind = str(dataset.get("DoseUnits", "")), str(dataset.get("DoseType", ""))
+    if kind == "ERROR":
+        raise DataError("RTDOSE: DoseType ERROR, a difference of doses; expected PHYSICAL or EFFECTIVE")
+    if values.min() < 0:
+        raise DataError(f"RTDOSE: negative dose {values.min():.3f}")
+    if units == "RELATIVE":
+        if prescription_gy is None:
+            raise DataError(
+                "RTDOSE: DoseUnits RELATIVE and no prescription; export dose in Gy, or the RTPLAN, or set "
+                "data.dicom.prescription_gy"
+            )
+        values = values * prescription_gy / (100.0 if values.max() > _PERCENT else 1.0)
+    elif units != "GY":
+        raise DataError(f"RTDOSE: DoseUnits {'missing' if not units else 'not known'}, expected GY or RELATIVE")
+    return values.astype(np.float32)
+
+
+def plan_of(plans: Sequence[Dataset], doses: Sequence[Dataset]) -> Dataset | None:
+    """Return the plan that the doses refer to; None when there is no plan.
+
+    Raises:
+        DataError: when there are plans but none, or several, of them is meant.
+    """
+    if not plans:
+        return None
+    referred = {
+        str(item.get("ReferencedSOPInstanceUID", ""))
+        for dose in doses
+        for item in dose.get("ReferencedRTPlanSequence") or ()
+    } - {""}
+    found = [plan for plan in plans if str(plan.get("SOPInstanceUID", "")) in referred] if referred else list(plans)
+    if len(found) != 1:
+        raise DataError(
+            f"RTPLAN: {len(plans)} found, {len(found)} of which RTDOSE refers to; expected one: keep the plan of the "
+            f"dose, or remove plans and set data.dicom.prescription_gy"
+        )
+    return found[0]
+
+
+def prescription_of(plan: Dataset) -> float | None:
+    """Return the prescribed dose in Gy: the highest of the plan's targets, else the sum of its beams' doses."""
+    targets = [item for item in plan.get("DoseReferenceSequence") or () if item.get("DoseReferenceType") == "TARGET"]
+    prescribed = [numbers_of(t, "TargetPrescriptionDose", 1)[0] for t in targets if t.get("TargetPrescriptionDose")]
+    if prescribed and max(prescribed) > 0:
+        return float(max(prescribed))
+    total = 0.0
+    for group in plan.get("FractionGroupSequence") or ():
+        beams = [beam for beam in group.get("ReferencedBeamSequence") or () if beam.get("BeamDose")]
+        per_fraction = sum(numbers_of(beam, "BeamDose", 1)[0] for beam in beams)
+        total += float(per_fraction) * int(group.get("NumberOfFractionsPlanned") or 0)
+    return total if total > 0 else None
+
+
+def plan_beams(plan: Dataset) -> list[int]:
+    """Return the numbers of a plan's treatment beams; fields for setup deliver no dose."""
+    setup = {
+        int(beam.BeamNumber) for beam in plan.get("BeamSequence") or () if beam.get("TreatmentDeliveryType") == "SETUP"
+    }
+    return sorted(number for number in _group_beams(plan.get("FractionGroupSequence")) if number not in setup)
+
+
+def _beams_of(dose: Dataset) -> list[int]:
+    plans = dose.get("ReferencedRTPlanSequence") or ()
+    return [number for plan in plans for number in _group_beams(plan.get("ReferencedFractionGroupSequence"))]
+
+
+def _group_beams(groups: Sequence[Dataset] | None) -> list[int]:
+    return [int(b.ReferencedBeamNumber) for group in groups or () for b in group.get("ReferencedBeamSequence") or ()]
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers) or "none"

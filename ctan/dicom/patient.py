@@ -1,0 +1,130 @@
+"""One patient's planning data on one grid: CT, contours, dose, where dose is known, prescription."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ctan.cases import POSSIBLE_DOSE_MASK
+from ctan.cases.volumes import stored_ct, to_case_axes
+from ctan.config import DicomConfig
+from ctan.dicom.contours import masks_of
+from ctan.dicom.deidentify import Pseudonymiser, quiet_pydicom
+from ctan.dicom.dose import dose_on, plan_of, prescription_of
+from ctan.dicom.names import BODY, RoiNames
+from ctan.dicom.scan import DicomFile, Kind, open_files
+from ctan.dicom.series import volume_of
+from ctan.errors import DataError
+from ctan.files import sha256_of_digests
+
+if TYPE_CHECKING:
+    import SimpleITK
+    from pydicom import Dataset
+
+_BODY_HU = -300.0
+
+
+@dataclass(frozen=True)
+class Planning:
+    """What a patient's files say, de-identified. Axes are (posterior, left, inferior).
+
+    Attributes:
+        spacing_mm: voxel edge per axis.
+        ct: (D, H, W) uint16, HU + 1024.
+        masks: contoured structures and `"possible_dose_mask"`, (D, H, W) bool.
+        dose: (D, H, W) float32 Gy; 0 outside the possible-dose mask.
+        prescription_gy: None when it is not known.
+        num_unknown_rois: ROIs whose names match no structure.
+        sha256: of the bytes of all files, whatever their names.
+    """
+
+    spacing_mm: tuple[float, float, float]
+    ct: npt.NDArray[np.uint16]
+    masks: Mapping[str, npt.NDArray[np.bool_]]
+    dose: npt.NDArray[np.float32]
+    prescription_gy: float | None
+    num_unknown_rois: int
+    sha256: str
+
+
+def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, config: DicomConfig) -> Planning:
+    """Read one patient's files.
+
+    Raises:
+        DataError: naming the kind of file, what was expected and what was found, and nothing that identifies anybody.
+    """
+    opened = open_files(files, pseudonymiser, RoiNames(config))
+    by_kind: dict[Kind, list[Dataset]] = {"CT": [], "RTSTRUCT": [], "RTDOSE": [], "RTPLAN": []}
+    for file in opened:
+        by_kind[file.kind].append(file.dataset)
+    with quiet_pydicom():
+        # With the prescription set, plans matter for what they list only: which beams, which structure set.
+        plan = (
+            None if config.prescription_gy and not config.sum_beams else plan_of(by_kind["RTPLAN"], by_kind["RTDOSE"])
+        )
+        prescription_gy = config.prescription_gy or (None if plan is None else prescription_of(plan))
+        structure_set = _structure_set(by_kind["RTSTRUCT"], plan)
+        ct = volume_of(by_kind["CT"], structure_set)
+        masks, num_unknown = masks_of(structure_set, ct)
+        dose_image, known = dose_on(ct, by_kind["RTDOSE"], plan, prescription_gy, config)
+    hounsfield, spacing_mm = to_case_axes(ct.image)
+    in_case = {name: _in_case_axes(mask, ct.image) for name, mask in masks.items()}
+    body = in_case.pop(BODY) if BODY in in_case else body_of(hounsfield)
+    possible = body & _in_case_axes(known, ct.image)
+    if not possible.any():
+        raise DataError("RTDOSE: its grid does not meet the body; dose and CT are not of the same patient or frame")
+    order = [name for name in config.structures if name in in_case]
+    return Planning(
+        spacing_mm=spacing_mm,
+        ct=stored_ct(hounsfield),
+        masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: possible},
+        dose=to_case_axes(dose_image)[0] * possible,
+        prescription_gy=prescription_gy,
+        num_unknown_rois=num_unknown,
+        sha256=sha256_of_digests({file.sha256: file.sha256 for file in opened}),
+    )
+
+
+def body_of(hounsfield: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Return the body in a CT: the largest connected part above -300 HU, holes filled slice by slice.
+
+    A couch that does not touch the patient is left out; one that does is taken for a part of the body, as is a mask.
+
+    Args:
+        hounsfield: (posterior, left, inferior).
+    """
+    from scipy import ndimage
+
+    parts, count = ndimage.label(hounsfield > _BODY_HU)
+    if count == 0:
+        raise DataError(f"CT: nothing is above {_BODY_HU:g} HU, no body to be seen; check RescaleSlope and Intercept")
+    body = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    for index in range(body.shape[2]):
+        body[:, :, index] = ndimage.binary_fill_holes(body[:, :, index])
+    return body
+
+
+def _structure_set(found: Sequence[Dataset], plan: Dataset | None) -> Dataset:
+    """Return the structure set; of several the one that the plan refers to."""
+    if not found:
+        raise DataError("no RTSTRUCT; expected a CT series, an RTSTRUCT and an RTDOSE")
+    if len(found) > 1 and plan is not None:
+        items = plan.get("ReferencedStructureSetSequence") or ()
+        referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items}
+        found = [s for s in found if str(s.get("SOPInstanceUID", "")) in referred] or found
+    if len(found) > 1:
+        raise DataError(f"RTSTRUCT: {len(found)} structure sets and no RTPLAN says which one is meant; keep one")
+    return found[0]
+
+
+def _in_case_axes(mask: npt.NDArray[np.bool_ | np.uint8], like: SimpleITK.Image) -> npt.NDArray[np.bool_]:
+    """Return a mask (slice, row, column) on the grid of an image with the axes of a case."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.CopyInformation(like)
+    return to_case_axes(image)[0].astype(bool)

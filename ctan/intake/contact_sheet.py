@@ -1,0 +1,351 @@
+"""Contact sheets: a case as it was read, on one page, for a person to check before anything is learned from it.
+
+A volume shows axial, coronal and sagittal slices on one scale, with contours and dose where it has them; a picture
+shows itself and the outlines on it. Nothing here is needed to train; matplotlib is imported with the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
+
+from ctan import html
+from ctan.cases import Case
+from ctan.datasets.base import Dataset
+from ctan.drawing import INK, MUTED, png, structure_colours, style, write_figure_png
+from ctan.errors import ConfigError, DataError
+from ctan.files import write_text
+from ctan.tasks import Segmentation
+
+_HU_OFFSET = 1024
+_BODY_HU = -500  # denser than this is patient
+_SOFT_TISSUE_HU = (-160.0, 240.0)  # level 40, width 400: how contours are drawn in a planning system
+_MARGIN_MM = 8.0
+_NUM_SLICES = 5  # a view; the middle one goes through the focus
+_DOSE_COLOURS, _HIDDEN_SHARE = "inferno", 0.08  # less dose than this share of the maximum leaves the CT visible
+_SCALE_BAR_MM = 50.0
+_INSET_OF_STRUCTURES, _INSET_OF_BODY = 0.1, 0.2  # the outermost slices lie this share of the extent inside of it
+_ON_BLACK = [Stroke(linewidth=1.6, foreground="black"), Normal()]  # white letters, readable on bright tissue as well
+_PAGE_DPI = 110  # of a page of several cases, as wide as the page
+# Inches of a sheet.
+_WIDTH, _GAP, _SIDE, _HEADER, _FOOTER, _BAR, _LEGEND_ROW = 11.0, 0.05, 0.15, 0.72, 0.34, 0.54, 0.22
+
+
+@dataclass(frozen=True)
+class _View:
+    """How a volume with axes (posterior, left, inferior) is cut and laid out; row 0 is drawn at the top."""
+
+    name: str
+    axis: int
+    rows: int
+    columns: int
+    letters: tuple[str, str, str]  # of the patient's side at the top, on the left and on the right
+
+    def cut(self, volume: npt.NDArray[Any], index: int, box: Sequence[slice]) -> npt.NDArray[Any]:
+        plane = np.take(volume, index, axis=self.axis)
+        plane = plane.T if self.rows > self.columns else plane
+        return plane[box[self.rows], box[self.columns]]
+
+
+_VIEWS = (
+    _View("axial", 2, 0, 1, ("A", "R", "L")),
+    _View("coronal", 0, 2, 1, ("S", "R", "L")),
+    _View("sagittal", 1, 2, 0, ("S", "A", "P")),
+)
+
+
+def contact_sheet(case: Case, dataset: Dataset) -> Figure:
+    """Draw one case.
+
+    Slices of a volume go through the hottest part of the dose, else through the middle of the contoured structures,
+    else through the middle of the patient, and on to either end. A planning CT is shown in a soft-tissue window, a
+    volume without structures in the data set's own.
+
+    Args:
+        case: at native resolution, as `Dataset.read` returns it.
+        dataset: whose case it is.
+    """
+    with style():
+        return _volume_sheet(case, dataset) if dataset.spatial_dims == 3 else _picture_sheet(case, dataset)
+
+
+def write_contact_sheet(cases: Iterable[Case], dataset: Dataset, path: Path) -> None:
+    """Write contact sheets, atomically: a PNG of one case, or a self-contained HTML page of any number.
+
+    Args:
+        cases: drawn one after the other, so an iterator keeps one in memory.
+        dataset: whose cases they are.
+        path: ends in `.png` or `.html`.
+
+    Raises:
+        ConfigError: when the path ends in something else, or a PNG is asked for several cases.
+        DataError: when there is no case.
+    """
+    if path.suffix not in (".png", ".html"):
+        raise ConfigError(f"contact sheet: expected a path that ends in .png or .html, found {path.name}")
+    if path.suffix == ".html":
+        write_contact_page(cases, dataset, path)
+        return
+    first, left = _first(cases)
+    if next(left, None) is not None:
+        raise ConfigError(f"contact sheet: {path.name} holds one case; several need a path that ends in .html")
+    write_figure_png(contact_sheet(first, dataset), path)
+
+
+def write_contact_page(cases: Iterable[Case], dataset: Dataset, path: Path) -> None:
+    """Write a self-contained HTML page of any number of cases, whatever the path is called; see `write_contact_sheet`.
+
+    Raises:
+        DataError: when there is no case.
+    """
+    first, left = _first(cases)
+    write_text(path, _page(chain([first], left), dataset))
+
+
+def _first(cases: Iterable[Case]) -> tuple[Case, Iterator[Case]]:
+    left = iter(cases)
+    first = next(left, None)
+    if first is None:
+        raise DataError("contact sheet: there is no case to draw")
+    return first, left
+
+
+def _page(cases: Iterable[Case], dataset: Dataset) -> str:
+    sheets = [
+        html.image(
+            png(contact_sheet(case, dataset), _PAGE_DPI), f"Contact sheet of {case.case_id}: {_about(case, dataset)}"
+        )
+        for case in cases
+    ]
+    title = f"{dataset.name}: contact sheet of {len(sheets)} {'case' if len(sheets) == 1 else 'cases'}"
+    return html.page(title, html.element("h1", title), html.element("p", dataset.licence, class_="soft"), *sheets)
+
+
+def _about(case: Case, dataset: Dataset) -> str:
+    """Return size, labels and facts in a line."""
+    size = " × ".join(str(length) for length in case.shape)
+    if dataset.spatial_dims == 3:
+        edges = " × ".join(f"{edge:.2f}" for edge in case.spacing_mm)
+        parts = [f"{size} voxels of {edges} mm (AP, LR, SI)"]
+    else:
+        parts = [f"{size} pixels"]
+    parts += [f"{label}: {case.labels.get(label, 'unknown')}" for label in dataset.labels]
+    for fact in dataset.facts:
+        if fact in case.facts:
+            value = case.facts[fact]
+            parts.append(f"{fact.replace('_', ' ')} {value if isinstance(value, str) else format(value, 'g')}")
+    if "dose" in case.doses:
+        parts.append(f"largest dose {case.doses['dose'].max():.1f} Gy")
+    return " · ".join(parts)
+
+
+def _write_around(figure: Figure, case: Case, dataset: Dataset) -> None:
+    """Write the title, what is known of the case, and the licence."""
+    width, height = figure.get_size_inches()
+    place: dict[str, Any] = {"x": _SIDE / width, "ha": "left"}
+    figure.text(
+        y=1 - 0.12 / height,
+        s=f"{dataset.name}  {case.case_id}",
+        va="top",
+        color=INK,
+        fontsize=13,
+        weight="bold",
+        **place,
+    )
+    figure.text(y=1 - 0.4 / height, s=_about(case, dataset), va="top", color=INK, fontsize=9, **place)
+    figure.text(y=0.1 / height, s=dataset.licence, va="bottom", color=MUTED,
+                fontsize=7.5, **place)  # fmt: skip
+
+
+def _colours(dataset: Dataset) -> dict[str, str]:
+    """Return the colour of every structure, as the report has them."""
+    pairs = [pair for task in dataset.tasks() if isinstance(task, Segmentation) for pair in task.mirrored_pairs]
+    return structure_colours(dataset.structures, dataset.targets, pairs)
+
+
+# Volumes
+
+
+def _volume_sheet(case: Case, dataset: Dataset) -> Figure:
+    box = _box(case, dataset)
+    sizes_mm = [(part.stop - part.start) * edge for part, edge in zip(box, case.spacing_mm, strict=True)]
+    width_mm = max(sizes_mm[view.columns] for view in _VIEWS)
+    shown = [name for name in _colours(dataset) if name in case.masks and case.masks[name].any()]
+    num_legend_columns = min(6, len(shown)) or 1
+    bottom = _FOOTER + _LEGEND_ROW * -(-len(shown) // num_legend_columns) + (_BAR if "dose" in case.doses else 0)
+    column = (_WIDTH - 2 * _SIDE - _GAP * (_NUM_SLICES - 1)) / _NUM_SLICES
+    heights = [column * sizes_mm[view.rows] / width_mm for view in _VIEWS]
+    height = _HEADER + bottom + sum(heights) + _GAP * len(_VIEWS)
+    figure = Figure(figsize=(_WIDTH, height))
+    _write_around(figure, case, dataset)
+    top, positions = _HEADER, _positions(case, dataset)
+    for view, row_height in zip(_VIEWS, heights, strict=True):
+        for number, index in enumerate(positions[view.axis]):
+            left = _SIDE + number * (column + _GAP)
+            place = (left / _WIDTH, 1 - (top + row_height) / height, column / _WIDTH, row_height / height)
+            axes = figure.add_axes(place, label=f"{view.name} {number + 1}")
+            _draw_slice(axes, case, dataset, view, index, box)
+            _annotate(axes, case, view, index, width_mm, first=number == 0)
+        top += row_height + _GAP
+    if "dose" in case.doses:
+        _dose_bar(figure, case, bottom)
+    if shown:
+        colours = _colours(dataset)
+        handles = [Line2D([], [], color=colours[name], linewidth=2.5, label=name) for name in shown]
+        figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, (_FOOTER - 0.08) / height),
+                      ncols=num_legend_columns, fontsize=8.5, columnspacing=1.6, handlelength=1.4)  # fmt: skip
+    return figure
+
+
+def _body(case: Case, dataset: Dataset) -> npt.NDArray[np.bool_]:
+    return case.images[dataset.image.name] > _HU_OFFSET + _BODY_HU
+
+
+def _range(mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """Return the first and the last index along an axis where the mask is; all when it is nowhere."""
+    where = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+    return (int(where[0]), int(where[-1])) if len(where) else (0, mask.shape[axis] - 1)
+
+
+def _box(case: Case, dataset: Dataset) -> list[slice]:
+    """Return the part of each axis that the patient fills, with a margin."""
+    body, box = _body(case, dataset), []
+    for axis, edge in enumerate(case.spacing_mm):
+        first, last = _range(body, axis)
+        margin = round(_MARGIN_MM / edge)
+        box.append(slice(max(0, first - margin), min(body.shape[axis], last + 1 + margin)))
+    return box
+
+
+def _positions(case: Case, dataset: Dataset) -> list[list[int]]:
+    """Return the slices to show along each axis, from index 0 on: the middle one through the focus of the case."""
+    contoured = [case.masks[name] for name in dataset.structures if name in case.masks]
+    region, share = np.zeros(case.shape, bool), _INSET_OF_STRUCTURES
+    for mask in contoured:
+        region = region | mask
+    if not region.any():
+        region, share = _body(case, dataset), _INSET_OF_BODY
+    dose = case.doses.get("dose")
+    focus = dose >= 0.9 * dose.max() if dose is not None and dose.max() > 0 else region
+    middle = np.argwhere(focus).mean(axis=0) if focus.any() else (np.array(case.shape) - 1) / 2
+    half = _NUM_SLICES // 2
+    positions = []
+    for axis, size in enumerate(case.shape):
+        first, last = _range(region, axis)
+        inset, centre = share * (last - first), round(float(middle[axis]))
+        low = max(0.0, min(first + inset, centre - half))  # where the region is thin, slices beside it
+        high = min(size - 1.0, max(last - inset, centre + half))
+        steps = [*np.linspace(low, centre, half + 1), *np.linspace(centre, high, half + 1)[1:]]
+        positions.append([round(float(step)) for step in steps])
+    return positions
+
+
+def _window(case: Case, dataset: Dataset) -> tuple[float, float]:
+    """Return the grey values' ends in HU + 1024."""
+    if dataset.structures or "dose" in case.doses:
+        return _SOFT_TISSUE_HU[0] + _HU_OFFSET, _SOFT_TISSUE_HU[1] + _HU_OFFSET
+    return dataset.image.low, dataset.image.high
+
+
+def _draw_slice(axes: Axes, case: Case, dataset: Dataset, view: _View, index: int, box: Sequence[slice]) -> None:
+    """Draw CT, dose and contours; the axes of the plot are in mm."""
+    ct = view.cut(case.images[dataset.image.name], index, box)
+    edges = (case.spacing_mm[view.rows], case.spacing_mm[view.columns])
+    height, width = (size * edge for size, edge in zip(ct.shape, edges, strict=True))
+    low, high = _window(case, dataset)
+    smooth = "bilinear" if max(ct.shape) < 300 else "auto"
+    placed: dict[str, Any] = {"extent": (0, width, height, 0), "interpolation": smooth}
+    axes.imshow(ct, cmap="gray", vmin=low, vmax=high, **placed)
+    if "dose" in case.doses:
+        dose, largest = view.cut(case.doses["dose"], index, box), max(float(case.doses["dose"].max()), 1e-6)
+        alpha = 0.6 * np.clip((dose / largest - _HIDDEN_SHARE / 2) / (_HIDDEN_SHARE / 2), 0, 1)
+        axes.imshow(dose, cmap=_DOSE_COLOURS, vmin=0, vmax=largest, alpha=alpha, **placed)
+    y_mm, x_mm = ((np.arange(size) + 0.5) * edge for size, edge in zip(ct.shape, edges, strict=True))
+    for name, colour in _colours(dataset).items():
+        mask = view.cut(case.masks[name], index, box) if name in case.masks else None
+        if mask is not None and mask.any():
+            axes.contour(x_mm, y_mm, mask, levels=[0.5], colors=[colour], linewidths=1.1)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+
+
+def _annotate(axes: Axes, case: Case, view: _View, index: int, width_mm: float, first: bool) -> None:
+    """Frame a slice: the same scale everywhere, the patient's sides, the slice's number, and in front a scale bar."""
+    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
+    margin = (width_mm - width) / 2
+    axes.set(xlim=(-margin, width + margin), xticks=[], yticks=[], facecolor="black", aspect="auto")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    text: dict[str, Any] = {"color": "white", "fontsize": 7.5, "transform": axes.transAxes, "path_effects": _ON_BLACK}
+    top, left, right = view.letters
+    axes.text(0.5, 0.985, top, ha="center", va="top", **text)
+    axes.text(0.015, 0.5, left, ha="left", va="center", **text)
+    axes.text(0.985, 0.5, right, ha="right", va="center", **text)
+    axes.text(0.985, 0.02, f"{index + 1}/{case.shape[view.axis]}", ha="right", va="bottom", **text)
+    if first:
+        axes.text(0.015, 0.985, view.name, ha="left", va="top", **{**text, "fontsize": 8.5})
+        start, low = -margin + 0.03 * width_mm, height - 0.04 * width_mm
+        axes.plot([start, start + _SCALE_BAR_MM], [low, low], color="white", linewidth=2, solid_capstyle="butt",
+                  path_effects=[Stroke(linewidth=3, foreground="black"), Normal()])  # fmt: skip
+        text |= {"fontsize": 7, "transform": axes.transData}
+        axes.text(start, low - 0.015 * width_mm, f"{_SCALE_BAR_MM:.0f} mm", va="bottom", **text)
+
+
+def _dose_bar(figure: Figure, case: Case, bottom: float) -> None:
+    height = figure.get_figheight()
+    axes = figure.add_axes((0.3, (bottom - 0.17) / height, 0.4, 0.12 / height), label="dose")
+    norm = Normalize(0, max(float(case.doses["dose"].max()), 1e-6))
+    figure.colorbar(ScalarMappable(norm, _DOSE_COLOURS), cax=axes, orientation="horizontal")
+    axes.set_xlabel("dose (Gy)", labelpad=1, fontsize=8.5)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+# Pictures
+
+
+def _picture_sheet(case: Case, dataset: Dataset) -> Figure:
+    """Draw the picture alone, and once more with the outlines where there are any."""
+    image = case.images[dataset.image.name]
+    image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+    outlines = {name: case.masks[name] for name in _colours(dataset) if name in case.masks and case.masks[name].any()}
+    num_panels = 2 if outlines else 1
+    height_mm, width_mm = (size * edge for size, edge in zip(case.shape, case.spacing_mm, strict=True))
+    column = (_WIDTH - 2 * _SIDE - _GAP) / 2
+    row = column * height_mm / width_mm
+    height = _HEADER + row + _FOOTER + (_LEGEND_ROW if outlines else 0)
+    figure = Figure(figsize=(_WIDTH, height))
+    _write_around(figure, case, dataset)
+    for panel in range(num_panels):
+        left = _SIDE + panel * (column + _GAP)
+        place = (left / _WIDTH, 1 - (_HEADER + row) / height, column / _WIDTH, row / height)
+        axes = figure.add_axes(place, label="outlines" if panel else "picture")
+        axes.imshow(image, extent=(0, width_mm, height_mm, 0), cmap="gray", aspect="auto")
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        if panel:
+            _draw_outlines(axes, outlines, case.spacing_mm, _colours(dataset))
+    return figure
+
+
+def _draw_outlines(
+    axes: Axes, outlines: Mapping[str, npt.NDArray[np.bool_]], spacing_mm: Sequence[float], colours: Mapping[str, str]
+) -> None:
+    for name, mask in outlines.items():
+        y, x = ((np.arange(size) + 0.5) * edge for size, edge in zip(mask.shape, spacing_mm, strict=True))
+        axes.contour(x, y, mask, levels=[0.5], colors=["white"], linewidths=3.2, alpha=0.7)
+        axes.contour(x, y, mask, levels=[0.5], colors=[colours[name]], linewidths=1.6)
+    handles = [Line2D([], [], color=colours[name], linewidth=2.5, label=name) for name in outlines]
+    axes.legend(handles=handles, loc="upper right", bbox_to_anchor=(1, 0), ncols=len(handles), fontsize=8.5)

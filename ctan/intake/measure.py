@@ -1,0 +1,66 @@
+"""Measuring a case: its row of the manifest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctan.cases import POSSIBLE_DOSE_MASK
+from ctan.cases.geometry import occupied_extent
+
+if TYPE_CHECKING:
+    from ctan.cases import Case
+    from ctan.datasets.base import Dataset
+
+
+def case_row(case: Case, dataset: Dataset, fold: int) -> dict[str, Any]:
+    """Measure one case.
+
+    Args:
+        case: at native resolution.
+        dataset: the data set it belongs to.
+        fold: its fold, or `NO_FOLD` outside the training split.
+
+    Returns:
+        A manifest row: every column of `SCHEMA(dataset)`. Doses in Gy; `dose_mean_gy` is over the possible-dose mask.
+    """
+    name, image = dataset.image.name, case.images[dataset.image.name]
+    row = {
+        "dataset": dataset.name,
+        "case_id": case.case_id,
+        "group_id": case.group_id,
+        "split": case.split,
+        "fold": fold,
+        "sha256": case.sha256,
+        "shape": list(case.shape),
+        "spacing_mm": [float(edge) for edge in case.spacing_mm],
+        "extent": list(
+            case.shape if dataset.whole_image else occupied_extent(image, case.masks.get(POSSIBLE_DOSE_MASK))
+        ),
+        f"{name}_min": int(image.min()),
+        f"{name}_max": int(image.max()),
+        **(_dose_columns(case) if dataset.has_dose else {}),
+        "missing": [structure for structure in dataset.structures if structure not in case.masks],
+    }
+    masks = {structure: case.masks.get(structure) for structure in dataset.structures}
+    row |= {f"voxels_{s}": None if mask is None else int(np.count_nonzero(mask)) for s, mask in masks.items()}
+    for target in dataset.targets:
+        mask = masks[target]
+        row[f"dose_mean_gy_{target}"] = None if mask is None else _mean(case.doses["dose"][mask])
+    row |= {f"label_{label}": case.labels.get(label) for label in dataset.labels}
+    return row | {fact: case.facts.get(fact) for fact in dataset.facts}
+
+
+def _dose_columns(case: Case) -> dict[str, Any]:
+    dose, possible = case.doses["dose"], case.masks[POSSIBLE_DOSE_MASK]
+    return {
+        "num_mask_voxels": int(np.count_nonzero(possible)),
+        "dose_max_gy": float(dose.max()),
+        "dose_mean_gy": _mean(dose[possible]),
+        "num_dose_voxels_outside_mask": int(np.count_nonzero(dose) - np.count_nonzero(dose[possible])),
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean(dtype=np.float64)) if values.size else None

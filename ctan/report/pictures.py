@@ -1,0 +1,66 @@
+"""Pictures (2D images) with the outlines of what is there and what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ctan.drawing import INK, style
+
+if TYPE_CHECKING:
+    from ctan.report.data import Arrays
+
+_COLUMNS = 3
+_TRUE, _PREDICTED = "#ffffff", "#35e0ff"
+
+
+def outlines_picture(cases: Mapping[str, Arrays], image: str, captions: Mapping[str, str]) -> Figure | None:
+    """Draw pictures with the true outline solid and the predicted one dashed; None without pictures.
+
+    Args:
+        cases: case id -> the arrays of its view `picture` in `figures.npz`.
+        image: name of the image, (3, H, W) uint8.
+        captions: case id -> second line of the title.
+    """
+    if not cases:
+        return None
+    num_rows = -(-len(cases) // _COLUMNS)
+    with style():
+        figure = Figure(figsize=(10, 2.9 * num_rows + 0.4), layout="constrained")
+        panels = list(figure.subplots(num_rows, _COLUMNS, squeeze=False).flat)
+        for axes, (case_id, arrays) in zip(panels, cases.items(), strict=False):
+            axes.imshow(np.moveaxis(arrays[image], 0, -1))
+            for kind, colour, line in (("true_contours", _TRUE, "-"), ("predicted_contours", _PREDICTED, "--")):
+                for mask in arrays.get(kind, ()):
+                    if mask.any() and not mask.all():
+                        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.4, linestyles=[line])
+            axes.set_title("\n".join(filter(None, (case_id, captions.get(case_id, "")))), fontsize=8)
+            axes.set_axis_off()
+        for axes in panels[len(cases) :]:
+            axes.set_visible(False)
+        handles = [
+            Line2D([], [], color=INK, label="true (white)"),
+            Line2D([], [], color=_PREDICTED, linestyle="--", label="predicted"),
+        ]
+        if any("true_contours" in arrays for arrays in cases.values()):
+            figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def label_captions(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """Return `"diagnosis: mel, predicted nv (0.62)"` by case, from rows with metric `probability` of one model."""
+    by_case: dict[tuple[str, str], list[Mapping[str, object]]] = {}
+    for row in rows:
+        by_case.setdefault((str(row["case_id"]), str(row["task"])), []).append(row)
+    captions: dict[str, list[str]] = {}
+    for (case_id, task), classes in by_case.items():
+        best = max(classes, key=lambda row: float(str(row["value"])))
+        true = next((str(row["structure"]) for row in classes if row["planned"] == 1), "not known")
+        captions.setdefault(case_id, []).append(
+            f"{task}: {true}, predicted {best['structure']} ({float(str(best['value'])):.2f})"
+        )
+    return {case_id: "; ".join(lines) for case_id, lines in captions.items()}

@@ -1,0 +1,299 @@
+"""Folders and files in object storage, `s3://bucket/prefix`: local copies, and uploads that are whole or not seen.
+
+Server and credentials come from the environment as in `ctan.sources.s3.s3_client`. S3 knows no renaming of
+folders: a folder that was published counts as there when its last file is, and every file is put whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ctan.errors import ConfigError, DataError
+from ctan.sources.progress import ByteProgress
+from ctan.sources.s3 import S3Source, S3Uri, remove_others, s3_client, translated
+from ctan.sources.transfer import (
+    LEDGER_FILE,
+    DamagedTransferError,
+    InterruptedTransferError,
+    RemoteFile,
+    transfer,
+)
+from ctan.workspace import workspace
+
+_NUM_WORKERS = 4  # files at the same time, each in as many parts at the same time when it is large
+_TRIES = 4
+_FIRST_PAUSE_SECONDS = 0.5
+_PROBE = ".ctan-probe"
+
+
+def is_remote(root: str | Path) -> bool:
+    """Say whether a root is an address, not a folder."""
+    return isinstance(root, str) and "://" in root
+
+
+def check_root(root: str | Path, field: str) -> None:
+    """Refuse addresses of another kind than `s3://bucket/prefix`.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    if is_remote(root):
+        try:
+            S3Uri.parse(str(root))
+        except ConfigError as error:
+            raise ConfigError(f"{field}: expected a folder or s3://bucket/prefix; {error}") from error
+
+
+def join(root: str, *names: str) -> str:
+    """Return the address of what lies below a root."""
+    return "/".join([root.rstrip("/"), *names])
+
+
+def cache_folder(kind: str, root: str) -> Path:
+    """Return the folder of the workspace that holds local copies of what lies below a root.
+
+    Args:
+        kind: `"stores"`, `"checkpoints"` or `"ledger"`.
+        root: address.
+    """
+    return workspace() / "cache" / kind / hashlib.sha256(str(S3Uri.parse(root)).encode()).hexdigest()[:16]
+
+
+def list_objects(uri: str) -> dict[str, RemoteFile]:
+    """Return name -> object of all that lies below an address; empty when nothing does.
+
+    Raises:
+        DataError: no bucket, no access, no answer.
+    """
+    return {file.name: file for file in _source(uri).objects()}
+
+
+def read_object(uri: str) -> bytes | None:
+    """Return the bytes of one small object, None when it does not exist.
+
+    Raises:
+        DataError: no bucket, no access, no answer.
+    """
+    client, tried = s3_client(), 0
+    while True:
+        body = _body(client, uri)
+        try:
+            with translated(uri):
+                return None if body is None else bytes(body.read())
+        except (InterruptedTransferError, DamagedTransferError) as error:  # botocore asks for no body again
+            tried += 1
+            if tried == _TRIES:
+                raise _unreachable(uri, error) from error
+            time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (tried - 1))
+
+
+def _body(client: Any, uri: str) -> Any:
+    """Return the stream of an object's bytes, None when it does not exist."""
+    from botocore.exceptions import ClientError
+
+    with _asking(uri, "read"):
+        try:
+            return client.get_object(**_place(uri))["Body"]
+        except ClientError as error:
+            if error.response["Error"].get("Code") == "NoSuchKey":
+                return None
+            raise
+
+
+def write_object(uri: str, content: bytes) -> None:
+    """Put one small object, whole or not at all.
+
+    Raises:
+        DataError: no bucket, no access, no answer.
+    """
+    client = s3_client()
+    with _asking(uri, "write"):
+        client.put_object(**_place(uri), Body=content)
+
+
+def check_writable(root: str) -> None:
+    """Put an empty object below an address and delete it, to learn before long work whether its results can be kept.
+
+    Raises:
+        DataError: no bucket, no access, no answer.
+    """
+    uri, client = join(root, _PROBE), s3_client()
+    read_object(uri)  # some servers make a bucket for whoever writes to it: a mistyped one must not come to be
+    with _asking(uri, "write"):
+        client.put_object(**_place(uri), Body=b"")
+    with contextlib.suppress(DataError), _asking(uri, "delete"):  # what may not be deleted can be used all the same
+        client.delete_object(**_place(uri))
+
+
+def upload_file(path: Path, uri: str, tries: int = 1) -> None:
+    """Put one file of any size, whole or not at all.
+
+    Args:
+        path: local file.
+        uri: address of the object.
+        tries: how often to begin again when the connection breaks; each asks the server three times.
+
+    Raises:
+        DataError: no bucket, no access, no answer.
+    """
+    with ByteProgress(f"upload {path.name}", 1, path.stat().st_size) as progress:
+        _upload(_client(), path, uri, progress, tries, quiet=True)
+
+
+def publish(folder: Path, uri: str, last: str) -> None:
+    """Upload a folder; only its last file makes it count as there. What the bucket holds already is left alone.
+
+    Args:
+        folder: local, complete.
+        uri: address of the folder.
+        last: name of the file that goes last.
+
+    Raises:
+        DataError: no bucket, no access, no answer, or someone else writes other bytes there.
+    """
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    marker = files.pop(last)
+    source, there = _source(uri), list_objects(uri)
+    with _asking(uri, "read"):
+        wanted = {name: path for name, path in files.items() if name not in there or source.problem(there[name], path)}
+    client = _client()
+    with ByteProgress("upload", len(wanted), sum(path.stat().st_size for path in wanted.values())) as progress:
+        pool = ThreadPoolExecutor(_NUM_WORKERS, thread_name_prefix="ctan-upload")
+        try:
+            pending = [pool.submit(_upload, client, path, join(uri, n), progress) for n, path in wanted.items()]
+            for done in as_completed(pending):
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    there = list_objects(uri)
+    for name, path in files.items():
+        size = there[name].size if name in there else None
+        if size != path.stat().st_size:
+            raise DataError(
+                f"{join(uri, name)}: {path.stat().st_size} bytes were uploaded and {size or 0} are there; "
+                f"does something else write or delete there? Run again"
+            )
+    _upload(client, marker, join(uri, last), ByteProgress("upload", 0, 0))
+
+
+def fetch(uri: str, folder: Path) -> int:
+    """Make a folder hold what lies below an address, each file checked and renamed when complete.
+
+    Files that are there already are not fetched again; those that the bucket does not hold are removed.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        DataError: no bucket, no access, no answer, damage on the way.
+    """
+    with _locked(folder):
+        return _fetch(uri, folder)
+
+
+def mirror(uri: str, folder: Path, check: Callable[[Path], None]) -> None:
+    """Make a local copy of a folder, which appears when it is complete; an interrupted one is continued.
+
+    Args:
+        uri: address of the folder.
+        folder: the copy. When it exists and passes the check nothing is done.
+        check: raises `DataError` when the files in a folder are not right.
+
+    Raises:
+        DataError: no bucket, no access, no answer, nothing there, or what arrived does not pass the check.
+    """
+    with _locked(folder):
+        if folder.exists():
+            try:
+                check(folder)
+                return
+            except DataError:
+                shutil.rmtree(folder)
+        beside = folder.parent / f".{folder.name}.download"
+        if not _fetch(uri, beside):
+            raise DataError(f"{uri}: there is nothing here")
+        check(beside)
+        (beside / LEDGER_FILE).unlink()
+        beside.rename(folder)
+
+
+def _fetch(uri: str, folder: Path) -> int:
+    source = _source(uri)
+    files = source.objects()
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_others(folder, {file.name for file in files})
+    try:
+        transfer(files, source, folder, _NUM_WORKERS, "fetch")
+    except DataError as error:
+        raise DataError(f"{uri}: {error}") from error
+    return len(files)
+
+
+def _upload(
+    client: Any, path: Path, uri: str, progress: ByteProgress, tries: int = _TRIES, quiet: bool = False
+) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    config = TransferConfig(max_concurrency=_NUM_WORKERS)
+    for tried in range(1, tries + 1):
+        sent: list[int] = []
+
+        def count(num_bytes: int, sent: list[int] = sent) -> None:
+            sent.append(num_bytes)
+            progress.advance(num_bytes)
+
+        try:
+            with translated(uri, "write"), path.open("rb") as stream:
+                client.upload_fileobj(stream, **_place(uri), Callback=count, Config=config)
+            break
+        except InterruptedTransferError as error:
+            if tried == tries:
+                raise _unreachable(uri, error) from error
+            progress.advance(-sum(sent))
+            time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (tried - 1))
+    if not quiet:
+        progress.file_done()
+
+
+def _client() -> Any:
+    return s3_client(num_connections=_NUM_WORKERS * _NUM_WORKERS)
+
+
+def _source(uri: str) -> S3Source:
+    return S3Source(S3Uri.parse(uri), s3_client(num_connections=_NUM_WORKERS))
+
+
+def _place(uri: str) -> dict[str, str]:
+    parsed = S3Uri.parse(uri)
+    return {"Bucket": parsed.bucket, "Key": parsed.prefix.removesuffix("/")}
+
+
+def _unreachable(uri: str, error: Exception) -> DataError:
+    return DataError(
+        f"{uri}: the server cannot be reached or is busy ({error}); check AWS_ENDPOINT_URL, or try again later"
+    )
+
+
+@contextmanager
+def _asking(uri: str, verb: str) -> Iterator[None]:
+    try:
+        with translated(uri, verb):
+            yield
+    except (InterruptedTransferError, DamagedTransferError) as error:
+        raise _unreachable(uri, error) from error
+
+
+def _locked(folder: Path) -> Any:
+    """Return the lock of a local copy; the system frees it when the process dies."""
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.parent / f".{folder.name}.lock")

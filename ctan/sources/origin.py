@@ -1,0 +1,164 @@
+"""What a run starts from, pinned before its first step: the version of the data, the settings, the code.
+
+A branch moves on and a folder changes while a run is under way. The first step therefore finds out what is meant now;
+all later steps get that, and every MLflow run and registered version records it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ctan.config import RunConfig
+from ctan.errors import ConfigError, DataError
+from ctan.files import code_hash, sha256_of_json, write_json
+from ctan.sources import parse_phantom, source_folder
+from ctan.sources.versions import DataVersion, folder_md5, is_version, resolve_version
+
+ORIGIN_FILE = "origin.json"
+
+# The rooms whose code decides what comes out of a run, from raw files to scores.
+_DECISIVE_ROOMS = (
+    "cases", "config", "datasets", "dicom", "evaluation", "inputs", "intake", "losses", "metrics", "networks",
+    "precision", "store", "tasks", "training", "validation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run starts from. Equal hashes mean equal results on the same machine.
+
+    Attributes:
+        source: the source as all steps use it: a DVC revision is replaced by its commit, a folder is absolute.
+        data_version: changes when the raw bytes do: DVC's hash of the folder; `s3:` and a hash of names, sizes and
+            ETags; `files:` and a hash of names, sizes and times; or the phantoms' numbers.
+        settings_hash: of the settings before ingestion plans what they leave open.
+        code_hash: of the code that decides results.
+        pinned: what DVC knows of the version; empty for data that DVC does not pin.
+    """
+
+    source: str
+    data_version: str
+    settings_hash: str
+    code_hash: str
+    pinned: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: str, config: RunConfig) -> Origin:
+        """Find out what a source is now.
+
+        Args:
+            source: see `ctan.datasets.open_source`.
+            config: settings of the run.
+
+        Raises:
+            ConfigError, DataError: when the source is not understood or not there.
+        """
+        source, data_version, pinned = _version(source)
+        known = {} if pinned is None else {name: value for name, value in pinned.to_json().items() if value}
+        return cls(source, data_version, sha256_of_json(config.to_yaml()), code_hash(*_DECISIVE_ROOMS), known)
+
+    @property
+    def hashes(self) -> tuple[str, str, str]:
+        """Data, settings and code."""
+        return self.data_version, self.settings_hash, self.code_hash
+
+    def tags(self) -> dict[str, str]:
+        """Return what MLflow runs and registered versions carry of it."""
+        about_data = {f"data_{name}": self.pinned[name] for name in ("repository", "revision", "commit", "path", "md5")
+                      if name in self.pinned}  # fmt: skip
+        return {
+            "data_source": self.source,
+            "data_version": self.data_version,
+            "settings_hash": self.settings_hash,
+            "pipeline_code_hash": self.code_hash,
+        } | about_data
+
+    def to_json(self) -> str:
+        """Return the fields as one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Origin:
+        """Read what `to_json` or `save` wrote.
+
+        Raises:
+            DataError: when it is something else.
+        """
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"origin of the run: not valid JSON ({error})") from error
+        if not isinstance(value, dict) or set(value) != {known.name for known in fields(cls)}:
+            raise DataError("origin of the run: not what the step `resolve` writes")
+        return cls(**value)
+
+    def save(self, manifest_dir: Path) -> None:
+        """Write it beside a manifest."""
+        write_json(manifest_dir / ORIGIN_FILE, asdict(self))
+
+
+def read_origin(manifest_dir: str | Path) -> Origin:
+    """Return the origin that ingestion wrote beside a manifest.
+
+    Raises:
+        DataError: when it is missing or damaged.
+    """
+    path = Path(manifest_dir) / ORIGIN_FILE
+    try:
+        return Origin.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); run `ctan data ingest` again") from error
+
+
+def _version(source: str) -> tuple[str, str, DataVersion | None]:
+    """Return the source as it is to be used, what names its bytes, and what DVC knows of it."""
+    if is_version(source):
+        version = resolve_version(source)
+        return _at_commit(source, version), version.md5, version
+    if source.startswith("s3://"):
+        return source, f"s3:{_s3_listing_hash(source)}", None
+    if source == "phantom" or source.startswith("phantom:"):
+        numbers = ",".join(f"{name}={number}" for name, number in parse_phantom(source).items())
+        return f"phantom:{numbers}", f"phantom:{numbers}", None
+    folder = source_folder(source).resolve()
+    pinned = _pinned_here(folder)
+    return str(folder), pinned.md5 if pinned else f"files:{_files_hash(folder)}", pinned
+
+
+def _at_commit(source: str, version: DataVersion) -> str:
+    if not version.repository:
+        return source
+    return f"dvc:{version.repository}@{version.commit}:{version.path}"
+
+
+def _pinned_here(folder: Path) -> DataVersion | None:
+    """Return the version of a folder in a DVC checkout, None when its files are not those that HEAD pins."""
+    root = next((parent for parent in folder.parents if (parent / ".dvc" / "config").is_file()), None)
+    if root is None:
+        return None
+    try:
+        version = resolve_version(f"dvc:{root}@HEAD:{folder.relative_to(root).as_posix()}")
+    except (ConfigError, DataError):
+        return None  # not a git checkout, or this folder is not pinned in it
+    return version if folder_md5(folder) == version.md5 else None
+
+
+def _files_hash(folder: Path) -> str:
+    """Return a hash that changes when files do, without reading them: folders may hold terabytes."""
+    listing: list[Any] = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            stat = path.stat()
+            listing.append([path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns])
+    return sha256_of_json(sorted(listing))[:32]
+
+
+def _s3_listing_hash(source: str) -> str:
+    from ctan.sources.s3 import S3Source, S3Uri, s3_client
+
+    files = S3Source(S3Uri.parse(source), s3_client()).listing()
+    return sha256_of_json(sorted([file.name, file.identity] for file in files))[:32]

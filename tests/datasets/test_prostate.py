@@ -1,0 +1,267 @@
+"""Patients in DICOM-RT are found by header, keep no name, and any site of the body is a matter of settings."""
+
+import dataclasses
+import re
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ctan.cases import RawCase
+from ctan.config import DicomConfig, ValidationConfig
+from ctan.datasets import get_dataset
+from ctan.datasets.prostate.phantom import make_patient, write_prostate_phantoms
+from ctan.datasets.prostate.reader import Prostate
+from ctan.dicom.deidentify import Pseudonymiser
+from ctan.errors import DataError
+from ctan.intake.measure import case_row
+from ctan.store.manifest import SCHEMA
+from ctan.tasks import DoseRegression, Segmentation
+from tests.helpers.dicom import (
+    CONTOURS,
+    HEADER,
+    KEY,
+    change,
+    dataset_of,
+    read,
+    reason,
+    slices_of,
+    write_patient,
+)
+
+PSEUDONYMISER = Pseudonymiser(KEY.encode())
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("CTAN_DEID_KEY", KEY)
+
+
+def patient_of(number, patient_id=None):
+    return dataclasses.replace(HEADER, key=f"key {number}", patient_id=patient_id or f"MRN {number}")
+
+
+@pytest.fixture
+def raw_dir(tmp_path):
+    """Three patients, a folder each."""
+    for number in (1, 2, 3):
+        write_patient(tmp_path / "raw" / f"Name^{number}" / "planning", header=patient_of(number))
+    return tmp_path / "raw"
+
+
+def merge(folder):
+    """Put all files of a folder's folders into it, under numbers."""
+    for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+        path.rename(folder / f"{number:05d}")
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+# Finding
+
+
+def test_a_folder_is_a_case_named_by_a_keyed_hash(raw_dir):
+    (raw_dir / "empty").mkdir()
+    (raw_dir / "README.txt").write_text("three patients")
+    found = dataset_of().find(raw_dir)
+    assert {raw.case_id for raw in found} == {PSEUDONYMISER.pseudonym(f"MRN {number}") for number in (1, 2, 3)}
+    assert [raw.case_id for raw in found] == sorted(raw.case_id for raw in found)
+    assert all(raw.group_id == raw.case_id and raw.split == "" for raw in found)
+    assert dataset_of().remarks(raw_dir) == []
+
+
+def test_files_in_one_folder_are_told_apart_by_patient(raw_dir):
+    expected = {raw.case_id: dataset_of().read(raw) for raw in dataset_of().find(raw_dir)}
+    merge(raw_dir)
+    found = {raw.case_id: dataset_of().read(raw) for raw in dataset_of().find(raw_dir)}
+    assert found.keys() == expected.keys()
+    for case_id, case in found.items():
+        assert case.sha256 == expected[case_id].sha256
+        np.testing.assert_array_equal(case.doses["dose"], expected[case_id].doses["dose"])
+
+
+def test_another_key_gives_other_names(raw_dir, tmp_path, monkeypatch):
+    before = {raw.group_id for raw in dataset_of().find(raw_dir)}
+    path = tmp_path / "key"
+    path.write_text("another key of this test\n")
+    assert before.isdisjoint(raw.group_id for raw in dataset_of(key_file=str(path)).find(raw_dir))
+    monkeypatch.delenv("CTAN_DEID_KEY")
+    with pytest.raises(DataError, match="no key for the de-identification: make one with python -c"):
+        dataset_of().find(raw_dir)
+    assert len(dataset_of(key_file=str(path)).find(raw_dir)) == 3
+
+
+def test_two_studies_of_a_patient_are_two_cases_of_one_group(raw_dir):
+    before = {raw.case_id for raw in dataset_of().find(raw_dir)}
+    write_patient(raw_dir / "second", header=patient_of(9, " mrn  1 "))
+    found = dataset_of().find(raw_dir)
+    group = PSEUDONYMISER.pseudonym("MRN 1")
+    own = [raw.case_id for raw in found if raw.group_id == group]
+    assert len(found) == 4
+    assert len(own) == 2
+    assert all(re.fullmatch(rf"{group}-[0-9a-f]{{6}}", case_id) for case_id in own)
+    assert {raw.case_id for raw in found} - set(own) == before - {group}
+    (raw_dir / "second").rename(raw_dir / "0 renamed")
+    assert [raw.case_id for raw in dataset_of().find(raw_dir)] == [raw.case_id for raw in found]
+
+
+def test_a_copy_of_a_patient_stays_in_the_patients_group(raw_dir):
+    shutil.copytree(raw_dir / "Name^1", raw_dir / "again")
+    found = [raw for raw in dataset_of().find(raw_dir) if raw.group_id == PSEUDONYMISER.pseudonym("MRN 1")]
+    assert len({raw.case_id for raw in found}) == 2
+    assert found[1].case_id == f"{found[0].case_id}-copy1"
+
+
+@pytest.mark.parametrize("blank", ["", "ANONYMOUS", "0"])
+def test_patients_without_an_id_are_grouped_by_frame_of_reference_with_a_remark(tmp_path, blank):
+    headers = [dataclasses.replace(patient_of(number), patient_id=blank) for number in (1, 2)]
+    for number, header in enumerate(headers):
+        write_patient(tmp_path / "raw" / str(number), header=header)
+    found = dataset_of().find(tmp_path / "raw")
+    groups = {raw.group_id for raw in found}
+    assert len(groups) == 2
+    (remark,) = dataset_of().remarks(tmp_path / "raw")
+    assert remark.startswith(
+        "2 of 2 cases have a blank or placeholder PatientID and are grouped by FrameOfReferenceUID"
+    )
+    assert all(group in remark for group in groups)
+    merge(tmp_path / "raw")
+    assert {raw.group_id for raw in dataset_of().find(tmp_path / "raw")} == groups
+
+
+def test_files_of_two_patients_in_one_folder_are_refused(tmp_path):
+    folder = tmp_path / "raw" / "mixed"
+    write_patient(folder)
+    write_patient(folder / "other", header=patient_of(2))
+    (folder / "other" / "rd").rename(folder / "rd")
+    shutil.rmtree(folder / "other")
+    assert reason(folder) == "the folder holds files of 2 patients (by PatientID), expected one; separate them"
+
+
+def test_a_single_file_without_an_id_does_not_make_another_patient(tmp_path):
+    folder = tmp_path / "raw" / "p"
+    write_patient(folder)
+    change(folder / "rd", lambda ds: setattr(ds, "PatientID", "anonymous"))
+    assert read(folder).group_id == PSEUDONYMISER.pseudonym(HEADER.patient_id)
+
+
+def test_a_folder_without_planning_data_says_what_was_expected(tmp_path):
+    with pytest.raises(DataError, match=r"no planning data, expected a folder a patient.*the folder is empty"):
+        dataset_of().find(tmp_path)
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(DataError, match="found none"):
+        dataset_of().find(tmp_path)
+    with pytest.raises(DataError, match="not a folder"):
+        dataset_of().find(tmp_path / "none")
+
+
+def test_unknown_roi_names_are_counted(tmp_path):
+    write_patient(tmp_path / "raw" / "p", contours={**CONTOURS, "Couch": [], "Miller": CONTOURS["PTV"]})
+    assert dataset_of().remarks(tmp_path / "raw") == [
+        "2 of 5 ROIs match no structure of data.dicom.structures and are left out"
+    ]
+
+
+def test_a_case_can_be_read_from_its_folder_alone(raw_dir):
+    (found, *_) = dataset_of().find(raw_dir)
+    plain = RawCase(found.case_id, found.group_id, found.split, found.path)
+    assert dataset_of().read(plain).sha256 == dataset_of().read(found).sha256
+
+
+def test_other_bytes_give_another_checksum(raw_dir):
+    found = dataset_of().find(raw_dir)[0]
+    before = dataset_of().read(found).sha256
+    change(slices_of(found.path)[0], lambda ds: setattr(ds, "SeriesDescription", "changed"))
+    assert dataset_of().read(found).sha256 != before
+
+
+# The data set
+
+
+def test_the_data_set_says_what_it_has():
+    dataset = get_dataset("prostate")
+    assert isinstance(dataset, Prostate)
+    assert dataset.structures[-1] == "PTV"
+    assert dataset.targets == {"PTV": 78.0}
+    assert dataset_of(prescription_gy=60).targets == {"PTV": 60.0}
+    contouring, dose = dataset.tasks()
+    assert contouring == Segmentation("contouring", dataset.structures[:-1], (("FemoralHeadLeft", "FemoralHeadRight"),))
+    assert dose == DoseRegression("dose")
+    assert contouring.mirrored_order == (0, 1, 2, 4, 3, 5, 6)
+
+
+def test_a_case_has_a_row_in_the_manifest(raw_dir):
+    dataset = dataset_of()
+    case = dataset.read(dataset.find(raw_dir)[0])
+    row = case_row(case, dataset, -1)
+    pa.Table.from_pylist([row], schema=SCHEMA(dataset))
+    assert row["prescription_gy"] == 60.0
+    assert row["num_dose_voxels_outside_mask"] == 0
+    assert row["missing"] == ["Rectum", "FemoralHeadRight", "FemoralHeadLeft", "PenileBulb", "SeminalVesicles"]
+    assert row["voxels_Prostate"] == np.count_nonzero(case.masks["Prostate"])
+    assert 55 < row["dose_mean_gy_PTV"] < 65
+
+
+def test_expectations_follow_the_settings():
+    limits = ValidationConfig()
+    names = [expectation.name for expectation in dataset_of().expectations(limits)]
+    assert names == ["prescription", "prescription-known", "PTV-present", "PTV-dose"]
+    found = {e.name: e for e in dataset_of(targets=["PTV"]).expectations(ValidationConfig(target_dose_tolerance=0.1))}
+    assert found["PTV-dose"].arguments == {"column": "dose_share_PTV", "min_value": 0.9, "max_value": 1.1}
+
+
+def test_another_site_of_the_body_is_a_matter_of_settings(tmp_path):
+    """Head and neck with two levels of dose, read by the same code."""
+    settings = {
+        "structures": {"SpinalCord": ["(spinal[ _-]*)?cord"], "ParotidLeft": ["parotid[ _-]*l(eft)?"],
+                       "ParotidRight": ["parotid[ _-]*r(ight)?"], "PTV54": ["ptv[ _-]*54.*"], "PTV70": ["ptv[ _-]*70"]},
+        "targets": ["PTV54", "PTV70"],
+        "mirrored_pairs": [["ParotidLeft", "ParotidRight"]],
+    }  # fmt: skip
+    contours = {"Cord": CONTOURS["Bladder"], "PAROTID_L": CONTOURS["Prostate"], "PTV 70": CONTOURS["PTV"],
+                "ptv_54_opti": CONTOURS["PTV"], "Prostate": CONTOURS["Prostate"]}  # fmt: skip
+    write_patient(tmp_path / "raw" / "p", contours=contours, prescription_gy=70.0)
+    dataset = dataset_of(**settings)
+    assert dataset.structures == ("SpinalCord", "ParotidLeft", "ParotidRight", "PTV54", "PTV70")
+    assert dataset.tasks()[0].mirrored_order == (0, 2, 1)
+    case = dataset.read(dataset.find(tmp_path / "raw")[0])
+    assert list(case.masks) == ["SpinalCord", "ParotidLeft", "PTV54", "PTV70", "possible_dose_mask"]
+    assert case.facts == {"prescription_gy": 70.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"structures": {"A": ["("], "PTV": ["ptv"]}}, r"A: '\(' is not a regular expression"),
+        ({"targets": ["GTV"]}, "targets: GTV not in structures"),
+        ({"structures": {"Heart": ["heart"], "PTV": ["ptv"]}}, "mirrored_pairs: FemoralHeadLeft, FemoralHeadRight"),
+        ({"structures": {"PTV": ["ptv"]}, "mirrored_pairs": []}, "expected an organ besides the targets"),
+        ({"structures": {"body contour": ["x"]}}, "'body contour' cannot be a name"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DicomConfig.model_validate(settings)
+
+
+# Phantoms: written by other code, from masks
+
+
+def test_the_masks_dose_and_ct_of_a_phantom_come_back(tmp_path):
+    write_prostate_phantoms(tmp_path, 1, 0, 3)
+    case = dataset_of().read(dataset_of().find(tmp_path)[0])
+    patient = make_patient(3, 1)
+
+    def in_case_axes(array):
+        return np.transpose(array[::-1], (1, 2, 0))
+
+    np.testing.assert_array_equal(case.images["ct"].astype(int) - 1024, in_case_axes(patient.hounsfield))
+    assert case.spacing_mm == (patient.spacing_mm[1], patient.spacing_mm[2], patient.spacing_mm[0])
+    assert case.facts == {"prescription_gy": patient.prescription_gy}
+    contoured = [name for name in patient.roi_names if name != "Body"]
+    assert set(case.masks) == {*contoured, "possible_dose_mask"}
+    for name in contoured:
+        np.testing.assert_array_equal(case.masks[name], in_case_axes(patient.masks[name]), err_msg=name)
+    assert case.doses["dose"][case.masks["PTV"]].mean() == pytest.approx(patient.prescription_gy, rel=0.05)

@@ -1,0 +1,160 @@
+"""Trained models: written, loaded and asked, from a folder and from the registry."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ctan.cases import StoredCase
+from ctan.config import RunConfig
+from ctan.datasets import get_dataset
+from ctan.errors import DataError
+from ctan.inference import load_network
+from ctan.inputs import network_input
+from tests.helpers.tracking import GRID, small_config, small_network, write_model
+
+STRUCTURES = get_dataset("openkbp").structures
+
+
+def stored_case(seed: int = 0) -> StoredCase:
+    rng = np.random.default_rng(seed)
+    return StoredCase(
+        case_id="pt_1",
+        group_id="pt_1",
+        split="validation",
+        fold=-1,
+        image={"ct": rng.integers(0, 2500, GRID).astype(np.int16)},
+        masks=rng.random((len(STRUCTURES), *GRID)) > 0.8,
+        known=np.ones(len(STRUCTURES), bool),
+        dose=rng.random(GRID, np.float32) * 70,
+        dose_mask=rng.random(GRID) > 0.5,
+        target_distance=rng.integers(-20, 100, GRID).astype(np.int8),
+        spacing_mm=(8.0, 8.0, 8.0),
+        labels={},
+        prescription_gy=70.0,
+    )
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return small_config()
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    """What a version is recognised by is the hash of its file."""
+    written = {
+        (write_model(tmp_path / str(i), small_config(), "stl") / "model.safetensors").read_bytes() for i in range(8)
+    }
+    assert len(written) == 1
+
+
+@pytest.mark.parametrize("arch", ["stl", "hps", "mtan", "ctan"])
+def test_a_loaded_model_predicts_what_the_saved_network_does(tmp_path: Path, config: RunConfig, arch: str) -> None:
+    model = load_network(write_model(tmp_path / "model", config, arch))
+    predicted = model.predict(stored_case())
+
+    with torch.no_grad():
+        raw = small_network(config, arch, seed=0)(torch.from_numpy(network_input(stored_case(), config))[None])
+    np.testing.assert_array_equal(predicted["contours"], torch.sigmoid(raw["contours"][0]).numpy())
+    np.testing.assert_array_equal(predicted["dose"], raw["dose"][0].clamp_min(0).numpy() * 70)
+    assert {name: array.shape for name, array in predicted.items()} == {"contours": (3, *GRID), "dose": (1, *GRID)}
+    assert all(array.dtype == np.float32 for array in predicted.values())
+    assert predicted["dose"].std() > 0.1
+    assert not model.network.training
+
+
+def test_the_folder_holds_safetensors_and_json_and_nothing_else(tmp_path: Path, config: RunConfig) -> None:
+    folder = write_model(tmp_path / "model", config)
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+    write_model(folder, config, seed=1)  # training again replaces both
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+    assert load_network(folder).model_json["seed"] == 1
+
+
+def test_a_test_time_flip_makes_the_prediction_symmetric_up_to_paired_structures(
+    tmp_path: Path, config: RunConfig
+) -> None:
+    model = load_network(write_model(tmp_path / "model", config), test_time_flip=True)
+    image = network_input(stored_case(), config)[None]
+    straight = model.predict_batch(image)
+    mirrored = model.predict_batch(image[..., ::-1, :].copy())  # axis 1 of (D, H, W) is left-right
+    brainstem, right, left = 0, 1, 2
+    swapped = mirrored["contours"][:, [brainstem, left, right]][..., ::-1, :]
+    np.testing.assert_allclose(straight["contours"], swapped, atol=1e-6)
+    np.testing.assert_allclose(straight["dose"], mirrored["dose"][..., ::-1, :], atol=1e-4)
+    plain = replace(model, test_time_flip=False).predict_batch(image)
+    assert np.abs(plain["dose"] - straight["dose"]).max() > 1e-4
+
+
+def test_the_flip_follows_the_models_settings_unless_told_otherwise(tmp_path: Path) -> None:
+    config = small_config(evaluation={"test_time_flip": True})
+    folder = write_model(tmp_path / "model", config)
+    assert load_network(folder).test_time_flip
+    assert not load_network(folder, test_time_flip=False).test_time_flip
+
+
+def test_flipping_oracle_inputs_swaps_the_paired_organs_among_the_channels(tmp_path: Path, config: RunConfig) -> None:
+    oracle = small_config(data={"inputs": "oracle"})
+    model = replace(load_network(write_model(tmp_path / "model", config)), config=oracle)
+    model.model_json["in_channels"] = network_input(stored_case(), oracle).shape[0]
+    dataset = get_dataset("openkbp")
+    organs = [name for name in STRUCTURES if name not in dataset.targets]
+    order = model._mirrored_channels
+    assert order[:3] == [0, 1, 2]
+    moved = {organs[i]: organs[channel - 3] for i, channel in enumerate(order[3:]) if channel != i + 3}
+    assert moved == {"LeftParotid": "RightParotid", "RightParotid": "LeftParotid"}
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such folder.*ctan train"):
+        load_network(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_missing_file_is_named(tmp_path: Path, config: RunConfig, name: str) -> None:
+    folder = write_model(tmp_path / "model", config)
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=f"{name}: .*ctan train"):
+        load_network(folder)
+
+
+def test_truncated_weights_are_refused(tmp_path: Path, config: RunConfig) -> None:
+    path = write_model(tmp_path / "model", config) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"model\.safetensors: damaged or truncated"):
+        load_network(tmp_path / "model")
+
+
+def test_weights_of_another_architecture_are_refused_and_say_what_differs(tmp_path: Path, config: RunConfig) -> None:
+    folder = write_model(tmp_path / "model", config, "ctan")
+    hps = write_model(tmp_path / "hps", config, "hps")
+    (hps / "model.safetensors").replace(folder / "model.safetensors")
+    with pytest.raises(DataError, match=r"not the weights of the 'ctan' network.*lacks .*Keep both files"):
+        load_network(folder)
+
+
+def test_weights_of_another_width_are_refused(tmp_path: Path, config: RunConfig) -> None:
+    folder = write_model(tmp_path / "model", config)
+    wider = small_config(network={"num_stages": 2, "base_width": 8, "max_width": 16})
+    (write_model(tmp_path / "wider", wider) / "model.safetensors").replace(folder / "model.safetensors")
+    with pytest.raises(DataError, match=r"tensors of another shape"):
+        load_network(folder)
+
+
+def test_damaged_json_and_settings_of_another_version_are_refused(tmp_path: Path, config: RunConfig) -> None:
+    path = write_model(tmp_path / "model", config) / "model.json"
+    text = path.read_text()
+    path.write_text(text[:-20])
+    with pytest.raises(DataError, match=r"model\.json: not valid JSON"):
+        load_network(tmp_path / "model")
+    value = json.loads(text)
+    value["config"]["network"]["no_such_field"] = 1
+    path.write_text(json.dumps(value))
+    with pytest.raises(DataError, match=r"network\.no_such_field.*use the version that trained it"):
+        load_network(tmp_path / "model")
+    path.write_text(json.dumps({"arch": "ctan"}))
+    with pytest.raises(DataError, match=r"lacks tasks, in_channels"):
+        load_network(tmp_path / "model")

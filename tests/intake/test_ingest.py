@@ -1,0 +1,209 @@
+"""Ingestion measures every case, keeps the broken ones apart with the reason, and never depends on how it ran."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ctan.datasets import get_dataset
+from ctan.errors import ConfigError, DataError
+from ctan.intake.ingest import ingest
+from ctan.settings import load_config
+from ctan.sources import open_source, parse_phantom
+from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, read_manifest
+
+DATASET = get_dataset("openkbp")
+CONFIG = load_config("smoke")
+SOURCE = "phantom:train=5,validation=1,seed=2"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    DATASET.write_phantoms(folder, num_train=5, num_validation=1, seed=2)
+    return folder
+
+
+@pytest.fixture
+def raw(written, tmp_path):
+    """Raw files that a test may damage."""
+    shutil.copytree(written, tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+def manifest_of(folder):
+    return read_manifest(folder / MANIFEST_FILE, SCHEMA(DATASET))
+
+
+def quarantine_of(folder):
+    return read_manifest(folder / QUARANTINE_FILE, QUARANTINE_SCHEMA).to_pylist()
+
+
+def dense(path, fill=None):
+    """Read a raw file with NumPy alone, (128^3,) float64."""
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    values = np.zeros(128**3)
+    values[[int(row[0]) for row in rows]] = fill or [float(row[1]) for row in rows]
+    return values
+
+
+def test_the_manifest_holds_what_numpy_measures_in_the_raw_files(written, tmp_path):
+    summary = ingest(str(written), tmp_path, CONFIG, num_workers=1)
+    rows = manifest_of(tmp_path).to_pylist()
+    assert [row["case_id"] for row in rows] == ["pt_1", "pt_2", "pt_3", "pt_4", "pt_5", "pt_201"]
+    for row in rows:
+        folder = written / f"{row['split']}-pats" / row["case_id"]
+        ct, dose = dense(folder / "ct.csv"), dense(folder / "dose.csv")
+        possible = dense(folder / "possible_dose_mask.csv", fill=1) == 1
+        assert (row["dataset"], row["group_id"], row["shape"]) == ("openkbp", row["case_id"], [128, 128, 128])
+        assert row["spacing_mm"] == np.loadtxt(folder / "voxel_dimensions.csv").tolist()
+        assert (row["ct_min"], row["ct_max"]) == (ct.min(), ct.max())
+        assert row["num_mask_voxels"] == possible.sum()
+        assert row["dose_max_gy"] == pytest.approx(dose.max(), rel=1e-6)
+        assert row["dose_mean_gy"] == pytest.approx(dose[possible].mean(), rel=1e-6)
+        assert row["num_dose_voxels_outside_mask"] == 0
+        absent = [name for name in DATASET.structures if not (folder / f"{name}.csv").exists()]
+        assert row["missing"] == absent
+        for name in DATASET.structures:
+            mask = None if name in absent else dense(folder / f"{name}.csv", fill=1) == 1
+            assert row[f"voxels_{name}"] == (None if mask is None else mask.sum())
+            if name in DATASET.targets and mask is not None:
+                assert row[f"dose_mean_gy_{name}"] == pytest.approx(dose[mask].mean(), rel=1e-6)
+    assert any(row["missing"] for row in rows)
+    assert quarantine_of(tmp_path) == []
+    assert (summary.num_cases, summary.num_quarantined) == (6, 0)
+    assert summary.cases_per_split == {"train": 5, "validation": 1}
+    assert json.loads((tmp_path / "summary.json").read_text())["num_cases"] == 6
+    assert (tmp_path / "config.yaml").read_text() == CONFIG.to_yaml()
+
+
+def test_training_cases_are_spread_over_the_folds_and_others_are_in_none(written, tmp_path):
+    ingest(str(written), tmp_path, CONFIG, num_workers=1)
+    rows = manifest_of(tmp_path).to_pylist()
+    assert {row["fold"] for row in rows if row["split"] == "train"} == set(range(CONFIG.data.num_folds))
+    assert {row["fold"] for row in rows if row["split"] != "train"} == {-1}
+
+
+def test_dose_outside_the_mask_is_counted(raw, tmp_path):
+    path = raw / "train-pats" / "pt_1" / "dose.csv"
+    path.write_text(path.read_text() + "2097150,1.5\n2097151,2.0\n")
+    ingest(str(raw), tmp_path / "out", CONFIG, num_workers=1)
+    assert manifest_of(tmp_path / "out")["num_dose_voxels_outside_mask"].to_pylist() == [2, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_broken_case_goes_to_quarantine_with_the_reason_and_the_others_stay(raw, tmp_path, num_workers):
+    (raw / "train-pats" / "pt_3" / "dose.csv").unlink()
+    (raw / "validation-pats" / "pt_201" / "ct.csv").write_text(",data\n-4,1.0\n")
+    summary = ingest(str(raw), tmp_path / "out", CONFIG, num_workers=num_workers)
+    assert manifest_of(tmp_path / "out")["case_id"].to_pylist() == ["pt_1", "pt_2", "pt_4", "pt_5"]
+    common = {"dataset": "openkbp", "step": "ingest"}
+    assert quarantine_of(tmp_path / "out") == [
+        {**common, "case_id": "pt_3", "split": "train", "reason": "dose.csv missing; every patient needs them"},
+        {**common, "case_id": "pt_201", "split": "validation",
+         "reason": "ct.csv: line 2: index -4 out of range 0..2097151"},
+    ]  # fmt: skip
+    assert (summary.num_cases, summary.num_quarantined, summary.cases_per_split) == (4, 2, {"train": 4})
+
+
+def test_when_all_cases_are_broken_it_stops_after_writing_the_reasons(raw, tmp_path):
+    for folder in raw.glob("*/pt_*"):
+        (folder / "voxel_dimensions.csv").write_text("3.9\n")
+    with pytest.raises(DataError, match=r"all 6 cases are in quarantine \(.*quarantine\.parquet\): pt_1: voxel_dim"):
+        ingest(str(raw), tmp_path / "out", CONFIG, num_workers=2)
+    assert len(quarantine_of(tmp_path / "out")) == 6
+    assert manifest_of(tmp_path / "out").num_rows == 0
+
+
+def test_an_empty_folder_is_refused_and_nothing_is_written(tmp_path):
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(DataError, match=r"no OpenKBP patients, .*the folder is empty"):
+        ingest(str(tmp_path / "raw"), tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(
+        DataError,
+        match=r"'.*gone' is not a folder; give the folder of raw files, s3://.*, or phantoms such as phantom:",
+    ):
+        ingest(str(tmp_path / "gone"), tmp_path / "out", CONFIG)
+
+
+def test_settings_limit_the_number_of_cases(written, tmp_path):
+    config = load_config("smoke", {"data.max_train_cases": 2, "data.max_evaluation_cases": 1})
+    summary = ingest(str(written), tmp_path, config, num_workers=1)
+    assert manifest_of(tmp_path)["case_id"].to_pylist() == ["pt_1", "pt_2", "pt_201"]
+    assert summary.cases_per_split == {"train": 2, "validation": 1}
+
+
+def test_one_worker_and_two_write_equal_tables(written, tmp_path):
+    for num_workers in (1, 2):
+        ingest(str(written), tmp_path / str(num_workers), CONFIG, num_workers=num_workers)
+    for name in (MANIFEST_FILE, QUARANTINE_FILE, "config.yaml"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_a_phantom_source_and_its_folder_give_equal_manifests(written, tmp_path):
+    ingest(SOURCE, tmp_path / "phantom", CONFIG, num_workers=1)
+    ingest(str(written), tmp_path / "folder", CONFIG, num_workers=1)
+    assert manifest_of(tmp_path / "phantom").equals(manifest_of(tmp_path / "folder"))
+
+
+def test_no_path_of_this_machine_is_in_what_it_writes(raw, tmp_path):
+    (raw / "train-pats" / "pt_3" / "dose.csv").unlink()
+    ingest(str(raw), tmp_path / "out", CONFIG, num_workers=1)
+    for path in (tmp_path / "out").iterdir():
+        text = read_manifest(path).to_pylist() if path.suffix == ".parquet" else path.read_text()
+        assert str(tmp_path) not in str(text)
+
+
+def test_running_again_over_an_existing_output_replaces_it_as_a_whole(raw, tmp_path):
+    ingest(str(raw), tmp_path / "out", CONFIG, num_workers=1)
+    first = manifest_of(tmp_path / "out")
+    (raw / "train-pats" / "pt_2" / "ct.csv").write_text("")
+    ingest(str(raw), tmp_path / "out", CONFIG, num_workers=1)
+    assert manifest_of(tmp_path / "out")["case_id"].to_pylist() == ["pt_1", "pt_3", "pt_4", "pt_5", "pt_201"]
+    assert [row["case_id"] for row in quarantine_of(tmp_path / "out")] == ["pt_2"]
+    shutil.rmtree(raw / "train-pats" / "pt_2")
+    DATASET.write_phantoms(tmp_path / "again", num_train=2, num_validation=0, seed=2)
+    shutil.copytree(tmp_path / "again" / "train-pats" / "pt_2", raw / "train-pats" / "pt_2")
+    ingest(str(raw), tmp_path / "out", CONFIG, num_workers=1)
+    assert pa.Table.equals(manifest_of(tmp_path / "out"), first)
+    assert quarantine_of(tmp_path / "out") == []
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        [MANIFEST_FILE, QUARANTINE_FILE, "config.yaml", "plan.yaml", "summary.json"]
+    )
+
+
+# Phantom sources
+
+
+@pytest.mark.parametrize(
+    ("source", "numbers"),
+    [
+        ("phantom", (12, 4, 0)),
+        ("phantom:", (12, 4, 0)),
+        ("phantom:seed=7", (12, 4, 7)),
+        ("phantom: validation = 2 , train = 3", (3, 2, 0)),
+    ],
+)
+def test_every_part_of_a_phantom_source_may_be_left_out(source, numbers):
+    assert tuple(parse_phantom(source)[name] for name in ("train", "validation", "seed")) == numbers
+
+
+@pytest.mark.parametrize("part", ["train=0", "train=-1", "train=two", "train=1.5", "cases=3", "seed", "seed=-1", "=3"])
+def test_a_phantom_source_that_is_not_understood_is_named_with_what_was_expected(part):
+    with (
+        pytest.raises(ConfigError, match=rf"source: cannot read '{part}' in .* such as phantom:train=12,validation=4"),
+        open_source(f"phantom:{part}", DATASET),
+    ):
+        pytest.fail("opened")
+
+
+def test_the_temporary_folder_of_a_phantom_source_is_removed():
+    with open_source("phantom:train=1,validation=1", DATASET) as folder:
+        assert len(DATASET.find(folder)) == 2
+    assert not folder.exists()

@@ -1,0 +1,371 @@
+"""Promotion: registry, gate, ledger and lock, on real MLflow databases with real models."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ctan.errors import ConfigError, DataError, TrackingError
+from ctan.inference import load_network
+from ctan.tracking import promote
+from ctan.tracking.ledger import Ledger
+from ctan.tracking.registry import promotion_lock
+from tests.helpers.promotion import NAME, Site
+from tests.helpers.tracking import GRID, small_config, write_model
+
+pytest_plugins = ["tests.helpers.promotion"]
+
+
+def test_the_first_model_that_beats_the_baselines_becomes_champion(site: Site) -> None:
+    model = site.train(seed=0)
+    decision = site.promote(model, dose=4.0)
+    assert decision.promoted
+    assert (decision.version, decision.champion_before, decision.champion_after) == ("1", None, "1")
+    assert "beats baseline-mean (Dose score 4.000 Gy against Dose score 21.000 Gy)" in decision.reason
+    assert site.aliases() == {"champion": "1"}
+    json.dumps(decision.to_json())
+    assert "version 1 promoted to champion" in str(decision)
+
+
+def test_the_champion_loads_by_name_and_predicts_what_the_trained_folder_does(site: Site) -> None:
+    import mlflow
+
+    model = site.train(seed=0)
+    site.promote(model)
+    image = np.random.default_rng(0).random((1, 3, *GRID), np.float32)
+    found = mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict({"image": image})
+    expected = load_network(model).predict_batch(image)
+    for name in ("contours", "dose"):
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_the_version_names_what_it_was_made_from(site: Site) -> None:
+    model = site.train(seed=3)
+    site.promote(model, dice=0.5, dose=4.0)
+    run_id = json.loads((model / "model.json").read_text())["run_id"]
+    version = site.client.get_model_version(NAME, "1")
+    assert version.run_id == run_id
+    expected = {"arch": "ctan", "fold": "0", "seed": "3", "data_hash": "d" * 64, "store_key": "k" * 64}
+    expected |= {"evaluation_hash": "h" * 64, "code_hash": "e" * 64, "compared_run_ids": run_id, "run_id": run_id}
+    expected |= {"evaluation.dose.dose_score": "4", "tuning.contours.dice_mean": "0.5"}
+    assert expected.items() <= version.tags.items()
+
+
+def test_a_first_model_worse_than_one_baseline_is_only_challenger(site: Site) -> None:
+    decision = site.promote(site.train(seed=0), dose=8.5)
+    assert not decision.promoted
+    assert "beats baseline-mean" in decision.reason
+    assert "does not beat baseline-distance (Dose score 8.500 Gy against Dose score 8.000 Gy)" in decision.reason
+    assert site.aliases() == {"challenger": "1"}
+    assert decision.champion_after is None
+
+
+def test_without_baselines_nothing_becomes_the_first_champion(site: Site) -> None:
+    model = site.train(seed=0)
+    decision = site.promote(model, site.compare(model, baselines=[]))
+    assert not decision.promoted
+    assert "no simple baseline" in decision.reason
+
+
+def test_a_better_challenger_takes_over(site: Site) -> None:
+    site.promote(site.train(seed=0), dice=0.5, dose=4.0)
+    decision = site.promote(site.train(seed=1), dice=0.55, dose=3.8)
+    assert decision.promoted
+    assert site.aliases() == {"champion": "2"}
+    # By hand: Dice (0.55 - 0.5) / 0.5 = 10 %; dose (4.0 - 3.8) / 4.0 = 5 %; mean 7.5 %.
+    improvement = decision.numbers["relative_improvement_percent"]
+    assert improvement["contours"]["value"] == pytest.approx(10.0)
+    assert improvement["dose"]["value"] == pytest.approx(5.0)
+    assert improvement["average"]["value"] == pytest.approx(7.5)
+    for interval in improvement.values():
+        assert interval["low"] <= interval["value"] <= interval["high"]
+    # The dose of every patient is 5 % better, so every resample says 5 %: the interval is paired.
+    assert improvement["dose"]["high"] - improvement["dose"]["low"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_worse_challenger_is_kept_beside_the_champion(site: Site) -> None:
+    site.promote(site.train(seed=0), dice=0.5, dose=4.0)
+    decision = site.promote(site.train(seed=1), dice=0.52, dose=4.4)  # +4 % and -10 %: -3 % on average
+    assert not decision.promoted
+    assert site.aliases() == {"champion": "1", "challenger": "2"}
+    assert "-3.00 %" in decision.reason
+
+
+def test_the_needed_improvement_must_be_exceeded(site: Site) -> None:
+    site.promote(site.train(seed=0), dice=0.5, dose=4.0)
+    second, third = site.train(seed=1), site.train(seed=2)
+    strict = {"promotion": {"min_improvement_percent": 8.0}}
+    assert not site.promote(second, dice=0.55, dose=3.8, **strict).promoted  # 7.5 %
+    assert site.promote(third, dice=0.56, dose=3.8, **strict).promoted  # 8.5 %
+    assert site.aliases() == {"champion": "3"}
+
+
+def test_a_champion_that_scores_zero_is_no_obstacle_and_breaks_no_file(site: Site) -> None:
+    champion, challenger = site.train(seed=0), site.train(seed=1)
+    site.promote(champion, site.compare(champion, dice=0.0, spread=0.0))
+    decision = site.promote(challenger, site.compare(challenger, dice=0.3))
+    assert decision.promoted
+    # Infinitely better, which JSON cannot say.
+    line = Ledger(str(site.store_root), NAME).path.read_text().splitlines()[-1]
+    gain = json.loads(line)["numbers"]["relative_improvement_percent"]["contours"]
+    assert gain == {"value": None, "low": None, "high": None}
+
+
+def test_the_same_scores_again_do_not_move_the_champion(site: Site) -> None:
+    site.promote(site.train(seed=0))
+    assert not site.promote(site.train(seed=1)).promoted
+
+
+def test_a_new_comparison_of_the_champion_itself_changes_nothing(site: Site) -> None:
+    model = site.train(seed=0)
+    site.promote(model)
+    decision = site.promote(model, site.compare(model, dose=3.9))
+    assert not decision.promoted
+    assert "champion already" in decision.reason
+    assert site.versions() == ["1"]
+    assert site.aliases() == {"champion": "1"}
+
+
+def test_promoting_again_registers_and_records_nothing_twice(site: Site) -> None:
+    model = site.train(seed=0)
+    comparison = site.compare(model)
+    first = site.promote(model, comparison)
+    assert site.promote(model, comparison) == first
+    assert site.versions() == ["1"]
+    assert len(site.ledger()) == 1
+
+
+def test_an_old_comparison_run_again_does_not_undo_later_decisions(site: Site) -> None:
+    old = site.train(seed=0)
+    comparison = site.compare(old)
+    first = site.promote(old, comparison)
+    site.promote(site.train(seed=1), dice=0.6, dose=3.0)
+    assert site.promote(old, comparison) == first
+    assert site.aliases() == {"champion": "2"}
+    assert len(site.ledger()) == 2
+
+
+@pytest.mark.parametrize("step", ["register", "Ledger.append", "set_aliases"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_promotion_that_is_interrupted_and_run_again_ends_in_the_same_state(
+    site: Site, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
+) -> None:
+    from ctan.tracking import registry
+
+    site.promote(site.train(seed=0), dice=0.5, dose=4.0)
+    model = site.train(seed=1)
+    comparison = site.compare(model, dice=0.6, dose=3.0)
+    owner: Any = Ledger if step.startswith("Ledger") else registry
+    name = step.rpartition(".")[2]
+    original = getattr(owner, name)
+
+    def interrupted(*arguments: Any) -> None:
+        if moment == "after":
+            original(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            site.promote(model, comparison)
+    decision = site.promote(model, comparison)
+    assert decision.promoted
+    assert (decision.version, decision.champion_before, decision.champion_after) == ("2", "1", "2")
+    assert site.versions() == ["1", "2"]
+    assert site.aliases() == {"champion": "2"}
+    assert [entry["version"] for entry in site.ledger()] == ["1", "2"]
+
+
+def test_every_decision_and_every_look_is_recorded(site: Site) -> None:
+    for seed, dose in enumerate((4.0, 4.5, 3.0)):
+        site.promote(site.train(seed=seed), dose=dose)
+    entries = site.ledger()
+    assert [entry["decision"] for entry in entries] == ["promoted", "kept", "promoted"]
+    assert [entry["looks"] for entry in entries] == [1, 2, 3]
+    assert [(entry["champion_before"], entry["champion_after"]) for entry in entries] == [
+        (None, "1"),
+        ("1", "1"),
+        ("1", "3"),
+    ]
+    for entry in entries:
+        assert entry["time"].endswith("+00:00")
+        assert entry["reason"]
+        assert entry["evaluation_hash"] == "h" * 64
+
+
+def test_looks_are_counted_for_each_version_of_the_data(site: Site) -> None:
+    model = site.train(seed=0)
+    assert site.promote(model).looks == 1
+    assert site.promote(model, dose=4.1).looks == 2
+    assert site.promote(model, dose=4.1, data_hash="e" * 64).looks == 1
+
+
+def test_an_unfinished_last_line_of_the_ledger_is_dropped(site: Site) -> None:
+    site.promote(site.train(seed=0))
+    path = Ledger(str(site.store_root), NAME).path
+    with path.open("a") as stream:
+        stream.write('{"decision": "prom')
+    assert len(site.ledger()) == 1
+    site.promote(site.train(seed=1), dose=3.0)
+    assert [entry["version"] for entry in site.ledger()] == ["1", "2"]
+
+
+def test_a_damaged_ledger_stops_promotion_and_names_the_line(site: Site) -> None:
+    site.promote(site.train(seed=0))
+    path = Ledger(str(site.store_root), NAME).path
+    path.write_text(path.read_text() + "garbage\n")
+    model = site.train(seed=1)
+    with pytest.raises(DataError, match=r"ctan-openkbp\.jsonl: line 2 is damaged"):
+        site.promote(model)
+    assert site.aliases() == {"champion": "1"}
+
+
+def test_switched_off_promotion_touches_nothing(site: Site) -> None:
+    decision = site.promote(site.train(seed=0), promotion={"enabled": False})
+    assert not decision.promoted
+    assert decision.version is None
+    assert site.client.search_registered_models() == []
+    assert not (site.store_root / "ledger").exists()
+
+
+def test_a_store_root_that_cannot_be_written_stops_before_the_registry(site: Site) -> None:
+    model = site.train(seed=0)
+    site.store_root.mkdir(parents=True, exist_ok=True)
+    (site.store_root / "ledger").write_text("in the way")
+    with pytest.raises(DataError, match="ledger cannot be written"):
+        site.promote(model)
+    assert site.client.search_registered_models() == []
+
+
+def test_a_run_that_the_tracking_server_does_not_know_is_named(site: Site) -> None:
+    model = write_model(site.folder / "stray", small_config(), run_id="0" * 32)
+    with pytest.raises(TrackingError, match=r"run 0{32} of the chosen model \(ctan\) cannot be read"):
+        site.promote(model)
+
+
+def test_a_run_that_logged_other_weights_is_refused(site: Site) -> None:
+    model = site.train(seed=0)
+    run_id = json.loads((model / "model.json").read_text())["run_id"]
+    write_model(model, small_config(), seed=5, run_id=run_id)
+    with pytest.raises(TrackingError, match="has not logged a model with the weights"):
+        site.promote(model)
+
+
+def test_a_comparison_on_another_store_is_refused(site: Site) -> None:
+    model = site.train(seed=0)
+    with pytest.raises(DataError, match="compares on data_hash"):
+        site.promote(model, site.compare(model, data_hash="f" * 64))
+
+
+def test_a_model_folder_that_was_not_compared_is_refused(site: Site) -> None:
+    comparison = site.compare(site.train(seed=0))
+    with pytest.raises(DataError, match=r"the best model \(ctan, fold 0, seed 0, run \w+\) is in none of"):
+        site.promote(site.train(seed=1), comparison)
+
+
+@pytest.mark.parametrize("name", ["comparison.json", "cases.parquet"])
+def test_a_missing_or_damaged_comparison_is_named(site: Site, name: str) -> None:
+    model = site.train(seed=0)
+    comparison = site.compare(model)
+    (comparison / name).write_bytes(b"{")
+    with pytest.raises(DataError, match=name):
+        site.promote(model, comparison)
+    (comparison / name).unlink()
+    with pytest.raises(DataError, match=f"{name}: cannot be read"):
+        site.promote(model, comparison)
+
+
+def test_a_model_name_that_is_a_path_is_refused(site: Site) -> None:
+    with pytest.raises(ConfigError, match=r"promotion\.model_name"):
+        site.promote(site.train(seed=0), promotion={"model_name": "../elsewhere"})
+
+
+def test_a_champion_of_another_grid_on_new_cases_stays_and_the_reason_says_why(site: Site) -> None:
+    coarse = small_config(preprocess={"grid_shape": (4, 8, 8), "grid_spacing_mm": (16.0, 16.0, 16.0)})
+    site.promote(site.train(seed=0, config=coarse))
+    decision = site.promote(site.train(seed=1), dose=1.0, evaluation_hash="n" * 64)
+    assert not decision.promoted
+    assert "it works on a grid of [4, 8, 8] voxels" in decision.reason
+    assert site.aliases() == {"champion": "1", "challenger": "2"}
+
+
+@pytest.mark.slow
+def test_a_champion_is_scored_anew_when_the_evaluation_cases_changed(site: Site) -> None:
+    from ctan.evaluation import evaluate
+    from ctan.intake.build import preprocess
+    from ctan.intake.ingest import ingest
+
+    config = small_config(data={"num_folds": 2})
+    champion, challenger = site.train(seed=0, config=config), site.train(seed=1, config=config)
+    site.promote(champion, dice=0.5, dose=4.0)
+
+    source, manifest = "phantom:train=2,validation=2,seed=0", site.folder / "manifest"
+    ingest(source, manifest, config)
+    pointer = preprocess(source, manifest, str(site.store_root), config)
+    dice, dose = {}, {}
+    for model in (champion, challenger):
+        evaluate(pointer, model, site.folder / f"evaluation-{model.name}", config)
+        rows = pq.read_table(site.folder / f"evaluation-{model.name}" / "cases.parquet").to_pylist()
+        rows = [row for row in rows if row["role"] == "evaluation"]
+        by_case: dict[str, list[float]] = {row["case_id"]: [] for row in rows}
+        for row in rows:
+            by_case[row["case_id"]] += [row["value"]] if row["metric"] == "dice" else []
+        dice[model] = np.mean([np.mean(values) for values in by_case.values()])
+        dose[model] = np.mean([row["value"] for row in rows if row["metric"] == "dose_score"])
+
+    names = {"store_key": pointer.key, "data_hash": pointer.data_hash, "evaluation_hash": "n" * 64}
+    comparison = site.compare(challenger, **names)
+    shutil.copy(site.folder / f"evaluation-{challenger.name}" / "cases.parquet", comparison)
+    decision = promote(pointer, comparison, [challenger], config)
+    gains = decision.numbers["relative_improvement_percent"]
+    assert gains["contours"]["value"] == pytest.approx((dice[challenger] / dice[champion] - 1) * 100)
+    assert gains["dose"]["value"] == pytest.approx((1 - dose[challenger] / dose[champion]) * 100)
+    assert decision.champion_before == "1"
+    assert decision.looks == 1
+
+
+def test_a_lock_that_is_held_makes_others_wait_and_one_that_expired_is_taken(site: Site) -> None:
+    numbers = itertools.count()
+    with promotion_lock(site.client, NAME, lease_seconds=60) as confirm:
+        confirm()
+        impatient = promotion_lock(site.client, NAME, wait_seconds=1)
+        with pytest.raises(TrackingError, match="another promotion of ctan-openkbp is under way"), impatient:
+            next(numbers)
+    with promotion_lock(site.client, NAME, lease_seconds=-1) as confirm:
+        with promotion_lock(site.client, NAME, wait_seconds=5):
+            next(numbers)
+        with pytest.raises(TrackingError, match="lost its lock"):
+            confirm()
+    assert next(numbers) == 1
+    assert site.client.search_registered_models() == []
+
+
+def _promote_in_a_process(folder: str, model_dir: str, comparison: str) -> tuple[bool, str | None]:
+    site = Site(Path(folder))
+    decision = site.promote(Path(model_dir), Path(comparison))
+    return decision.promoted, decision.version
+
+
+@pytest.mark.slow
+def test_promotions_at_the_same_time_happen_one_after_the_other(site: Site) -> None:
+    site.promote(site.train(seed=0), dice=0.5, dose=4.0)
+    jobs = []
+    for seed, dose in ((1, 3.0), (2, 2.0)):
+        model = site.train(seed=seed)
+        jobs.append((str(site.folder), str(model), str(site.compare(model, dose=dose))))
+    assert os.environ["CTAN_WORKSPACE"]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.starmap(_promote_in_a_process, jobs)
+    entries = site.ledger()
+    assert len(entries) == 3
+    for before, after in itertools.pairwise(entries):
+        assert after["champion_before"] == before["champion_after"]
+    best = next(entry["version"] for entry in entries if entry["seed"] == 2)
+    assert site.aliases()["champion"] == best

@@ -1,0 +1,201 @@
+"""Training: resumes bit for bit, refuses foreign checkpoints, stops early, and writes what the house expects."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ctan.config import RunConfig
+from ctan.errors import ConfigError, CtanError, DataError
+from ctan.store import StorePointer, open_store
+from ctan.training import train
+from ctan.training.checkpoint import CheckpointKey
+from ctan.training.console import Console
+from tests.helpers.small import kill_at
+
+TRAIN = """
+import sys
+from pathlib import Path
+from ctan.settings import config_from_yaml
+from ctan.store import StorePointer, open_store
+from ctan.training import train
+pointer, config, checkpoints, model = map(Path, sys.argv[1:])
+train(StorePointer.load(pointer), "ctan", 0, 0, config_from_yaml(config), checkpoints, model)
+"""
+
+
+@pytest.fixture
+def config(tiny_config: RunConfig) -> RunConfig:
+    """Three epochs with every kind of randomness that training has."""
+    changes = {"translate_voxels": 2, "rotate_probability": 0.5, "epochs": 3, "task_weighting": "dwa"}
+    return tiny_config.model_copy(update={"training": tiny_config.training.model_copy(update=changes)})
+
+
+def with_training(config: RunConfig, **changes: object) -> RunConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update=changes)})
+
+
+def weights(model_dir: Path) -> dict[str, bytes]:
+    tensors = load_file(model_dir / "model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_two_epochs_and_resumed_ends_with_the_same_weights(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path
+) -> None:
+    train(tiny_pointer, "ctan", 0, 0, config, tmp_path / "a", tmp_path / "uninterrupted")
+
+    tiny_pointer.save(tmp_path / "pointer.json")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    places = [tmp_path / name for name in ("pointer.json", "config.yaml", "b", "killed")]
+    command = [sys.executable, "-c", TRAIN, *map(str, places)]
+    kill_at("epoch 1/3", command)
+    assert not (tmp_path / "killed").exists()
+
+    summary = train(tiny_pointer, "ctan", 0, 0, config, tmp_path / "b", tmp_path / "resumed")
+    assert summary.epochs == 3
+    assert weights(tmp_path / "resumed") == weights(tmp_path / "uninterrupted")
+    histories = [pq.read_table(tmp_path / name / "history.parquet") for name in ("resumed", "uninterrupted")]
+    assert histories[0].equals(histories[1])
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_with_the_next_step(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_training(config, checkpoint_minutes=0, epochs=2)
+    train(tiny_pointer, "hps", 0, 0, config, tmp_path / "a", tmp_path / "uninterrupted")
+    steps: list[tuple[int, int]] = []
+
+    def stop_at_third_step(_: Console, epoch: int, step: int, __: object) -> None:
+        steps.append((epoch, step))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Console, "step", stop_at_third_step)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_pointer, "hps", 0, 0, config, tmp_path / "b", tmp_path / "stopped")
+    train(tiny_pointer, "hps", 0, 0, config, tmp_path / "b", tmp_path / "resumed")
+    assert weights(tmp_path / "resumed") == weights(tmp_path / "uninterrupted")
+
+
+def test_a_finished_training_is_not_repeated(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_training(config, epochs=1)
+    first = train(tiny_pointer, "hps", 0, 0, config, tmp_path / "c", tmp_path / "one")
+    second = train(tiny_pointer, "hps", 0, 0, config, tmp_path / "c", tmp_path / "two")
+    assert "already trained" in capsys.readouterr().err
+    assert second.run_id == first.run_id
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path
+) -> None:
+    config = with_training(config, epochs=1)
+    root = tmp_path / "c"
+    train(tiny_pointer, "hps", 0, 0, config, root, tmp_path / "m")
+    folders = {arch: root / CheckpointKey.of(tiny_pointer, arch, 0, 0, config).folder for arch in ("hps", "ctan")}
+    shutil.copytree(folders["hps"], folders["ctan"])
+    with pytest.raises(DataError, match="another training: arch 'hps' instead of 'ctan'"):
+        train(tiny_pointer, "ctan", 0, 0, config, root, tmp_path / "n")
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_truncated_checkpoint_is_named(tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path) -> None:
+    config = with_training(config, epochs=1)
+    train(tiny_pointer, "hps", 0, 0, config, tmp_path / "c", tmp_path / "m")
+    (checkpoint,) = (tmp_path / "c").rglob("last.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"last\.pt: the checkpoint cannot be read"):
+        train(tiny_pointer, "hps", 0, 0, config, tmp_path / "c", tmp_path / "n")
+
+
+def test_changed_settings_start_afresh(tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path) -> None:
+    for rate in (1e-3, 2e-3):
+        changed = with_training(config, epochs=1, learning_rate=rate)
+        train(tiny_pointer, "hps", 0, 0, changed, tmp_path / "c", tmp_path / str(rate))
+    assert len(list((tmp_path / "c").iterdir())) == 2
+    assert weights(tmp_path / "0.001") != weights(tmp_path / "0.002")
+
+
+def test_unknown_architecture_and_fold_are_named(tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown architecture 'unet'; allowed: stl, hps, mtan, ctan"):
+        train(tiny_pointer, "unet", 0, 0, config, tmp_path / "c", tmp_path / "m")
+    with pytest.raises(ConfigError, match=r"fold: 9 is not in 0\.\."):
+        train(tiny_pointer, "hps", 9, 0, config, tmp_path / "c", tmp_path / "m")
+    assert not (tmp_path / "c").exists()
+
+
+def test_early_stopping_keeps_the_weights_that_were_best_on_the_tuning_cases(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_training(config, epochs=6, early_stopping_patience=2)
+    measured = iter([0.9, 0.5, 0.6, 0.7, 0.1, 0.1])
+    num_tuning = len(open_store(tiny_pointer).case_ids(split="train", fold=0))
+    errors = [error for error in measured for _ in range(num_tuning)]  # one a tuning case, the same for both tasks
+    for task in ("Segmentation", "DoseRegression"):
+        sequence = iter(errors)
+        monkeypatch.setattr(f"ctan.tasks.{task}.error", lambda *_, sequence=sequence: next(sequence))
+    summary = train(tiny_pointer, "hps", 0, 0, config, tmp_path / "c", tmp_path / "m")
+    assert (summary.epochs, summary.best_epoch, summary.best_tuning_error) == (4, 2, pytest.approx(0.5))
+    saved = torch.load(next((tmp_path / "c").rglob("last.pt")), weights_only=True)["state"]
+    assert weights(tmp_path / "m") == {name: t.numpy().tobytes() for name, t in saved["best"][2].items()}
+    assert weights(tmp_path / "m") != {
+        name.removeprefix("module."): t.numpy().tobytes() for name, t in saved["ema"].items() if "." in name
+    }
+    rows = pq.read_table(tmp_path / "m" / "history.parquet").to_pylist()
+    assert [row["loss"] for row in rows if row["task"] == "tuning"] == pytest.approx([0.9, 0.5, 0.6, 0.7])
+
+
+@pytest.mark.parametrize("arch", ["stl", "mtan"])
+@pytest.mark.parametrize("weighting", ["equal", "uncertainty"])
+def test_the_loss_falls_and_model_json_tells_where_it_came_from(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, arch: str, weighting: str
+) -> None:
+    config = with_training(config, epochs=4, learning_rate=5e-3, rotate_probability=0, task_weighting=weighting)
+    summary = train(tiny_pointer, arch, 0, 0, config, tmp_path / "c", tmp_path / "m")
+    rows = pq.read_table(tmp_path / "m" / "history.parquet").to_pylist()
+    for task in ("contouring", "dose"):
+        losses = [row["loss"] for row in rows if row["task"] == task]
+        assert len(losses) == 4
+        assert losses[-1] < losses[0]
+    described = json.loads((tmp_path / "m" / "model.json").read_text())
+    assert described["arch"] == arch
+    assert described["store_key"] == tiny_pointer.key
+    assert described["config"] == config.model_dump(mode="json")
+    assert described["run_id"] == summary.run_id
+    assert described["num_parameters"] == summary.num_parameters > 0
+
+
+@pytest.mark.parametrize("arch", ["stl", "ctan"])
+def test_the_cosine_of_the_gradients_is_recorded_where_tasks_share_weights_and_changes_nothing(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, arch: str
+) -> None:
+    from mlflow import MlflowClient
+
+    summary = None
+    for name, measured in (("without", False), ("with", True)):
+        settings = with_training(config, epochs=2, gradient_cosine=measured)
+        summary = train(tiny_pointer, arch, 0, 0, settings, tmp_path / "c", tmp_path / name)
+    assert weights(tmp_path / "with") == weights(tmp_path / "without")
+    history = MlflowClient().get_metric_history(summary.run_id, "gradient_cosine/contouring/dose")
+    assert [metric.step for metric in history] == ([] if arch == "stl" else [1, 2])
+    assert all(-1 <= metric.value <= 1 for metric in history)
+
+
+def test_a_learning_rate_that_explodes_is_explained(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctan.tasks.DoseRegression.loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(CtanError, match=r"the loss became nan at case \S+ in epoch 1: try a smaller"):
+        train(tiny_pointer, "hps", 0, 0, config, tmp_path / "c", tmp_path / "m")
