@@ -52,7 +52,7 @@ def plain_scores(
     for dose in (planned, predicted):
         for name, mask in patient.structures.items():
             inside = dose[mask]
-            if name in DATASET.targets:
+            if name in DATASET.spec.targets:
                 found = {"D_99": np.percentile(inside, 1), "D_95": np.percentile(inside, 5),
                          "D_1": np.percentile(inside, 99)}  # fmt: skip
             else:
@@ -68,7 +68,7 @@ def ctan_scores(
 ) -> tuple[float, dict[tuple[str, str], tuple[float, float]]]:
     """Return the same, computed by `ctan.metrics`."""
     score, values = score_dose(
-        planned, predicted, patient.possible, patient.structures, DATASET.targets, patient.spacing_mm
+        planned, predicted, patient.possible, patient.structures, DATASET.spec.targets, patient.spacing_mm
     )
     return score, {(v.structure, v.criterion): (v.planned, v.predicted) for v in values}
 
@@ -85,7 +85,9 @@ def synthetic_patients(count: int) -> Iterator[Patient]:
         distance = ellipsoid(np.full(3, 64.0), np.array([26.0, 30.0, 30.0]))
         possible = distance < 1
         planned = np.where(possible, 70 * np.exp(-distance), 0)
-        structures = {name: ellipsoid(rng.uniform(48, 80, 3), rng.uniform(3, 12, 3)) < 1 for name in DATASET.structures}
+        structures = {
+            name: ellipsoid(rng.uniform(48, 80, 3), rng.uniform(3, 12, 3)) < 1 for name in DATASET.spec.structures
+        }
         yield _patient(planned, possible, structures, (3.9, 3.9, 2.5), rng)
 
 
@@ -94,7 +96,7 @@ def real_patients(raw_dir: Path, count: int) -> Iterator[Patient]:
     rng = np.random.default_rng(0)
     for raw in DATASET.find(raw_dir)[-count:]:
         case = DATASET.read(raw)
-        structures = {name: case.masks[name] for name in DATASET.structures if name in case.masks}
+        structures = {name: case.masks[name] for name in DATASET.spec.structures if name in case.masks}
         yield _patient(case.doses["dose"], case.masks["possible_dose_mask"], structures, case.spacing_mm, rng)
 
 

@@ -71,7 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = [case_row(dataset.read(raw), dataset, 0) for raw in raws]
-        write_manifest(rows, folder / MANIFEST_FILE, SCHEMA(dataset))
+        write_manifest(rows, folder / MANIFEST_FILE, SCHEMA(dataset.spec))
         write_manifest([], folder / QUARANTINE_FILE, QUARANTINE_SCHEMA)
         start = time.perf_counter()
         pointer = preprocess(str(arguments.raw_dir), folder, str(folder), config)

@@ -5,16 +5,24 @@ Knows nothing of how anything is computed. Units are in the field names or descr
 
 from __future__ import annotations
 
+import difflib
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ctan import plugins
+from ctan.errors import ConfigError
 from ctan.files import sha256_of_json
 
-Architecture = Literal["stl", "hps", "mtan", "ctan"]
-ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+SETTINGS_VERSION = 2  # see `ctan.migrations`
+DEFAULT_ARCHITECTURES = (
+    "stl",
+    "hps",
+    "mtan",
+    "ctan",
+)  # plugs never join unasked
 PLANNED = "planned"  # value of a field that is left to the data, see `ctan.intake.planning`
 PLANNED_FIELDS = (
     ("preprocess", "grid_shape"),
@@ -28,6 +36,14 @@ class Settings(BaseModel):
     """Base of all settings: immutable, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _known(group: str, name: str) -> str:
+    """Return the name of a plug that is installed."""
+    try:
+        return plugins.check(group, name, "")
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix(": ")) from error
 
 
 class DicomConfig(Settings):
@@ -89,9 +105,7 @@ class DicomConfig(Settings):
 class DataConfig(Settings):
     """Which data set, what the networks see of it, and how it is split."""
 
-    dataset: Literal["openkbp", "prostate", "ham10000", "stoic"] = Field(
-        "openkbp", description="data set, a module of ctan.datasets"
-    )
+    dataset: str = Field("openkbp", description="data set, see `ctan data list`")
     inputs: Literal["ct", "ct+targets", "oracle"] = Field(
         "ct+targets",
         description="ct: planning CT alone; ct+targets: and the physician's targets; "
@@ -107,7 +121,12 @@ class DataConfig(Settings):
     evaluation_share: float = Field(
         0.2, gt=0, lt=1, description="share of the cases that only measures, where there is no official split"
     )
-    dicom: DicomConfig = DicomConfig()
+    options: dict[str, Any] = Field({}, description="settings of the data set's own, such as names of structures")
+
+    @field_validator("dataset")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return _known(plugins.DATASETS, name)
 
 
 class ValidationConfig(Settings):
@@ -252,8 +271,9 @@ class PromotionConfig(Settings):
 class RunConfig(Settings):
     """Everything a run depends on. Printed in full and logged with every run."""
 
+    schema_version: Literal[2] = 2
     profile: str = "cpu"
-    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ARCHITECTURES
+    architectures: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_ARCHITECTURES
     folds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     data: DataConfig = DataConfig()
@@ -264,6 +284,11 @@ class RunConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
+
+    @field_validator("architectures")
+    @classmethod
+    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_known(plugins.NETWORKS, name) for name in names)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -315,3 +340,36 @@ class RunConfig(Settings):
             if name not in getattr(self, section).model_fields_set:
                 values[section][name] = PLANNED
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """Return what is wrong with settings, in words: the field, what is allowed, what was found.
+
+    Args:
+        error: of pydantic.
+        model: that was to be made.
+        prefix: dotted name of the section the model stands for.
+    """
+    return "; ".join(_explain(problem, model, prefix) for problem in error.errors())
+
+
+def unknown_setting(field: str, known: list[str]) -> str:
+    """Return the message for a setting that does not exist: the likely one, and all there are."""
+    close = difflib.get_close_matches(field.rpartition(".")[2], known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    allowed = f"allowed: {', '.join(known)}" if known else "there are none here"
+    return f"{field}: unknown setting; {hint}{allowed}"
+
+
+def _explain(problem: Any, model: type[BaseModel], prefix: str) -> str:
+    field = ".".join(str(part) for part in ((prefix,) if prefix else ()) + problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return unknown_setting(field, _fields_beside(model, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
+    return f"{field}: {message} (found {problem['input']!r})" if field else message
+
+
+def _fields_beside(model: Any, location: tuple[Any, ...]) -> list[str]:
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ctan.errors import DataError
+
 
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
@@ -60,6 +62,24 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys to `target`, atomically."""
     write_text(target, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path, advice: str) -> Any:
+    """Return what a JSON file holds.
+
+    Args:
+        path: the file.
+        advice: what to do when it cannot be read, the end of the message.
+
+    Raises:
+        DataError: when the file is missing, cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); {advice}") from error
 
 
 def sha256_of_file(path: Path) -> str:

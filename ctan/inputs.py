@@ -2,56 +2,82 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ctan.config import RunConfig
-from ctan.datasets import get_dataset
-
-if TYPE_CHECKING:
-    from ctan.cases import ImageSpec, StoredCase
+from ctan.cases import DataSpec, ImageSpec, StoredCase
+from ctan.config import DataConfig
 
 _DISTANCE_SCALE_MM = 50.0
 
 
-def num_input_channels(config: RunConfig) -> int:
-    """Return how many channels `network_input` makes."""
-    dataset = get_dataset(config.data)
-    num_image = dataset.image.num_channels
-    if config.data.inputs == "ct" or not dataset.has_dose:
-        return num_image
-    num_organs = len(dataset.structures) - len(dataset.targets) if config.data.inputs == "oracle" else 0
-    return num_image + 2 + int(config.data.signed_distance) + num_organs
+@dataclass(frozen=True)
+class Inputs:
+    """What a network sees besides the image; recorded with the model.
+
+    Attributes:
+        shown: `"ct"`: the image alone; `"ct+targets"`: and targets and possible-dose mask where there is a dose;
+            `"oracle"`: and the true organs.
+        signed_distance: the signed distance to the targets is a channel too.
+    """
+
+    shown: Literal["ct", "ct+targets", "oracle"] = "ct+targets"
+    signed_distance: bool = False
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Inputs:
+        """Return what the settings choose."""
+        return cls(config.inputs, config.signed_distance)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the choice as JSON-able values."""
+        return asdict(self)
+
+    def num_channels(self, spec: DataSpec) -> int:
+        """Return how many channels `network_input` makes."""
+        if self.shown == "ct" or not spec.has_dose:
+            return spec.image.num_channels
+        num_organs = len(spec.organs) if self.shown == "oracle" else 0
+        return spec.image.num_channels + 2 + int(self.signed_distance) + num_organs
+
+    def mirrored_channels(self, spec: DataSpec) -> list[int]:
+        """Return the order of the channels after a left-right flip: paired organs (`oracle`) change places."""
+        channels = list(range(self.num_channels(spec)))
+        if self.shown != "oracle" or not spec.has_dose:
+            return channels
+        organs = spec.organs
+        swap = dict(spec.mirrored_pairs) | {right: left for left, right in spec.mirrored_pairs}
+        first = len(channels) - len(organs)
+        return channels[:first] + [first + organs.index(swap.get(name, name)) for name in organs]
 
 
-def network_input(stored: StoredCase, config: RunConfig) -> npt.NDArray[np.float32]:
+def network_input(stored: StoredCase, spec: DataSpec, inputs: Inputs) -> npt.NDArray[np.float32]:
     """Return the network's input for one case on the working grid.
 
-    Channels: the image, `(clip(v, low, high) - mean) / std` with the data set's numbers (CT: `clip(v, 0, 2524) / 1000 -
-    1.024`). With a dose and unless `data.inputs` is `ct`: the target map, the largest prescription of the targets over
-    the case's highest one, the possible-dose mask, optionally the signed distance to the targets (mm / 50), and for
-    `oracle` the contoured organs at risk.
+    Channels: the image, `(clip(v, low, high) - mean) / std` with the numbers of the description (CT:
+    `clip(v, 0, 2524) / 1000 - 1.024`). With a dose and unless the image alone is shown: the target map, the largest
+    prescription of the targets over the case's highest one, the possible-dose mask, optionally the signed distance to
+    the targets (mm / 50), and for `oracle` the contoured organs at risk.
 
     Returns:
         (C, D, H, W) float32; pictures (C, H, W).
     """
-    dataset = get_dataset(config.data)
-    channels = list(_image_channels(stored, dataset.image))
-    if config.data.inputs == "ct" or not dataset.has_dose:
+    channels = list(_image_channels(stored, spec.image))
+    if inputs.shown == "ct" or not spec.has_dose:
         return np.stack(channels)
-    highest_gy = max(dataset.targets.values())
+    highest_gy = max(spec.targets.values())
     target_map = np.zeros(stored.dose_mask.shape, np.float32)
-    for name, level_gy in dataset.targets.items():
-        mask = stored.masks[dataset.structures.index(name)]
+    for name, level_gy in spec.targets.items():
+        mask = stored.masks[spec.structures.index(name)]
         target_map[mask] = np.maximum(target_map[mask], level_gy / highest_gy)
     channels += [target_map, stored.dose_mask.astype(np.float32)]
-    if config.data.signed_distance:
+    if inputs.signed_distance:
         channels.append(stored.target_distance.astype(np.float32) / _DISTANCE_SCALE_MM)
-    if config.data.inputs == "oracle":
-        organs = [i for i, name in enumerate(dataset.structures) if name not in dataset.targets]
-        channels += list(stored.masks[organs].astype(np.float32))
+    if inputs.shown == "oracle":
+        channels += list(stored.masks[[spec.structures.index(name) for name in spec.organs]].astype(np.float32))
     return np.stack(channels)
 
 
@@ -60,5 +86,18 @@ def _image_channels(stored: StoredCase, spec: ImageSpec) -> npt.NDArray[np.float
     values = stored.image[spec.name]
     values = (values if spec.num_channels > 1 else values[None]).astype(np.float32)
     per_channel = (-1,) + (1,) * (values.ndim - 1)
+    if spec.per_case:
+        return _z_scores(np.clip(values, spec.low, spec.high), per_channel)
     mean, std = (np.asarray(number, np.float32).reshape(per_channel) for number in (spec.mean, spec.std))
     return (np.clip(values, spec.low, spec.high) - mean) / std
+
+
+def _z_scores(values: npt.NDArray[np.float32], per_channel: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Normalise each channel by the mean and deviation of its non-zero voxels; zero, the background of MR, stays 0."""
+    inside = values != 0
+    flat, known = values.reshape(len(values), -1), inside.reshape(len(values), -1)
+    count = np.maximum(known.sum(axis=1), 1)
+    mean = np.where(known, flat, 0).sum(axis=1, dtype=np.float64) / count
+    spread = np.sqrt((np.where(known, flat - mean[:, None], 0) ** 2).sum(axis=1, dtype=np.float64) / count)
+    scaled = (values - mean.reshape(per_channel)) / np.maximum(spread, 1e-6).reshape(per_channel)
+    return np.where(inside, scaled, 0).astype(np.float32)

@@ -5,18 +5,19 @@ Errors name the field and what is allowed.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from ctan.config import PLANNED, PLANNED_FIELDS, RunConfig
+from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, RunConfig, Settings, explain
+from ctan.datasets import get_dataset
 from ctan.errors import ConfigError
+from ctan.migrations import migrate_settings
 
 PROFILES = ("smoke", "cpu", "gpu")
 DEFAULT_PROFILE = "smoke"
@@ -89,6 +90,9 @@ def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunC
 def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | None = None) -> RunConfig:
     """Resolve a profile and overrides into settings.
 
+    A packaged profile comes first, then its part for pictures or volumes, then what the data set says of the profile,
+    then a file of one's own, then the overrides.
+
     Args:
         profile: a packaged profile (`smoke`, `cpu`, `gpu`) or the path of a YAML file, which may name a packaged
             one to start from under the key `profile`.
@@ -97,11 +101,14 @@ def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | No
     Raises:
         ConfigError: naming the field and what is allowed.
     """
-    chosen = _parse_overrides(overrides)
-    values = _read_profile(profile, chosen.get("data.dataset"))
-    for field, value in chosen.items():
-        _set(values, field, value)
-    return _build(values, f"profile {profile!r}")
+    where, own = f"profile {profile!r}", _own_values(profile)
+    for field, value in _parse_overrides(overrides).items():
+        _set(own, field, value)
+    own = migrate_settings(own, where)
+    base = profile if profile in PROFILES else own.get("profile")
+    start = _profile_values(base, own, where) if base in PROFILES else {}
+    name = profile if profile in PROFILES else Path(profile).stem
+    return _build(_merge(start, own) | {"profile": name}, where)
 
 
 def config_from_yaml(path: Path) -> RunConfig:
@@ -144,20 +151,25 @@ def _parse_yaml(text: str, where: str) -> dict[str, Any]:
     return values
 
 
-def _read_profile(profile: str, dataset: Any = None) -> dict[str, Any]:
-    """Return the values of a profile for a data set; packaged profiles have a section for each that differs."""
+def _own_values(profile: str) -> dict[str, Any]:
+    """Return what a settings file says; nothing for a packaged profile."""
     if profile in PROFILES:
-        text = resources.files("ctan").joinpath(f"profiles/{profile}.yaml").read_text(encoding="utf-8")
-        values: dict[str, Any] = {"profile": profile, **(yaml.safe_load(text) or {})}
-        sections = values.pop("datasets", {})
-        return _merge(values, sections.get(dataset, {}))
+        return {}
     if not profile.endswith((".yaml", ".yml")):
         raise ConfigError(f"profile: unknown {profile!r}; allowed: {', '.join(PROFILES)}, or the path of a YAML file")
-    values = _read_yaml(Path(profile))
-    base, data = values.pop("profile", None), values.get("data")
-    own = data.get("dataset") if isinstance(data, dict) else None
-    start = _read_profile(base, dataset or own) if base in PROFILES else {}
-    return _merge(start, values) | {"profile": Path(profile).stem}
+    return _read_yaml(Path(profile))
+
+
+def _profile_values(profile: str, own: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of a packaged profile for the data set that the settings name."""
+    text = resources.files("ctan").joinpath(f"profiles/{profile}.yaml").read_text(encoding="utf-8")
+    values: dict[str, Any] = yaml.safe_load(text) or {}
+    of_dims = {2: values.pop("pictures", {}), 3: values.pop("volumes", {})}
+    data = _validated(DataConfig, _merge(values.get("data", {}), own.get("data") or {}), where, "data")
+    dataset = get_dataset(data)
+    dims = dataset.spec.spatial_dims
+    of_dataset = _merge(dict(dataset.profiles.get("*", {})), dict(dataset.profiles.get(profile, {})))
+    return _merge(_merge(_merge(values, {"network": {"spatial_dims": dims}}), of_dims[dims]), of_dataset)
 
 
 def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
@@ -193,11 +205,19 @@ def _set(values: dict[str, Any], field: str, value: Any) -> None:
 
 
 def _build(values: dict[str, Any], where: str) -> RunConfig:
+    config = _validated(RunConfig, _without_planned(migrate_settings(values, where)), where)
+    get_dataset(config.data)  # its own settings
+    return config
+
+
+_Model = TypeVar("_Model", bound=Settings)
+
+
+def _validated(model: type[_Model], values: dict[str, Any], where: str, prefix: str = "") -> _Model:
     try:
-        return RunConfig.model_validate(_without_planned(values))
+        return model.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+        raise ConfigError(f"{where}: {explain(error, model, prefix)}") from error
 
 
 def _without_planned(values: dict[str, Any]) -> dict[str, Any]:
@@ -208,25 +228,3 @@ def _without_planned(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(values.get(section), dict):
             left[section] = {k: v for k, v in values[section].items() if v != PLANNED or k not in names}
     return left
-
-
-def unknown_setting(field: str, known: list[str]) -> str:
-    """Return the message for a setting that does not exist: the likely one, and all there are."""
-    close = difflib.get_close_matches(field.rpartition(".")[2], known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{field}: unknown setting; {hint}allowed: {', '.join(known)}"
-
-
-def _explain(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return unknown_setting(field, _fields_beside(problem["loc"]))
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
-    return f"{field}: {message} (found {problem['input']!r})" if field else message
-
-
-def _fields_beside(location: tuple[Any, ...]) -> list[str]:
-    model: Any = RunConfig
-    for part in location[:-1]:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from ctan.cases import StoredCase
+    from ctan.cases import DataSpec, StoredCase
 
 
 @dataclass(frozen=True)
@@ -269,6 +269,11 @@ def with_class_weights(tasks: Sequence[Task], labels: Sequence[Mapping[str, str]
         return replace(task, class_weights=tuple(weights))
 
     return tuple(weighted(task) for task in tasks)
+
+
+def tasks_of(spec: DataSpec) -> tuple[Task, ...]:
+    """Return the tasks that a description of data names."""
+    return tuple(task_from_json(dict(task)) for task in spec.tasks)
 
 
 TASK_KINDS: dict[str, type[Task]] = {cls.kind: cls for cls in (Segmentation, DoseRegression, Classification)}

@@ -9,17 +9,20 @@ from ctan.cases.case import (
     RawCase,
     StoredCase,
 )
-from ctan.cases.spec import CT, Augmentation, ImageSpec
+from ctan.cases.spec import CT, SPEC_FILE, Augmentation, DataSpec, ImageSpec, check_same_spec
 
 __all__ = [
     "CT",
     "POSSIBLE_DOSE_MASK",
+    "SPEC_FILE",
     "SPLIT_TEST",
     "SPLIT_TRAIN",
     "SPLIT_VALIDATION",
     "Augmentation",
     "Case",
+    "DataSpec",
     "ImageSpec",
     "RawCase",
     "StoredCase",
+    "check_same_spec",
 ]

@@ -39,6 +39,7 @@ class Case:
             contoured has no entry.
         doses: `"dose"` -> float32 Gy; empty where the data set has none.
         labels: name -> class label of image-level tasks; a label that is not known has no entry.
+        numbers: name -> number of image-level tasks, such as a volume or an age; one that is not known has no entry.
         facts: further columns of the manifest, see `Dataset.facts`; what is not known has no entry.
         sha256: of the raw bytes (`ctan.files.sha256_of_digests`).
     """
@@ -52,6 +53,7 @@ class Case:
     doses: Mapping[str, npt.NDArray[np.float32]]
     sha256: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str | float] = field(default_factory=dict)
 
     @property
@@ -76,6 +78,7 @@ class StoredCase:
             `ctan.cases.geometry.signed_distance_mm`.
         spacing_mm: voxel edge per axis of the working grid.
         labels: name -> class label of image-level tasks.
+        numbers: name -> number of image-level tasks.
         prescription_gy: what doses are scaled by, the highest prescribed dose of the case.
 
     Pictures have no axis `D`. `dose`, `dose_mask` and `target_distance` are empty, of shape (0,), where the data set
@@ -95,3 +98,4 @@ class StoredCase:
     spacing_mm: tuple[float, ...]
     labels: Mapping[str, str]
     prescription_gy: float = 1.0
+    numbers: Mapping[str, float] = field(default_factory=dict)

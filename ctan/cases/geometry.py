@@ -17,8 +17,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-_BODY_THRESHOLD = 1024 - 300  # raw CT value of -300 HU: air is below, skin above
 _FAR_MM = 127
+_DIMS_OF_VOLUME = 3  # pictures are shown whole: only volumes are searched for a body
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,21 @@ def _bounding_box(mask: Bools) -> list[tuple[int, int]]:
     return box
 
 
-def occupied_extent(ct: npt.NDArray[Any], possible: Bools | None = None) -> tuple[int, ...]:
-    """Return the size in voxels of the box around everything above -300 HU and the possible-dose mask.
+def _above(image: npt.NDArray[Any], threshold: float | None) -> Bools:
+    """Return which voxels are above a threshold, of several channels in any; without a threshold all."""
+    above = np.ones(image.shape, bool) if threshold is None else image > threshold
+    return above.any(axis=0) if above.ndim > _DIMS_OF_VOLUME else above
+
+
+def occupied_extent(image: npt.NDArray[Any], threshold: float | None, possible: Bools | None = None) -> tuple[int, ...]:
+    """Return the size in voxels of the box around everything above a threshold and the possible-dose mask.
 
     Args:
-        ct: (D, H, W) raw values, HU + 1024.
-        possible: (D, H, W) or None.
+        image: (..., *axes) raw values, with or without a channel axis.
+        threshold: raw value above which a voxel belongs to the patient; None: the whole image counts.
+        possible: (*axes) or None.
     """
-    occupied = ct > _BODY_THRESHOLD
+    occupied = _above(image, threshold)
     box = _bounding_box(occupied if possible is None else occupied | possible)
     return tuple(last - first for first, last in box)
 
@@ -277,17 +284,21 @@ def dose_to_working(dose: Floats, possible: Bools, geometry: Geometry) -> tuple[
     return np.where(rim, mean[tuple(nearest)], 0).astype(np.float32), touched
 
 
-def body_mask(ct: npt.NDArray[Any]) -> Bools:
-    """Return the patient: the largest connected part of a CT above -300 HU.
+def body_mask(image: npt.NDArray[Any], threshold: float | None) -> Bools:
+    """Return the patient: the largest connected part of an image above a threshold.
 
     Args:
-        ct: (D, H, W) raw values, HU + 1024.
+        image: (D, H, W) raw values, or (C, D, H, W).
+        threshold: raw value above which a voxel belongs to the patient; None: the whole image counts.
     """
     from scipy import ndimage
 
-    parts, num_parts = ndimage.label(ct > _BODY_THRESHOLD)
+    above = _above(image, threshold)
+    if threshold is None:
+        return above
+    parts, num_parts = ndimage.label(above)
     if num_parts == 0:
-        return np.zeros(ct.shape, bool)
+        return np.zeros(above.shape, bool)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     return parts == sizes.argmax()

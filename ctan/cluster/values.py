@@ -14,9 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
-from ctan.config import Settings
+from ctan.config import Settings, unknown_setting
 from ctan.errors import ConfigError
-from ctan.settings import unknown_setting
 
 _UNITS = {"": 1} | {
     f"{letter}{binary}": (1024 if binary else 1000) ** power

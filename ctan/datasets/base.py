@@ -1,15 +1,18 @@
-"""What every data set module provides."""
+"""What a data set brings: one class a raw format, found by its entry point (`ctan.plugins`)."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar
 
-from ctan.cases import Augmentation, Case, ImageSpec, RawCase
-from ctan.config import ValidationConfig
-from ctan.tasks import Task
+from pydantic import ValidationError
+
+from ctan.cases import Case, DataSpec, RawCase
+from ctan.config import DataConfig, Settings, ValidationConfig, explain
+from ctan.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,29 +42,47 @@ def between(name: str, column: str, low: float | None, high: float | None, unit:
     return Expectation(name, sentence, unit, "ExpectColumnValuesToBeBetween", arguments)
 
 
-class Dataset(Protocol):
-    """One raw format. A new data set is one module that offers this and a line in `ctan.datasets.DATASETS`.
+class NoOptions(Settings):
+    """Settings of a data set that has none of its own."""
 
-    Its class is made from the settings of the data set (`DataConfig`).
+
+class Dataset(ABC):
+    """One raw format: how its cases are described, found and read. All else has defaults.
+
+    Another package adds one by the entry point `[project.entry-points."ctan.datasets"] name = "module:Class"`.
+
+    Attributes:
+        name: as in the entry point.
+        version: of the reader. Raise it when the same raw files give another case: stores are made anew.
+        Options: the data set's own settings, `data.options`.
+        profiles: what a packaged profile (`"smoke"`, `"cpu"`, `"gpu"`; `"*"` for all) sets otherwise for this data set,
+            in the form of a settings file.
+
+    Args:
+        config: settings; None for the default ones.
+
+    Raises:
+        ConfigError: when `data.options` are not settings of this data set.
     """
 
-    name: str
-    spatial_dims: Literal[2, 3]
-    image: ImageSpec
-    structures: tuple[str, ...]  # every structure a case may have, organs at risk first, then targets
-    targets: Mapping[str, float]  # target structure -> prescribed dose in Gy
-    has_dose: bool  # every case has `doses["dose"]` and `masks["possible_dose_mask"]`
-    labels: Mapping[str, tuple[str, ...]]  # image-level label -> its classes
-    facts: Mapping[str, Literal["string", "float64"]]  # further columns of the manifest, such as age
-    strata: tuple[str, ...]  # columns of the manifest (`label_<name>` or facts) that folds are balanced by
-    keeps_native: bool  # the store keeps native images, to score against and to draw
-    whole_image: bool  # the working grid shows the whole image, resized, instead of a part around the patient
-    augmentation: Augmentation
-    licence: str  # and source, in a line; printed with contact sheets
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    Options: ClassVar[type[Settings]] = NoOptions
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    def tasks(self) -> tuple[Task, ...]:
-        """Return the tasks to learn."""
+    def __init__(self, config: DataConfig | None = None) -> None:
+        self.config = config or DataConfig(dataset=self.name)
+        try:
+            self.options = self.Options.model_validate(self.config.options)
+        except ValidationError as error:
+            raise ConfigError(explain(error, self.Options, "data.options")) from error
 
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """The description of the data."""
+
+    @abstractmethod
     def find(self, raw_dir: Path) -> list[RawCase]:
         """List the cases of a folder in a stable order. `split` is empty when there is no official split.
 
@@ -69,9 +90,7 @@ class Dataset(Protocol):
             DataError: when the folder is missing or holds no case, or a table about all cases is damaged.
         """
 
-    def remarks(self, raw_dir: Path) -> list[str]:
-        """Say what a person should know about this copy as a whole, a sentence each; usually nothing."""
-
+    @abstractmethod
     def read(self, raw: RawCase) -> Case:
         """Read one case, strictly.
 
@@ -79,8 +98,15 @@ class Dataset(Protocol):
             CaseError: naming the file, what was expected and what was found.
         """
 
+    def remarks(self, raw_dir: Path) -> list[str]:
+        """Say what a person should know about this copy as a whole, a sentence each; usually nothing."""
+        del raw_dir
+        return []
+
     def expectations(self, limits: ValidationConfig) -> list[Expectation]:
         """Return what must hold of this data set's manifest beyond what holds of all."""
+        del limits
+        return []
 
     def write_phantoms(
         self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()
@@ -93,4 +119,8 @@ class Dataset(Protocol):
             num_validation: cases of the validation split; without an official split the numbers are added up.
             seed: another seed gives other cases.
             defects: names of things to spoil, one in a case each, for tests.
+
+        Raises:
+            ConfigError: when the data set has no phantoms.
         """
+        raise ConfigError(f"the data set {self.name!r} has no phantoms; give --source DIR, a folder of raw files")

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import POSSIBLE_DOSE_MASK, Case, StoredCase
+from ctan.cases import POSSIBLE_DOSE_MASK, Case, DataSpec, StoredCase
 from ctan.config import EvaluationConfig
-from ctan.datasets.base import Dataset
 from ctan.evaluation.cases import EVALUATION, Row
 from ctan.evaluation.scoring import score_case, score_dose_map
 from ctan.metrics import CLASS_FREQUENCIES
@@ -70,21 +69,21 @@ def mean_dose(reference: Case, statistics: DoseStatistics) -> npt.NDArray[np.flo
     return (reference.masks[POSSIBLE_DOSE_MASK] * mean_gy).astype(np.float32)
 
 
-def dose_by_distance(reference: Case, statistics: DoseStatistics, dataset: Dataset) -> npt.NDArray[np.float32]:
+def dose_by_distance(reference: Case, statistics: DoseStatistics, spec: DataSpec) -> npt.NDArray[np.float32]:
     """Predict the mean training dose at equal distance to the targets, the prescription inside them, (D, H, W) Gy.
 
     Args:
         reference: the case at native resolution; its targets are an input, its dose is not looked at.
         statistics: of the training cases.
-        dataset: names the targets and their prescriptions.
+        spec: names the targets and their prescriptions.
     """
     from scipy import ndimage
 
     possible = reference.masks[POSSIBLE_DOSE_MASK]
     prescribed = np.zeros(reference.shape, np.float32)
-    highest_gy = max(dataset.targets.values())
+    highest_gy = max(spec.targets.values())
     own_gy = float(reference.facts.get("prescription_gy", highest_gy))
-    for name, target_gy in dataset.targets.items():
+    for name, target_gy in spec.targets.items():
         level_gy = target_gy * own_gy / highest_gy
         if name in reference.masks:
             prescribed = np.where(reference.masks[name], np.maximum(prescribed, np.float32(level_gy)), prescribed)
@@ -103,33 +102,31 @@ def dose_by_distance(reference: Case, statistics: DoseStatistics, dataset: Datas
 
 
 def baseline_rows(
-    reference: Case, statistics: DoseStatistics, tasks: Sequence[Task], dataset: Dataset, config: EvaluationConfig
+    reference: Case, statistics: DoseStatistics, tasks: Sequence[Task], spec: DataSpec, config: EvaluationConfig
 ) -> list[Row]:
     """Score both baselines on one evaluation case; rows of `cases.parquet`, fold and seed -1."""
     rows = []
     for task in tasks:
         if isinstance(task, DoseRegression):
-            doses = {MEAN: mean_dose(reference, statistics), DISTANCE: dose_by_distance(reference, statistics, dataset)}
+            doses = {MEAN: mean_dose(reference, statistics), DISTANCE: dose_by_distance(reference, statistics, spec)}
             for arch, dose in doses.items():
                 identity = _identity(arch, reference) | {"task": task.name}
-                rows += [identity | row for row in score_dose_map(task, dose, reference, dataset, config)]
+                rows += [identity | row for row in score_dose_map(task, dose, reference, spec, config)]
     return rows
 
 
-def floor_rows(
-    store: Store, reference: Case, tasks: tuple[Task, ...], dataset: Dataset, config: EvaluationConfig
-) -> list[Row]:
+def floor_rows(store: Store, reference: Case, tasks: tuple[Task, ...], config: EvaluationConfig) -> list[Row]:
     """Score the truth after the way to the working grid and back: no network can be better on this grid."""
     case = store.load(reference.case_id)
     truth: dict[str, npt.NDArray[np.float32]] = {}
     for task in tasks:
         if isinstance(task, Segmentation):
-            order = [dataset.structures.index(name) for name in task.structures]
+            order = [store.spec.structures.index(name) for name in task.structures]
             truth[task.name] = case.masks[order].astype(np.float32)
         elif isinstance(task, DoseRegression):
             truth[task.name] = case.dose
     scorable = tuple(task for task in tasks if task.name in truth)
-    scored = score_case(store, reference, dataset, scorable, truth, config)
+    scored = score_case(store, reference, scorable, truth, config)
     return [_identity(GRID_FLOOR, reference) | row for row in scored.rows]
 
 

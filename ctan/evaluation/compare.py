@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from ctan.cases import SPLIT_TRAIN
 from ctan.config import RunConfig
-from ctan.datasets import get_dataset
 from ctan.errors import DataError
 from ctan.evaluation.baselines import DISTANCE, LABELS, MEAN, DoseStatistics, baseline_rows, floor_rows
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, read_cases, write_cases
@@ -155,14 +154,14 @@ def _chance_rows(store: Store, train_ids: list[str], case_ids: list[str], tasks:
 def _score_simple(
     store: Store, train_ids: list[str], case_ids: list[str], tasks: tuple[Task, ...], config: RunConfig
 ) -> Iterator[list[Row]]:
-    dataset, statistics = get_dataset(config.data), DoseStatistics()
+    statistics = DoseStatistics()
     for case_id in train_ids:
         statistics.add(store.load(case_id))
         yield []
     for case_id in case_ids:
         reference = store.reference(case_id)
-        rows = baseline_rows(reference, statistics, tasks, dataset, config.evaluation)
-        yield rows + floor_rows(store, reference, tasks, dataset, config.evaluation)
+        rows = baseline_rows(reference, statistics, tasks, store.spec, config.evaluation)
+        yield rows + floor_rows(store, reference, tasks, config.evaluation)
 
 
 def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -> dict[str, Any]:

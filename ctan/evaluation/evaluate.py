@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
+from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, check_same_spec
 from ctan.config import RunConfig
-from ctan.datasets import get_dataset
 from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, write_cases
 from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
@@ -72,6 +71,9 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
         raise DataError(
             f"{model_dir}: a model of data set {described['dataset']!r}, the store holds {pointer.dataset!r}"
         )
+    check_same_spec(
+        model.spec, store.spec, str(pointer.folder), "pack the data as the model knows them, or train again"
+    )
     roles = {
         TUNING: store.case_ids(split=SPLIT_TRAIN, fold=described["fold"]),
         EVALUATION: evaluation_cases(store),
@@ -84,16 +86,15 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
     rows: list[Row] = []
     curves: list[Row] = []
     figures: dict[str, Any] = {}
-    dataset = get_dataset(model.config.data)
     named = {name: described[name] for name in ("arch", "fold", "seed")}
     what = f"evaluate {described['arch']}"
     for role, reference, scored in track(_score(store, model, todo, config), len(todo), what):
         identity = {**named, "role": role, "case_id": reference.case_id, "group_id": reference.group_id}
         rows += [{**identity, **row} for row in scored.rows]
         if role == EVALUATION and reference.case_id in figure_ids:
-            figures |= pictures(reference, scored.native, model.tasks, dataset)
+            figures |= pictures(reference, scored.native, model.tasks, store.spec)
             doses = [scored.native[task.name] for task in model.tasks if isinstance(task, DoseRegression)]
-            curves += [{**named, **row} for dose in doses for row in dvh_rows(reference, dose, dataset)]
+            curves += [{**named, **row} for dose in doses for row in dvh_rows(reference, dose, store.spec)]
 
     table = pa.Table.from_pylist(rows, SCHEMA)
     by_role = {role: scores(table.filter(pc.field("role") == role), model.tasks) for role in roles}
@@ -127,8 +128,7 @@ def _check_output(output_dir: Path) -> None:
 def _score(
     store: Store, model: LoadedModel, todo: list[tuple[str, str]], config: RunConfig
 ) -> Iterator[tuple[str, Case, Scored]]:
-    dataset = get_dataset(model.config.data)
     for role, case_id in todo:
         reference = store.reference(case_id)
         prediction = model.predict(store.load(case_id))
-        yield role, reference, score_case(store, reference, dataset, model.tasks, prediction, config.evaluation)
+        yield role, reference, score_case(store, reference, model.tasks, prediction, config.evaluation)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ctan.cases import Case
-from ctan.datasets.base import Dataset
+from ctan.cases import Case, DataSpec
+from ctan.cases.volumes import HU_OFFSET
 from ctan.metrics import dvh_curve
 from ctan.tasks import DoseRegression, Segmentation, Task
 
@@ -27,24 +27,23 @@ DVH_SCHEMA = pa.schema(
     ]
 )
 _DOSE_STEP_GY = 0.5
-_HU_OFFSET = 1024
 _MARGIN_VOXELS = 6
 # the axis that is cut, and whether the picture is drawn with its columns and rows exchanged; axes are (P, L, I)
 _VIEWS = {"axial": (2, False), "coronal": (0, True), "sagittal": (1, True)}
 
 
-def dvh_rows(reference: Case, dose: npt.NDArray[np.float32], dataset: Dataset) -> list[dict[str, Any]]:
+def dvh_rows(reference: Case, dose: npt.NDArray[np.float32], spec: DataSpec) -> list[dict[str, Any]]:
     """Return the DVH curve of every contoured structure, planned and predicted.
 
     Args:
         reference: the case at native resolution.
         dose: (D, H, W) predicted, Gy.
-        dataset: names the structures.
+        spec: names the structures.
     """
     planned = reference.doses["dose"]
     grid = np.arange(0, max(planned.max(), dose.max()) + 2 * _DOSE_STEP_GY, _DOSE_STEP_GY)
     rows = []
-    for name in dataset.structures:
+    for name in spec.structures:
         mask = reference.masks.get(name)
         if mask is None or not mask.any():
             continue
@@ -57,7 +56,7 @@ def dvh_rows(reference: Case, dose: npt.NDArray[np.float32], dataset: Dataset) -
 
 
 def pictures(
-    reference: Case, native: Mapping[str, npt.NDArray[Any]], tasks: tuple[Task, ...], dataset: Dataset
+    reference: Case, native: Mapping[str, npt.NDArray[Any]], tasks: tuple[Task, ...], spec: DataSpec
 ) -> dict[str, npt.NDArray[Any]]:
     """Return what is drawn of a case: axial, coronal and sagittal slices of a volume, or the picture itself.
 
@@ -68,16 +67,16 @@ def pictures(
         reference: the case at native resolution.
         native: task name -> prediction on the native grid.
         tasks: what was predicted.
-        dataset: names image and targets.
+        spec: names image and targets.
 
     Returns:
         `<case_id>/<view>/<what>` -> array, see `figures.npz` in the architecture page.
     """
-    views: Mapping[str, tuple[int, bool] | None] = _VIEWS if dataset.spatial_dims == 3 else {"picture": None}
-    centre, box = _centre(reference), _box(reference, dataset)
+    views: Mapping[str, tuple[int, bool] | None] = _VIEWS if spec.spatial_dims == 3 else {"picture": None}
+    centre, box = _centre(reference), _box(reference, spec)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for view, how in views.items():
-        in_plane = list(range(dataset.spatial_dims))
+        in_plane = list(range(spec.spatial_dims))
         if how is not None:
             in_plane = [a for a in in_plane if a != how[0]]
             if how[1]:
@@ -91,7 +90,7 @@ def pictures(
                 plane = np.swapaxes(plane, -1, -2)
             return np.ascontiguousarray(plane[..., box[in_plane[0]], box[in_plane[1]]])
 
-        what = _drawn(reference, native, tasks, dataset, cut)
+        what = _drawn(reference, native, tasks, spec, cut)
         what["spacing_mm"] = np.array([reference.spacing_mm[a] for a in in_plane])
         arrays |= {f"{reference.case_id}/{view}/{name}": array for name, array in what.items()}
     return arrays
@@ -101,15 +100,15 @@ def _drawn(
     reference: Case,
     native: Mapping[str, npt.NDArray[Any]],
     tasks: tuple[Task, ...],
-    dataset: Dataset,
+    spec: DataSpec,
     cut: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
 ) -> dict[str, npt.NDArray[Any]]:
     """Return what one view shows, by name."""
-    image, empty = reference.images[dataset.image.name], np.zeros(reference.shape, bool)
+    image, empty = reference.images[spec.image.name], np.zeros(reference.shape, bool)
     what: dict[str, npt.NDArray[Any]] = {}
-    what[dataset.image.name] = cut(image).astype(np.int16) - _HU_OFFSET if dataset.image.unit else cut(image)
-    if dataset.targets:
-        what["targets"] = np.stack([cut(reference.masks.get(name, empty)) for name in dataset.targets])
+    what[spec.image.name] = cut(image).astype(np.int16) - HU_OFFSET if spec.image.modality == "ct" else cut(image)
+    if spec.targets:
+        what["targets"] = np.stack([cut(reference.masks.get(name, empty)) for name in spec.targets])
     for task in tasks:
         if isinstance(task, DoseRegression):
             what["planned"], what["predicted"] = cut(reference.doses["dose"]), cut(native[task.name])
@@ -135,11 +134,11 @@ def _centre(reference: Case) -> list[int]:
     return [round(float(c)) for c in np.argwhere(shown).mean(0)]
 
 
-def _box(reference: Case, dataset: Dataset) -> list[slice]:
+def _box(reference: Case, spec: DataSpec) -> list[slice]:
     """Return the part of each axis that holds the patient or dose, with a margin; all of a picture."""
-    if not dataset.image.unit:
-        return [slice(None)] * dataset.spatial_dims
-    occupied = reference.images[dataset.image.name] > _HU_OFFSET - 500
+    if spec.image.modality != "ct":
+        return [slice(None)] * spec.spatial_dims
+    occupied = reference.images[spec.image.name] > HU_OFFSET - 500
     if "dose" in reference.doses:
         occupied = occupied | (reference.doses["dose"] > 0)
     box = []

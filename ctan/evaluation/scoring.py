@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import POSSIBLE_DOSE_MASK, Case
+from ctan.cases import POSSIBLE_DOSE_MASK, Case, DataSpec
 from ctan.config import EvaluationConfig
-from ctan.datasets.base import Dataset
 from ctan.errors import DataError
 from ctan.evaluation.cases import Row
 from ctan.metrics import dice, hd95_mm, probability_rows, score_dose, thresholded_jaccard
@@ -38,7 +37,6 @@ class Scored:
 def score_case(
     store: Store,
     reference: Case,
-    dataset: Dataset,
     tasks: tuple[Task, ...],
     prediction: Mapping[str, Prediction],
     config: EvaluationConfig,
@@ -48,7 +46,6 @@ def score_case(
     Args:
         store: knows the way from the working to the native grid.
         reference: the case at native resolution.
-        dataset: names structures and targets.
         tasks: what was predicted.
         prediction: task name -> (num_outputs, D, H, W) on the working grid, activated; (K,) of image-level tasks.
         config: which optional scores to compute.
@@ -66,7 +63,7 @@ def score_case(
                 f"train again with a lower training.learning_rate or training.precision=fp32"
             )
         native[task.name] = to_native(store, reference, prediction[task.name])
-        rows += [{"task": task.name, **row} for row in score(task, native[task.name], reference, dataset, config)]
+        rows += [{"task": task.name, **row} for row in score(task, native[task.name], reference, store.spec, config)]
     return Scored(rows, native)
 
 
@@ -85,7 +82,7 @@ def score_contours(
     task: Segmentation,
     contours: npt.NDArray[np.bool_],
     reference: Case,
-    dataset: Dataset,  # noqa: ARG001  scorers share a signature
+    spec: DataSpec,  # noqa: ARG001  scorers share a signature
     config: EvaluationConfig,
 ) -> list[Row]:
     """Return Dice (and HD95) of every contoured structure; those that were not contoured have no row."""
@@ -109,15 +106,13 @@ def score_dose_map(
     task: DoseRegression,  # noqa: ARG001  scorers share a signature
     dose: npt.NDArray[np.float32],
     reference: Case,
-    dataset: Dataset,
+    spec: DataSpec,
     config: EvaluationConfig,  # noqa: ARG001
 ) -> list[Row]:
     """Return the dose score of the case and every DVH criterion."""
     possible = reference.masks[POSSIBLE_DOSE_MASK]
-    structures = {name: reference.masks[name] for name in dataset.structures if name in reference.masks}
-    score, values = score_dose(
-        reference.doses["dose"], dose, possible, structures, dataset.targets, reference.spacing_mm
-    )
+    structures = {name: reference.masks[name] for name in spec.structures if name in reference.masks}
+    score, values = score_dose(reference.doses["dose"], dose, possible, structures, spec.targets, reference.spacing_mm)
     rows: list[Row] = [
         {"metric": "dose_score", "structure": "", "value": score, "count": int(np.count_nonzero(possible))}
     ]
@@ -131,7 +126,7 @@ def score_classes(
     task: Classification,
     probabilities: npt.NDArray[np.float32],
     reference: Case,
-    dataset: Dataset,  # noqa: ARG001
+    spec: DataSpec,  # noqa: ARG001
     config: EvaluationConfig,  # noqa: ARG001
 ) -> list[Row]:
     """Return the probability of every class, `planned` 1 for the true one; none where the label is not known."""

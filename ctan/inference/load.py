@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from ctan.cases import DataSpec
 from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import atomic_path, write_json
-from ctan.inputs import network_input
+from ctan.inputs import Inputs, network_input
 from ctan.tasks import DoseRegression, Segmentation, Task, task_from_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ctan.cases import StoredCase
 
 WEIGHTS_FILE, MODEL_FILE = "model.safetensors", "model.json"
-_NEEDED = ("arch", "tasks", "in_channels", "config", "run_id", "code_hash")
+_NEEDED = ("arch", "tasks", "spec", "inputs", "in_channels", "config", "run_id", "code_hash")
+_TRAIN_AGAIN = "train the model again"
 _MAX_NAMES = 4
 
 
@@ -86,13 +87,15 @@ def load_network(model_dir: Path, test_time_flip: bool | None = None) -> LoadedM
     model_json = read_model_json(model_dir)
     config = _config(model_json, model_dir)
     tasks = tuple(task_from_json(task) for task in model_json["tasks"])
+    spec = DataSpec.from_json(model_json["spec"], str(model_dir / MODEL_FILE), _TRAIN_AGAIN)
+    inputs = Inputs(**model_json["inputs"])
     network = build_network(model_json["arch"], tasks, model_json["in_channels"], config.network)
     weights = _read_weights(model_dir / WEIGHTS_FILE)
     _check_weights(weights, network.state_dict(), model_dir, model_json["arch"])
     network.load_state_dict(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     flips = config.evaluation.test_time_flip if test_time_flip is None else test_time_flip
-    return LoadedModel(network.eval().to(device), tasks, model_json, config, device, flips)
+    return LoadedModel(network.eval().to(device), tasks, spec, inputs, model_json, config, device, flips)
 
 
 def _config(model_json: dict[str, Any], model_dir: Path) -> RunConfig:
@@ -148,6 +151,8 @@ class LoadedModel:
     Attributes:
         network: in evaluation mode, on `device`.
         tasks: what it predicts.
+        spec: the description of the data it learned from.
+        inputs: what it sees besides the image.
         model_json: how it was made, see `docs/architecture.md`.
         config: the settings it was trained with.
         device: where it runs.
@@ -156,6 +161,8 @@ class LoadedModel:
 
     network: nn.Module
     tasks: tuple[Task, ...]
+    spec: DataSpec
+    inputs: Inputs
     model_json: dict[str, Any]
     config: RunConfig
     device: torch.device
@@ -167,7 +174,7 @@ class LoadedModel:
         Returns:
             Task name -> (num_outputs, D, H, W) float32: probabilities, Gy. Image-level tasks: (num_outputs,).
         """
-        outputs = self.predict_batch(network_input(stored, self.config)[None])
+        outputs = self.predict_batch(network_input(stored, self.spec, self.inputs)[None])
         for task in self.tasks:
             if isinstance(task, DoseRegression) and task.scale_gy != stored.prescription_gy:
                 outputs[task.name] = outputs[task.name] * np.float32(stored.prescription_gy / task.scale_gy)
@@ -189,7 +196,7 @@ class LoadedModel:
             tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
             outputs = self._activated(tensor)
             if self.test_time_flip and self._flip_axis is not None:
-                flipped = self._activated(tensor[:, self._mirrored_channels].flip(self._flip_axis))
+                flipped = self._activated(tensor[:, self.inputs.mirrored_channels(self.spec)].flip(self._flip_axis))
                 outputs = {task.name: (outputs[task.name] + self._flip_back(flipped[task.name], task)) / 2
                            for task in self.tasks}  # fmt: skip
             return {name: output.cpu().numpy() for name, output in outputs.items()}
@@ -201,14 +208,11 @@ class LoadedModel:
             raw = self.network(image)
         return {task.name: task.activate(raw[task.name]) for task in self.tasks}
 
-    @cached_property
+    @property
     def _flip_axis(self) -> int | None:
         """Axis of (B, C, D, H, W), counted from the end, that an image may be flipped along; None for none."""
-        from ctan.datasets import get_dataset
-
-        dataset = get_dataset(self.config.data)
-        axes = dataset.augmentation.flip_axes
-        return axes[0] - dataset.spatial_dims if axes else None
+        axes = self.spec.augmentation.flip_axes
+        return axes[0] - self.spec.spatial_dims if axes else None
 
     def _flip_back(self, output: Tensor, task: Task) -> Tensor:
         """Undo a flip of the image in a prediction: (B, num_outputs, D, H, W)."""
@@ -216,18 +220,3 @@ class LoadedModel:
             return output
         output = output.flip(self._flip_axis)
         return output[:, list(task.mirrored_order)] if isinstance(task, Segmentation) else output
-
-    @cached_property
-    def _mirrored_channels(self) -> list[int]:
-        """Order of the input channels after a flip: `oracle` inputs hold paired organs, which change places."""
-        from ctan.datasets import get_dataset
-
-        channels = list(range(self.model_json["in_channels"]))
-        if self.config.data.inputs != "oracle":
-            return channels
-        dataset = get_dataset(self.config.data)
-        organs = [name for name in dataset.structures if name not in dataset.targets]
-        pairs = [pair for task in self.tasks if isinstance(task, Segmentation) for pair in task.mirrored_pairs]
-        swap = dict(pairs) | {right: left for left, right in pairs}
-        first = len(channels) - len(organs)
-        return channels[:first] + [first + organs.index(swap.get(name, name)) for name in organs]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ctan.cases import SPEC_FILE, DataSpec, check_same_spec
 from ctan.config import DataConfig, PreprocessConfig, RunConfig
 from ctan.errors import CaseError, DataError
 from ctan.files import atomic_path, code_hash, sha256_of_json, write_json
@@ -75,11 +76,12 @@ def preprocess(
     """
     from ctan.datasets import get_dataset
 
-    dataset = get_dataset(config.data)
-    manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(dataset))
+    dataset, spec = get_dataset(config.data), DataSpec.load(manifest_dir)
+    manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(spec))
     quarantine = read_manifest(manifest_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     _check_manifest(manifest, manifest_dir, dataset)
-    pointer = _pointer(manifest, store_root, config)
+    check_same_spec(dataset.spec, spec, str(manifest_dir / SPEC_FILE), "ingest the source again with these settings")
+    pointer = _pointer(manifest, spec, store_root, config)
     with _builder_lock(pointer):
         if _is_published(pointer) if is_remote(store_root) else _is_complete(pointer):
             print(f"preprocess: store {pointer.key} exists already, nothing to do", file=sys.stderr)
@@ -91,9 +93,9 @@ def preprocess(
             with atomic_path(pointer.folder) as folder:
                 write_manifest(manifest, folder / MANIFEST_FILE)
                 write_manifest(quarantine, folder / QUARANTINE_FILE)
-                layout = _layout(manifest, dataset, config)
+                layout = _layout(manifest, spec, config)
                 entries = _write_arrays(source, manifest, folder, layout, config, num_workers)
-                write_json(folder / STORE_FILE, _describe(pointer, dataset, layout, entries, folder))
+                write_json(folder / STORE_FILE, _describe(pointer, spec, layout, entries, folder))
         if is_remote(store_root):
             remote.publish(pointer)
     return pointer
@@ -137,13 +139,11 @@ def _check_manifest(manifest: pa.Table, manifest_dir: Path, dataset: Dataset) ->
         raise DataError(f"{path}: lists {', '.join(repeated)} more than once; run ingestion again")
 
 
-def _pointer(manifest: pa.Table, store_root: str, config: RunConfig) -> StorePointer:
+def _pointer(manifest: pa.Table, spec: DataSpec, store_root: str, config: RunConfig) -> StorePointer:
     """Name the store after everything its bytes depend on."""
     columns = [manifest[name].to_pylist() for name in ("case_id", "sha256", "split", "fold")]
     data_hash = sha256_of_json(sorted(map(list, zip(*columns, strict=True))))
-    config_hash = sha256_of_json(
-        {"dataset": config.data.dataset, "preprocess": config.preprocess.model_dump(mode="json")}
-    )
+    config_hash = sha256_of_json({"spec": spec.to_json(), "preprocess": config.preprocess.model_dump(mode="json")})
     key = sha256_of_json(
         [FORMAT_VERSION, data_hash, config_hash, code_hash("cases", "datasets", "dicom", "intake", "store")]
     )[:16]
@@ -190,7 +190,7 @@ def _remove_dead_builds(folder: Path) -> None:
 
 
 def _describe(
-    pointer: StorePointer, dataset: Dataset, layout: Layout, entries: list[dict[str, Any]], folder: Path
+    pointer: StorePointer, spec: DataSpec, layout: Layout, entries: list[dict[str, Any]], folder: Path
 ) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
@@ -198,17 +198,17 @@ def _describe(
         "dataset": pointer.dataset,
         "data_hash": pointer.data_hash,
         "config_hash": pointer.config_hash,
-        "structures": list(dataset.structures),
+        "spec": spec.to_json(),
         "layout": layout.to_json(),
         "cases": entries,
         "files": array_files(folder / ARRAYS_FOLDER),
     }
 
 
-def _layout(manifest: pa.Table, dataset: Dataset, config: RunConfig) -> Layout:
+def _layout(manifest: pa.Table, spec: DataSpec, config: RunConfig) -> Layout:
     native_shape = tuple(max(sizes) for sizes in zip(*manifest["shape"].to_pylist(), strict=True))
     preprocess = config.preprocess
-    return Layout.of(dataset, manifest.num_rows, native_shape, preprocess.grid_shape, preprocess.cases_per_shard)
+    return Layout.of(spec, manifest.num_rows, native_shape, preprocess.grid_shape, preprocess.cases_per_shard)
 
 
 def _write_arrays(
@@ -301,7 +301,7 @@ def _write_shard(shard: _Shard) -> list[dict[str, Any]]:
                 f"{raw.case_id}: its raw files changed since ingestion (sha256 {case.sha256[:12]}, in the manifest "
                 f"{sha256[:12]}); ingest the source again"
             )
-        arrays, entry = pack_case(case, dataset, shard.config, shard.layout)
+        arrays, entry = pack_case(case, dataset.spec, shard.config, shard.layout)
         rows.append(arrays)
         entries.append(entry)
     write_rows(shard.folder, shard.first, rows)

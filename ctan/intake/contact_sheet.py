@@ -22,12 +22,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
 from ctan import html
-from ctan.cases import Case
-from ctan.datasets.base import Dataset
+from ctan.cases import Case, DataSpec
 from ctan.drawing import INK, MUTED, png, structure_colours, style, write_figure_png
 from ctan.errors import ConfigError, DataError
 from ctan.files import write_text
-from ctan.tasks import Segmentation
 
 _HU_OFFSET = 1024
 _BODY_HU = -500  # denser than this is patient
@@ -66,7 +64,7 @@ _VIEWS = (
 )
 
 
-def contact_sheet(case: Case, dataset: Dataset) -> Figure:
+def contact_sheet(case: Case, spec: DataSpec) -> Figure:
     """Draw one case.
 
     Slices of a volume go through the hottest part of the dose, else through the middle of the contoured structures,
@@ -75,18 +73,18 @@ def contact_sheet(case: Case, dataset: Dataset) -> Figure:
 
     Args:
         case: at native resolution, as `Dataset.read` returns it.
-        dataset: whose case it is.
+        spec: whose case it is.
     """
     with style():
-        return _volume_sheet(case, dataset) if dataset.spatial_dims == 3 else _picture_sheet(case, dataset)
+        return _volume_sheet(case, spec) if spec.spatial_dims == 3 else _picture_sheet(case, spec)
 
 
-def write_contact_sheet(cases: Iterable[Case], dataset: Dataset, path: Path) -> None:
+def write_contact_sheet(cases: Iterable[Case], spec: DataSpec, path: Path) -> None:
     """Write contact sheets, atomically: a PNG of one case, or a self-contained HTML page of any number.
 
     Args:
         cases: drawn one after the other, so an iterator keeps one in memory.
-        dataset: whose cases they are.
+        spec: whose cases they are.
         path: ends in `.png` or `.html`.
 
     Raises:
@@ -96,22 +94,22 @@ def write_contact_sheet(cases: Iterable[Case], dataset: Dataset, path: Path) -> 
     if path.suffix not in (".png", ".html"):
         raise ConfigError(f"contact sheet: expected a path that ends in .png or .html, found {path.name}")
     if path.suffix == ".html":
-        write_contact_page(cases, dataset, path)
+        write_contact_page(cases, spec, path)
         return
     first, left = _first(cases)
     if next(left, None) is not None:
         raise ConfigError(f"contact sheet: {path.name} holds one case; several need a path that ends in .html")
-    write_figure_png(contact_sheet(first, dataset), path)
+    write_figure_png(contact_sheet(first, spec), path)
 
 
-def write_contact_page(cases: Iterable[Case], dataset: Dataset, path: Path) -> None:
+def write_contact_page(cases: Iterable[Case], spec: DataSpec, path: Path) -> None:
     """Write a self-contained HTML page of any number of cases, whatever the path is called; see `write_contact_sheet`.
 
     Raises:
         DataError: when there is no case.
     """
     first, left = _first(cases)
-    write_text(path, _page(chain([first], left), dataset))
+    write_text(path, _page(chain([first], left), spec))
 
 
 def _first(cases: Iterable[Case]) -> tuple[Case, Iterator[Case]]:
@@ -122,27 +120,25 @@ def _first(cases: Iterable[Case]) -> tuple[Case, Iterator[Case]]:
     return first, left
 
 
-def _page(cases: Iterable[Case], dataset: Dataset) -> str:
+def _page(cases: Iterable[Case], spec: DataSpec) -> str:
     sheets = [
-        html.image(
-            png(contact_sheet(case, dataset), _PAGE_DPI), f"Contact sheet of {case.case_id}: {_about(case, dataset)}"
-        )
+        html.image(png(contact_sheet(case, spec), _PAGE_DPI), f"Contact sheet of {case.case_id}: {_about(case, spec)}")
         for case in cases
     ]
-    title = f"{dataset.name}: contact sheet of {len(sheets)} {'case' if len(sheets) == 1 else 'cases'}"
-    return html.page(title, html.element("h1", title), html.element("p", dataset.licence, class_="soft"), *sheets)
+    title = f"{spec.dataset}: contact sheet of {len(sheets)} {'case' if len(sheets) == 1 else 'cases'}"
+    return html.page(title, html.element("h1", title), html.element("p", spec.licence, class_="soft"), *sheets)
 
 
-def _about(case: Case, dataset: Dataset) -> str:
+def _about(case: Case, spec: DataSpec) -> str:
     """Return size, labels and facts in a line."""
     size = " × ".join(str(length) for length in case.shape)
-    if dataset.spatial_dims == 3:
+    if spec.spatial_dims == 3:
         edges = " × ".join(f"{edge:.2f}" for edge in case.spacing_mm)
         parts = [f"{size} voxels of {edges} mm (AP, LR, SI)"]
     else:
         parts = [f"{size} pixels"]
-    parts += [f"{label}: {case.labels.get(label, 'unknown')}" for label in dataset.labels]
-    for fact in dataset.facts:
+    parts += [f"{label}: {case.labels.get(label, 'unknown')}" for label in spec.labels]
+    for fact in spec.facts:
         if fact in case.facts:
             value = case.facts[fact]
             parts.append(f"{fact.replace('_', ' ')} {value if isinstance(value, str) else format(value, 'g')}")
@@ -151,66 +147,65 @@ def _about(case: Case, dataset: Dataset) -> str:
     return " · ".join(parts)
 
 
-def _write_around(figure: Figure, case: Case, dataset: Dataset) -> None:
+def _write_around(figure: Figure, case: Case, spec: DataSpec) -> None:
     """Write the title, what is known of the case, and the licence."""
     width, height = figure.get_size_inches()
     place: dict[str, Any] = {"x": _SIDE / width, "ha": "left"}
     figure.text(
         y=1 - 0.12 / height,
-        s=f"{dataset.name}  {case.case_id}",
+        s=f"{spec.dataset}  {case.case_id}",
         va="top",
         color=INK,
         fontsize=13,
         weight="bold",
         **place,
     )
-    figure.text(y=1 - 0.4 / height, s=_about(case, dataset), va="top", color=INK, fontsize=9, **place)
-    figure.text(y=0.1 / height, s=dataset.licence, va="bottom", color=MUTED,
+    figure.text(y=1 - 0.4 / height, s=_about(case, spec), va="top", color=INK, fontsize=9, **place)
+    figure.text(y=0.1 / height, s=spec.licence, va="bottom", color=MUTED,
                 fontsize=7.5, **place)  # fmt: skip
 
 
-def _colours(dataset: Dataset) -> dict[str, str]:
+def _colours(spec: DataSpec) -> dict[str, str]:
     """Return the colour of every structure, as the report has them."""
-    pairs = [pair for task in dataset.tasks() if isinstance(task, Segmentation) for pair in task.mirrored_pairs]
-    return structure_colours(dataset.structures, dataset.targets, pairs)
+    return structure_colours(spec.structures, spec.targets, spec.mirrored_pairs)
 
 
 # Volumes
 
 
-def _volume_sheet(case: Case, dataset: Dataset) -> Figure:
-    box = _box(case, dataset)
+def _volume_sheet(case: Case, spec: DataSpec) -> Figure:
+    box = _box(case, spec)
     sizes_mm = [(part.stop - part.start) * edge for part, edge in zip(box, case.spacing_mm, strict=True)]
     width_mm = max(sizes_mm[view.columns] for view in _VIEWS)
-    shown = [name for name in _colours(dataset) if name in case.masks and case.masks[name].any()]
+    shown = [name for name in _colours(spec) if name in case.masks and case.masks[name].any()]
     num_legend_columns = min(6, len(shown)) or 1
     bottom = _FOOTER + _LEGEND_ROW * -(-len(shown) // num_legend_columns) + (_BAR if "dose" in case.doses else 0)
     column = (_WIDTH - 2 * _SIDE - _GAP * (_NUM_SLICES - 1)) / _NUM_SLICES
     heights = [column * sizes_mm[view.rows] / width_mm for view in _VIEWS]
     height = _HEADER + bottom + sum(heights) + _GAP * len(_VIEWS)
     figure = Figure(figsize=(_WIDTH, height))
-    _write_around(figure, case, dataset)
-    top, positions = _HEADER, _positions(case, dataset)
+    _write_around(figure, case, spec)
+    top, positions = _HEADER, _positions(case, spec)
     for view, row_height in zip(_VIEWS, heights, strict=True):
         for number, index in enumerate(positions[view.axis]):
             left = _SIDE + number * (column + _GAP)
             place = (left / _WIDTH, 1 - (top + row_height) / height, column / _WIDTH, row_height / height)
             axes = figure.add_axes(place, label=f"{view.name} {number + 1}")
-            _draw_slice(axes, case, dataset, view, index, box)
+            _draw_slice(axes, case, spec, view, index, box)
             _annotate(axes, case, view, index, width_mm, first=number == 0)
         top += row_height + _GAP
     if "dose" in case.doses:
         _dose_bar(figure, case, bottom)
     if shown:
-        colours = _colours(dataset)
+        colours = _colours(spec)
         handles = [Line2D([], [], color=colours[name], linewidth=2.5, label=name) for name in shown]
         figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, (_FOOTER - 0.08) / height),
                       ncols=num_legend_columns, fontsize=8.5, columnspacing=1.6, handlelength=1.4)  # fmt: skip
     return figure
 
 
-def _body(case: Case, dataset: Dataset) -> npt.NDArray[np.bool_]:
-    return case.images[dataset.image.name] > _HU_OFFSET + _BODY_HU
+def _body(case: Case, spec: DataSpec) -> npt.NDArray[np.bool_]:
+    return case.images[spec.image.name] > _HU_OFFSET + _BODY_HU
 
 
 def _range(mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, int]:
@@ -219,9 +214,9 @@ def _range(mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, int]:
     return (int(where[0]), int(where[-1])) if len(where) else (0, mask.shape[axis] - 1)
 
 
-def _box(case: Case, dataset: Dataset) -> list[slice]:
+def _box(case: Case, spec: DataSpec) -> list[slice]:
     """Return the part of each axis that the patient fills, with a margin."""
-    body, box = _body(case, dataset), []
+    body, box = _body(case, spec), []
     for axis, edge in enumerate(case.spacing_mm):
         first, last = _range(body, axis)
         margin = round(_MARGIN_MM / edge)
@@ -229,14 +224,14 @@ def _box(case: Case, dataset: Dataset) -> list[slice]:
     return box
 
 
-def _positions(case: Case, dataset: Dataset) -> list[list[int]]:
+def _positions(case: Case, spec: DataSpec) -> list[list[int]]:
     """Return the slices to show along each axis, from index 0 on: the middle one through the focus of the case."""
-    contoured = [case.masks[name] for name in dataset.structures if name in case.masks]
+    contoured = [case.masks[name] for name in spec.structures if name in case.masks]
     region, share = np.zeros(case.shape, bool), _INSET_OF_STRUCTURES
     for mask in contoured:
         region = region | mask
     if not region.any():
-        region, share = _body(case, dataset), _INSET_OF_BODY
+        region, share = _body(case, spec), _INSET_OF_BODY
     dose = case.doses.get("dose")
     focus = dose >= 0.9 * dose.max() if dose is not None and dose.max() > 0 else region
     middle = np.argwhere(focus).mean(axis=0) if focus.any() else (np.array(case.shape) - 1) / 2
@@ -252,19 +247,19 @@ def _positions(case: Case, dataset: Dataset) -> list[list[int]]:
     return positions
 
 
-def _window(case: Case, dataset: Dataset) -> tuple[float, float]:
+def _window(case: Case, spec: DataSpec) -> tuple[float, float]:
     """Return the grey values' ends in HU + 1024."""
-    if dataset.structures or "dose" in case.doses:
+    if spec.structures or "dose" in case.doses:
         return _SOFT_TISSUE_HU[0] + _HU_OFFSET, _SOFT_TISSUE_HU[1] + _HU_OFFSET
-    return dataset.image.low, dataset.image.high
+    return spec.image.low, spec.image.high
 
 
-def _draw_slice(axes: Axes, case: Case, dataset: Dataset, view: _View, index: int, box: Sequence[slice]) -> None:
+def _draw_slice(axes: Axes, case: Case, spec: DataSpec, view: _View, index: int, box: Sequence[slice]) -> None:
     """Draw CT, dose and contours; the axes of the plot are in mm."""
-    ct = view.cut(case.images[dataset.image.name], index, box)
+    ct = view.cut(case.images[spec.image.name], index, box)
     edges = (case.spacing_mm[view.rows], case.spacing_mm[view.columns])
     height, width = (size * edge for size, edge in zip(ct.shape, edges, strict=True))
-    low, high = _window(case, dataset)
+    low, high = _window(case, spec)
     smooth = "bilinear" if max(ct.shape) < 300 else "auto"
     placed: dict[str, Any] = {"extent": (0, width, height, 0), "interpolation": smooth}
     axes.imshow(ct, cmap="gray", vmin=low, vmax=high, **placed)
@@ -273,7 +268,7 @@ def _draw_slice(axes: Axes, case: Case, dataset: Dataset, view: _View, index: in
         alpha = 0.6 * np.clip((dose / largest - _HIDDEN_SHARE / 2) / (_HIDDEN_SHARE / 2), 0, 1)
         axes.imshow(dose, cmap=_DOSE_COLOURS, vmin=0, vmax=largest, alpha=alpha, **placed)
     y_mm, x_mm = ((np.arange(size) + 0.5) * edge for size, edge in zip(ct.shape, edges, strict=True))
-    for name, colour in _colours(dataset).items():
+    for name, colour in _colours(spec).items():
         mask = view.cut(case.masks[name], index, box) if name in case.masks else None
         if mask is not None and mask.any():
             axes.contour(x_mm, y_mm, mask, levels=[0.5], colors=[colour], linewidths=1.1)
@@ -315,18 +310,18 @@ def _dose_bar(figure: Figure, case: Case, bottom: float) -> None:
 # Pictures
 
 
-def _picture_sheet(case: Case, dataset: Dataset) -> Figure:
+def _picture_sheet(case: Case, spec: DataSpec) -> Figure:
     """Draw the picture alone, and once more with the outlines where there are any."""
-    image = case.images[dataset.image.name]
+    image = case.images[spec.image.name]
     image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
-    outlines = {name: case.masks[name] for name in _colours(dataset) if name in case.masks and case.masks[name].any()}
+    outlines = {name: case.masks[name] for name in _colours(spec) if name in case.masks and case.masks[name].any()}
     num_panels = 2 if outlines else 1
     height_mm, width_mm = (size * edge for size, edge in zip(case.shape, case.spacing_mm, strict=True))
     column = (_WIDTH - 2 * _SIDE - _GAP) / 2
     row = column * height_mm / width_mm
     height = _HEADER + row + _FOOTER + (_LEGEND_ROW if outlines else 0)
     figure = Figure(figsize=(_WIDTH, height))
-    _write_around(figure, case, dataset)
+    _write_around(figure, case, spec)
     for panel in range(num_panels):
         left = _SIDE + panel * (column + _GAP)
         place = (left / _WIDTH, 1 - (_HEADER + row) / height, column / _WIDTH, row / height)
@@ -336,7 +331,7 @@ def _picture_sheet(case: Case, dataset: Dataset) -> Figure:
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         if panel:
-            _draw_outlines(axes, outlines, case.spacing_mm, _colours(dataset))
+            _draw_outlines(axes, outlines, case.spacing_mm, _colours(spec))
     return figure
 
 

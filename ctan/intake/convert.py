@@ -216,8 +216,8 @@ def dose_factor(case: Case, dataset: Dataset, scale_to_gy: float | None) -> floa
     """
     if scale_to_gy is None:
         return 1.0
-    if "prescription_gy" not in dataset.facts:
-        return scale_to_gy / max(dataset.targets.values())
+    if "prescription_gy" not in dataset.spec.facts:
+        return scale_to_gy / max(dataset.spec.targets.values())
     if "prescription_gy" not in case.facts:
         raise CaseError(
             case.case_id,
@@ -254,18 +254,19 @@ def _new_names(
     Raises:
         ConfigError: for a name that is unknown, cannot be a file's, or is meant twice; for no target.
     """
-    if not dataset.has_dose or dataset.spatial_dims != 3:
+    if not dataset.spec.has_dose or dataset.spec.spatial_dims != 3:
         raise ConfigError(f"{dataset.name} has no dose; OpenKBP's form is for planning data with CT, contours and dose")
     for option, names in (("rename", structure_names), ("target", target_levels)):
-        if unknown := [name for name in names if name not in dataset.structures]:
+        if unknown := [name for name in names if name not in dataset.spec.structures]:
             raise ConfigError(
-                f"{option}: unknown structure {', '.join(unknown)}; {dataset.name} has {', '.join(dataset.structures)}"
+                f"{option}: unknown structure {', '.join(unknown)}; "
+                f"{dataset.name} has {', '.join(dataset.spec.structures)}"
             )
     if twice := [name for name in structure_names if name in target_levels]:
         raise ConfigError(f"{', '.join(twice)}: renamed and a target; give it once")
     if wrong := [name for name in target_levels.values() if name not in TARGETS]:
         raise ConfigError(f"target: {', '.join(wrong)} is no target of OpenKBP; allowed: {', '.join(TARGETS)}")
-    chosen = {**dict.fromkeys(dataset.structures), **structure_names, **target_levels}
+    chosen = {**dict.fromkeys(dataset.spec.structures), **structure_names, **target_levels}
     names = {old: old if new is None else new for old, new in chosen.items() if new != ""}
     for new in names.values():
         if not _NAME.fullmatch(new) or new in _RESERVED:
@@ -273,7 +274,7 @@ def _new_names(
         if len(olds := [old for old, other in names.items() if other == new]) > 1:
             raise ConfigError(f"{', '.join(olds)} would all be written as {new}; name or leave out all but one")
     if not any(new in TARGETS for new in names.values()):
-        example = next(iter(dataset.targets), "PTV")
+        example = next(iter(dataset.spec.targets), "PTV")
         raise ConfigError(f"no target: say which structure is which, such as --target {example}=PTV70")
     return names
 

@@ -83,7 +83,7 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
     ]
     _assign(rows, dataset, config)
     training = [row for row in rows if row["split"] == SPLIT_TRAIN]
-    proposals = propose(training, dataset, config) if training else []
+    proposals = propose(training, dataset.spec, config) if training else []
     config = apply(proposals, config)
     remarks += tuple(f"planned {p.field} = {p.value}: {p.reason}" for p in proposals if p.used)
     counts: dict[str, int] = {}
@@ -91,8 +91,9 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
         counts[row["split"]] = counts.get(row["split"], 0) + 1
     summary = IngestSummary(len(rows), len(broken), counts, round(time.monotonic() - started, 3), remarks)
     write_manifest(broken, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
-    write_manifest(rows, output_dir / MANIFEST_FILE, SCHEMA(dataset))
+    write_manifest(rows, output_dir / MANIFEST_FILE, SCHEMA(dataset.spec))
     write_text(output_dir / "config.yaml", config.to_yaml())
+    dataset.spec.save(output_dir)
     write_text(output_dir / PLAN_FILE, yaml.safe_dump({p.field: p.to_json() for p in proposals}, sort_keys=False))
     write_json(output_dir / "summary.json", asdict(summary))
     if not rows:
@@ -103,10 +104,10 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
 
 def check_dims(dataset: Dataset, config: RunConfig) -> None:
     """Raise `ConfigError` when the settings are for images with another number of axes."""
-    if dataset.spatial_dims != config.network.spatial_dims:
+    if dataset.spec.spatial_dims != config.network.spatial_dims:
         raise ConfigError(
             f"network.spatial_dims is {config.network.spatial_dims}, images of {dataset.name} have "
-            f"{dataset.spatial_dims} axes; packaged profiles have a section for {dataset.name} that sets it"
+            f"{dataset.spec.spatial_dims} axes; packaged profiles have a section for {dataset.name} that sets it"
         )
 
 
@@ -114,7 +115,7 @@ def _assign(rows: list[Row], dataset: Dataset, config: RunConfig) -> None:
     """Give every row a fold and, where there is no official split, a split; balanced by the strata of the data set."""
 
     def strata(of: list[Row]) -> list[tuple[Any, ...]] | None:
-        return [tuple(row[name] for name in dataset.strata) for row in of] if dataset.strata else None
+        return [tuple(row[name] for name in dataset.spec.strata) for row in of] if dataset.spec.strata else None
 
     data = config.data
     undecided = [row for row in rows if not row["split"]]
@@ -150,7 +151,7 @@ def _measure(data: DataConfig, case: RawCase) -> Row | str:
     """Return the case's manifest row, or why it is broken."""
     dataset = get_dataset(data)
     try:
-        return case_row(dataset.read(case), dataset, NO_FOLD)
+        return case_row(dataset.read(case), dataset.spec, NO_FOLD)
     except CaseError as error:
         return error.reason
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctan.cases import Case
+from ctan.cases import Case, DataSpec
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
-from ctan.datasets.base import Dataset
 from ctan.errors import DataError
 from ctan.intake.contact_sheet import write_contact_page, write_contact_sheet
 from ctan.sources import open_source
@@ -30,8 +29,8 @@ def show_cases(source: str, case_ids: Sequence[str], output: Path, config: RunCo
     Raises:
         DataError: when the source has no such case.
     """
-    with _read_cases(source, case_ids, config) as (cases, dataset):
-        write_contact_sheet(cases, dataset, output)
+    with _read_cases(source, case_ids, config) as (cases, spec):
+        write_contact_sheet(cases, spec, output)
 
 
 def show_few(source: str, manifest_dir: Path, output: Path, config: RunConfig) -> None:
@@ -43,13 +42,13 @@ def show_few(source: str, manifest_dir: Path, output: Path, config: RunConfig) -
         output: HTML page.
         config: settings of the data set.
     """
-    with _read_cases(source, _few_of_each_split(manifest_dir), config) as (cases, dataset):
-        write_contact_page(cases, dataset, output)
+    with _read_cases(source, _few_of_each_split(manifest_dir), config) as (cases, spec):
+        write_contact_page(cases, spec, output)
 
 
 @contextmanager
-def _read_cases(source: str, case_ids: Sequence[str], config: RunConfig) -> Iterator[tuple[Iterator[Case], Dataset]]:
-    """Yield cases of a source, read one by one, and their data set."""
+def _read_cases(source: str, case_ids: Sequence[str], config: RunConfig) -> Iterator[tuple[Iterator[Case], DataSpec]]:
+    """Yield cases of a source, read one by one, and the description of their data."""
     dataset = get_dataset(config.data)
     with open_source(source, dataset) as raw_dir:
         found = {raw.case_id: raw for raw in dataset.find(raw_dir)}
@@ -57,7 +56,7 @@ def _read_cases(source: str, case_ids: Sequence[str], config: RunConfig) -> Iter
         if absent:
             some = ", ".join(list(found)[:5])
             raise DataError(f"{', '.join(absent)}: not among the {len(found)} cases of the source: {some}, ...")
-        yield (dataset.read(found[case_id]) for case_id in case_ids), dataset
+        yield (dataset.read(found[case_id]) for case_id in case_ids), dataset.spec
 
 
 def _few_of_each_split(manifest_dir: Path) -> list[str]:

@@ -6,28 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctan.cases import POSSIBLE_DOSE_MASK
+from ctan.cases import POSSIBLE_DOSE_MASK, DataSpec
 from ctan.cases.geometry import occupied_extent
 
 if TYPE_CHECKING:
     from ctan.cases import Case
-    from ctan.datasets.base import Dataset
 
 
-def case_row(case: Case, dataset: Dataset, fold: int) -> dict[str, Any]:
+def case_row(case: Case, spec: DataSpec, fold: int) -> dict[str, Any]:
     """Measure one case.
 
     Args:
         case: at native resolution.
-        dataset: the data set it belongs to.
+        spec: the data set it belongs to.
         fold: its fold, or `NO_FOLD` outside the training split.
 
     Returns:
-        A manifest row: every column of `SCHEMA(dataset)`. Doses in Gy; `dose_mean_gy` is over the possible-dose mask.
+        A manifest row: every column of `SCHEMA(spec)`. Doses in Gy; `dose_mean_gy` is over the possible-dose mask.
     """
-    name, image = dataset.image.name, case.images[dataset.image.name]
+    name, image = spec.image.name, case.images[spec.image.name]
     row = {
-        "dataset": dataset.name,
+        "dataset": spec.dataset,
         "case_id": case.case_id,
         "group_id": case.group_id,
         "split": case.split,
@@ -36,20 +35,23 @@ def case_row(case: Case, dataset: Dataset, fold: int) -> dict[str, Any]:
         "shape": list(case.shape),
         "spacing_mm": [float(edge) for edge in case.spacing_mm],
         "extent": list(
-            case.shape if dataset.whole_image else occupied_extent(image, case.masks.get(POSSIBLE_DOSE_MASK))
+            case.shape
+            if spec.whole_image
+            else occupied_extent(image, spec.image.body_threshold, case.masks.get(POSSIBLE_DOSE_MASK))
         ),
         f"{name}_min": int(image.min()),
         f"{name}_max": int(image.max()),
-        **(_dose_columns(case) if dataset.has_dose else {}),
-        "missing": [structure for structure in dataset.structures if structure not in case.masks],
+        **(_dose_columns(case) if spec.has_dose else {}),
+        "missing": [structure for structure in spec.structures if structure not in case.masks],
     }
-    masks = {structure: case.masks.get(structure) for structure in dataset.structures}
+    masks = {structure: case.masks.get(structure) for structure in spec.structures}
     row |= {f"voxels_{s}": None if mask is None else int(np.count_nonzero(mask)) for s, mask in masks.items()}
-    for target in dataset.targets:
+    for target in spec.targets:
         mask = masks[target]
         row[f"dose_mean_gy_{target}"] = None if mask is None else _mean(case.doses["dose"][mask])
-    row |= {f"label_{label}": case.labels.get(label) for label in dataset.labels}
-    return row | {fact: case.facts.get(fact) for fact in dataset.facts}
+    row |= {f"label_{label}": case.labels.get(label) for label in spec.labels}
+    row |= {f"number_{name}": case.numbers.get(name) for name in spec.numbers}
+    return row | {fact: case.facts.get(fact) for fact in spec.facts}
 
 
 def _dose_columns(case: Case) -> dict[str, Any]:

@@ -10,15 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases import DataSpec
 from ctan.config import RunConfig
-
-if TYPE_CHECKING:
-    from ctan.datasets.base import Dataset
 
 PLAN_FILE = "plan.yaml"
 _LEAST_DEEPEST = 3  # voxels per axis that the deepest stage keeps
@@ -90,16 +88,16 @@ class Fingerprint:
         return cls(len(rows), np.median(spacing, axis=0), covered, extent.max(axis=0))
 
 
-def propose(rows: Sequence[Mapping[str, Any]], dataset: Dataset, config: RunConfig) -> list[Proposal]:
+def propose(rows: Sequence[Mapping[str, Any]], spec: DataSpec, config: RunConfig) -> list[Proposal]:
     """Derive settings from the training cases.
 
     Args:
         rows: manifest rows of the training split, at least one.
-        dataset: says whether the whole image is shown.
+        spec: says whether the whole image is shown.
         config: budgets, and what is set already.
     """
     found = Fingerprint.of(rows, config.planning.covered_share)
-    spacing_mm, why_spacing = _spacing(found, dataset, config)
+    spacing_mm, why_spacing = _spacing(found, spec, config)
     set_mm = config.preprocess.grid_spacing_mm
     sizes = found.extent_mm / (spacing_mm if set_mm is None else np.asarray(set_mm, np.float64))
     num_stages = next(n for n in range(_MOST_STAGES, 0, -1) if n == 1 or _deepest(sizes, n, config) >= _LEAST_DEEPEST)
@@ -109,9 +107,9 @@ def propose(rows: Sequence[Mapping[str, Any]], dataset: Dataset, config: RunConf
     batch_size = min(max(1, config.planning.step_voxels // math.prod(shape)), _MOST_CASES_A_STEP)
     native = [round(float(edge), 2) for edge in found.spacing_mm]
     extent = " x ".join(f"{mm:.0f}" for mm in found.extent_mm)
-    what = "pictures" if dataset.spatial_dims == 2 else "patients"
+    what = "pictures" if spec.spatial_dims == 2 else "patients"
     proposals = [
-        Proposal("preprocess.grid_spacing_mm", None if dataset.whole_image else [float(mm) for mm in spacing_mm],
+        Proposal("preprocess.grid_spacing_mm", None if spec.whole_image else [float(mm) for mm in spacing_mm],
                  why_spacing),
         Proposal("preprocess.grid_shape", shape,
                  f"{config.planning.covered_share:.0%} of {found.num_cases} {what} measure at most {extent} mm (voxels "
@@ -130,13 +128,13 @@ def _deepest(sizes: Floats, num_stages: int, config: RunConfig) -> int:
     return math.ceil(float(sizes.min()) / (config.network.io_stride * 2 ** (num_stages - 1)) - 1e-6)
 
 
-def _spacing(found: Fingerprint, dataset: Dataset, config: RunConfig) -> tuple[Floats, str]:
+def _spacing(found: Fingerprint, spec: DataSpec, config: RunConfig) -> tuple[Floats, str]:
     """Return the voxel edges at which the extent fits the budget, and why."""
     most = config.planning.max_grid_voxels
     if np.prod(found.extent_mm / found.spacing_mm) <= most:
         return found.spacing_mm, f"the median of the cases; the grid fits planning.max_grid_voxels {most:,}"
-    if dataset.whole_image:  # keep the proportions
-        factor = (np.prod(found.extent_mm / found.spacing_mm) / most) ** (1 / dataset.spatial_dims)
+    if spec.whole_image:  # keep the proportions
+        factor = (np.prod(found.extent_mm / found.spacing_mm) / most) ** (1 / spec.spatial_dims)
         return found.spacing_mm * factor, f"the whole picture is resized, {factor:.2f} times smaller, to fit {most:,}"
     low, high = float(found.spacing_mm.min()), float(found.extent_mm.max())
     for _ in range(60):  # the finest edge that fits: fine axes become coarser until all are alike, then all together

@@ -16,14 +16,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctan.config import DataConfig, EvaluationConfig
-from ctan.datasets import get_dataset
-from ctan.datasets.base import Dataset
+from ctan.cases import DataSpec
+from ctan.config import EvaluationConfig
 from ctan.drawing import structure_colours
 from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, TUNING, read_cases
 from ctan.evaluation.improvement import Intervals, relative_improvement
-from ctan.tasks import MetricSpec, Segmentation, Task, task_from_json
+from ctan.tasks import MetricSpec, Task, task_from_json
 
 ROLES = (EVALUATION, TUNING)
 Arrays = dict[str, npt.NDArray[Any]]
@@ -157,20 +156,19 @@ class ReportData:
         return pa.concat_tables([model.cases for model in self.models]).to_pandas()
 
     @cached_property
-    def dataset(self) -> Dataset:
-        """The data set that was learned."""
-        return get_dataset(DataConfig.model_validate(self.best.model_json["config"]["data"]))
+    def spec(self) -> DataSpec:
+        """The description of the data that were learned."""
+        return DataSpec.from_json(self.best.model_json["spec"], str(self.best.folder / "model.json"), _ADVICE)
 
     @cached_property
     def targets(self) -> dict[str, float]:
         """Target structure -> prescription in Gy."""
-        return dict(self.dataset.targets)
+        return dict(self.spec.targets)
 
     @cached_property
     def colours(self) -> dict[str, str]:
         """Structure -> colour."""
-        pairs = [pair for task in self.tasks if isinstance(task, Segmentation) for pair in task.mirrored_pairs]
-        return structure_colours(self.dataset.structures, self.targets, pairs)
+        return structure_colours(self.spec.structures, self.targets, self.spec.mirrored_pairs)
 
 
 def read_report_data(content: dict[str, Any], evaluation_dirs: Sequence[Path]) -> ReportData:

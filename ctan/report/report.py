@@ -150,9 +150,9 @@ def _dvh(data: ReportData) -> Markup:
 
 
 def _slices(data: ReportData) -> Markup:
-    if data.dataset.spatial_dims == 2:
+    if data.spec.spatial_dims == 2:
         return _outlines(data)
-    cases, has_dose = data.best.figures(), data.dataset.has_dose
+    cases, has_dose = data.best.figures(), data.spec.has_dose
     task = next((task for task in data.tasks if isinstance(task, Segmentation)), None)
     contours = Contours(task.structures if task else (), tuple(data.targets), data.colours)
     figures = [(case_id, figure) for case_id, views in cases.items() if (figure := slices_picture(views, contours))]
@@ -179,10 +179,10 @@ def _slices(data: ReportData) -> Markup:
 
 def _outlines(data: ReportData) -> Markup:
     cases = {case_id: views["picture"] for case_id, views in data.best.figures().items() if "picture" in views}
-    figure = outlines_picture(cases, data.dataset.image.name, _captions(data))
+    figure = outlines_picture(cases, data.spec.image.name, _captions(data))
     best = architecture_label(data.best_arch)
     return _picture(figure, f"The first evaluation pictures with outlines, true and predicted by {best}",
-                    f"The first evaluation pictures, predicted by {best}. {data.dataset.licence}")  # fmt: skip
+                    f"The first evaluation pictures, predicted by {best}. {data.spec.licence}")  # fmt: skip
 
 
 def _captions(data: ReportData) -> dict[str, str]:

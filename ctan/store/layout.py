@@ -25,14 +25,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import POSSIBLE_DOSE_MASK
+from ctan.cases import POSSIBLE_DOSE_MASK, DataSpec
 
 if TYPE_CHECKING:
     import zarr
 
-    from ctan.datasets.base import Dataset
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 STORE_FILE, ARRAYS_FOLDER = "store.json", "arrays.zarr"
 _DOSE_STEPS = 65535
 
@@ -68,21 +67,21 @@ class Layout:
     @classmethod
     def of(
         cls,
-        dataset: Dataset,
+        spec: DataSpec,
         num_cases: int,
         native_shape: tuple[int, ...],
         grid_shape: tuple[int, ...],
         cases_per_shard: int,
     ) -> Layout:
-        """Return the layout of a store of `dataset`."""
+        """Return the layout of a store of data of this description."""
         return cls(
             num_cases=num_cases,
-            image=dataset.image.name,
-            image_dtype=dataset.image.dtype,
-            num_channels=dataset.image.num_channels,
-            masks=(*dataset.structures, *((POSSIBLE_DOSE_MASK,) if dataset.has_dose else ())),
-            has_dose=dataset.has_dose,
-            keeps_native=dataset.keeps_native,
+            image=spec.image.name,
+            image_dtype=spec.image.dtype,
+            num_channels=spec.image.num_channels,
+            masks=(*spec.structures, *((POSSIBLE_DOSE_MASK,) if spec.has_dose else ())),
+            has_dose=spec.has_dose,
+            keeps_native=spec.keeps_native,
             native_shape=native_shape,
             grid_shape=grid_shape,
             cases_per_shard=cases_per_shard,

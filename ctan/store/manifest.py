@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ctan.cases import DataSpec
 from ctan.errors import DataError
 from ctan.files import atomic_path
-
-if TYPE_CHECKING:
-    from ctan.datasets.base import Dataset
 
 MANIFEST_FILE, QUARANTINE_FILE = "manifest.parquet", "quarantine.parquet"
 NO_FOLD = -1  # of every case outside the training split
@@ -20,15 +18,15 @@ NO_FOLD = -1  # of every case outside the training split
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("dataset", "case_id", "split", "step", "reason")])
 
 
-def SCHEMA(dataset: Dataset) -> pa.Schema:
-    """Return the columns of a manifest of `dataset`, in order.
+def SCHEMA(spec: DataSpec) -> pa.Schema:
+    """Return the columns of a manifest of this description, in order.
 
-    `voxels_<structure>` and `dose_mean_gy_<target>` are null where the structure was not contoured, `label_<name>` and
-    facts where they are not known. `shape`, `extent` (voxels of the box that
+    `voxels_<structure>` and `dose_mean_gy_<target>` are null where the structure was not contoured, `label_<name>`,
+    `number_<name>` and facts where they are not known. `shape`, `extent` (voxels of the box that
     holds what the working grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per
     axis, in the axis order of the data set.
     """
-    image = dataset.image.name
+    image = spec.image.name
     columns = [
         ("dataset", pa.string()),
         ("case_id", pa.string()),
@@ -42,7 +40,7 @@ def SCHEMA(dataset: Dataset) -> pa.Schema:
         (f"{image}_min", pa.int32()),
         (f"{image}_max", pa.int32()),
     ]
-    if dataset.has_dose:
+    if spec.has_dose:
         columns += [
             ("num_mask_voxels", pa.int64()),
             ("dose_max_gy", pa.float64()),
@@ -50,10 +48,11 @@ def SCHEMA(dataset: Dataset) -> pa.Schema:
             ("num_dose_voxels_outside_mask", pa.int64()),
         ]
     columns += [("missing", pa.list_(pa.string()))]
-    columns += [(f"voxels_{name}", pa.int64()) for name in dataset.structures]
-    columns += [(f"dose_mean_gy_{name}", pa.float64()) for name in dataset.targets]
-    columns += [(f"label_{name}", pa.string()) for name in dataset.labels]
-    columns += [(name, pa.string() if kind == "string" else pa.float64()) for name, kind in dataset.facts.items()]
+    columns += [(f"voxels_{name}", pa.int64()) for name in spec.structures]
+    columns += [(f"dose_mean_gy_{name}", pa.float64()) for name in spec.targets]
+    columns += [(f"label_{name}", pa.string()) for name in spec.labels]
+    columns += [(f"number_{name}", pa.float64()) for name in spec.numbers]
+    columns += [(name, pa.string() if kind == "string" else pa.float64()) for name, kind in spec.facts.items()]
     return pa.schema(columns)
 
 
@@ -63,7 +62,7 @@ def write_manifest(rows: pa.Table | list[dict[str, Any]], path: Path, schema: pa
     Args:
         rows: a table, or a list of rows (may be empty) together with `schema`.
         path: the Parquet file.
-        schema: `SCHEMA(dataset)` or `QUARANTINE_SCHEMA`; needed for a list of rows.
+        schema: `SCHEMA(spec)` or `QUARANTINE_SCHEMA`; needed for a list of rows.
     """
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=schema)
     with atomic_path(path) as beside:

@@ -7,24 +7,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import POSSIBLE_DOSE_MASK
+from ctan.cases import POSSIBLE_DOSE_MASK, DataSpec
 from ctan.cases import geometry as geo
 from ctan.config import PreprocessConfig
 from ctan.store.layout import Layout, pack_masks, quantise_dose
 
 if TYPE_CHECKING:
     from ctan.cases import Case
-    from ctan.datasets.base import Dataset
 
 
 def pack_case(
-    case: Case, dataset: Dataset, config: PreprocessConfig, layout: Layout
+    case: Case, spec: DataSpec, config: PreprocessConfig, layout: Layout
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Bring a case to the working grid and pack both forms of it.
 
     Args:
         case: at native resolution.
-        dataset: names the structures and targets.
+        spec: names the structures and targets.
         config: the working grid.
         layout: of the store.
 
@@ -32,28 +31,30 @@ def pack_case(
         arrays: array name -> values.
         entry: what `store.json` says of the case: id, geometry, labels; dose step and prescription in Gy.
     """
-    spec = dataset.image
-    image = case.images[spec.name].astype(spec.dtype, copy=False)
-    structures = np.zeros((len(dataset.structures), *case.shape), bool)
-    for index, name in enumerate(dataset.structures):
+    image_spec = spec.image
+    image = case.images[image_spec.name].astype(image_spec.dtype, copy=False)
+    structures = np.zeros((len(spec.structures), *case.shape), bool)
+    for index, name in enumerate(spec.structures):
         if name in case.masks:
             structures[index] = case.masks[name]
-    possible = case.masks[POSSIBLE_DOSE_MASK] if dataset.has_dose else np.zeros(case.shape, bool)
-    geometry = _place(case, image, possible, dataset, config)
+    possible = case.masks[POSSIBLE_DOSE_MASK] if spec.has_dose else np.zeros(case.shape, bool)
+    geometry = _place(case, image, possible, spec, config)
     working_masks = geo.masks_to_working(structures, geometry)
-    working = np.rint(geo.to_working(image, geometry, spec.outside))
+    working = np.rint(geo.to_working(image, geometry, image_spec.outside))
     name, (shape, dtype) = next(iter(layout.arrays().items()))
     arrays: dict[str, npt.NDArray[Any]] = {name: working.astype(dtype).reshape(shape)}
     entry: dict[str, Any] = {"case_id": case.case_id, "geometry": geometry.to_json(), "labels": dict(case.labels)}
-    native = {f"native/{spec.name}": _fill(image, layout.native_shape)}
-    if dataset.has_dose:
+    if case.numbers:
+        entry["numbers"] = dict(case.numbers)
+    native = {f"native/{image_spec.name}": _fill(image, layout.native_shape)}
+    if spec.has_dose:
         dose = case.doses["dose"]
         working_dose, working_possible = geo.dose_to_working(dose, possible, geometry)
-        is_target = [structure in dataset.targets for structure in dataset.structures]
+        is_target = [structure in spec.targets for structure in spec.structures]
         target = np.any(working_masks[is_target], axis=0)
         arrays["working/dose"], entry["dose_step_gy"] = quantise_dose(working_dose)
         arrays["working/target_distance"] = geo.signed_distance_mm(target, geometry.spacing_mm)
-        entry["prescription_gy"] = float(case.facts.get("prescription_gy", max(dataset.targets.values())))
+        entry["prescription_gy"] = float(case.facts.get("prescription_gy", max(spec.targets.values())))
         native["native/dose"] = _fill(dose, layout.native_shape)
         working_masks = np.concatenate([working_masks, working_possible[None]])
         structures = np.concatenate([structures, possible[None]])
@@ -67,13 +68,15 @@ def _place(
     case: Case,
     image: npt.NDArray[Any],
     possible: npt.NDArray[np.bool_],
-    dataset: Dataset,
+    spec: DataSpec,
     config: PreprocessConfig,
 ) -> geo.Geometry:
     spacing_mm = tuple(case.spacing_mm)
-    if dataset.whole_image:
+    if spec.whole_image:
         return geo.fit(case.shape, spacing_mm, config.grid_shape)
-    return geo.place(geo.body_mask(image), possible, spacing_mm, config.grid_shape, config.grid_spacing_mm)
+    return geo.place(
+        geo.body_mask(image, spec.image.body_threshold), possible, spacing_mm, config.grid_shape, config.grid_spacing_mm
+    )
 
 
 def _fill(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

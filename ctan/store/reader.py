@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ctan.cases import StoredCase
+from ctan.cases import DataSpec, StoredCase
 from ctan.cases import geometry as geo
 from ctan.errors import CaseError, DataError
 from ctan.sources.buckets import is_remote
@@ -30,12 +30,12 @@ class Store:
     Attributes:
         pointer: names the store.
         manifest: one row a case (pyarrow Table).
-        structures: names of the masks, in order.
+        spec: the description of the data; masks are in the order of `spec.structures`.
     """
 
     def __init__(self, pointer: StorePointer, manifest: pa.Table, description: dict[str, Any]) -> None:
         self.pointer, self.manifest = pointer, manifest
-        self.structures: tuple[str, ...] = tuple(description["structures"])
+        self.spec = DataSpec.from_json(description["spec"], str(pointer.folder / STORE_FILE), REBUILD)
         self._rows: dict[str, dict[str, Any]] = {row["case_id"]: row for row in manifest.to_pylist()}
         self._index = {case_id: index for index, case_id in enumerate(self._rows)}
         self._layout = Layout.from_json(description["layout"])
@@ -95,14 +95,15 @@ class Store:
             split=row["split"],
             fold=row["fold"],
             image={layout.image: self._read(f"working/{layout.image}", case_id)},
-            masks=masks[: len(self.structures)],
-            known=np.array([name not in row["missing"] for name in self.structures], bool),
+            masks=masks[: len(self.spec.structures)],
+            known=np.array([name not in row["missing"] for name in self.spec.structures], bool),
             dose=dose,
             dose_mask=possible,
             target_distance=distance,
             spacing_mm=geometry.spacing_mm,
             labels=entry["labels"],
             prescription_gy=entry.get("prescription_gy", 1.0),
+            numbers=entry.get("numbers", {}),
         )
 
     def reference(self, case_id: str) -> Case:
@@ -134,12 +135,15 @@ class Store:
             doses={"dose": self._read(f"{kind}/dose", case_id)[inside]} if layout.has_dose else {},
             sha256=row["sha256"],
             labels=self._entries[case_id]["labels"],
+            numbers=self._entries[case_id].get("numbers", {}),
             facts=self._facts(case_id),
         )
 
-    def _facts(self, case_id: str) -> dict[str, float]:
-        entry = self._entries[case_id]
-        return {"prescription_gy": entry["prescription_gy"]} if "prescription_gy" in entry else {}
+    def _facts(self, case_id: str) -> dict[str, str | float]:
+        """Return what the manifest knows of a case beyond its image: age, sex, prescription."""
+        row, entry = self._rows[case_id], self._entries[case_id]
+        facts = {name: row[name] for name in self.spec.facts if row[name] is not None}
+        return facts | ({"prescription_gy": entry["prescription_gy"]} if "prescription_gy" in entry else {})
 
     def _masks(self, name: str, case_id: str, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         if not self._layout.masks:

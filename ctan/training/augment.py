@@ -15,10 +15,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from ctan.cases import Augmentation, StoredCase
+from ctan.cases import Augmentation, DataSpec, StoredCase
 from ctan.config import TrainingConfig
-from ctan.datasets.base import Dataset
-from ctan.tasks import Segmentation, Task
 
 Array = npt.NDArray[Any]
 _FAR_MM = 127  # what target_distance says of a voxel that moved in from outside
@@ -26,22 +24,19 @@ _MAX_COLOUR_SHIFT = 0.1  # of the range of values: brightness, and colour balanc
 _MAX_CONTRAST = 0.2
 
 
-def augment(
-    case: StoredCase, tasks: Sequence[Task], dataset: Dataset, config: TrainingConfig, rng: np.random.Generator
-) -> StoredCase:
+def augment(case: StoredCase, spec: DataSpec, config: TrainingConfig, rng: np.random.Generator) -> StoredCase:
     """Return the case, randomly changed as the settings allow.
 
     Args:
         case: on the working grid.
-        tasks: name the paired structures that a flip swaps.
-        dataset: says which changes are plausible.
+        spec: says which changes are plausible, and which structures a flip swaps.
         config: probabilities and largest shift.
         rng: the only source of randomness.
     """
-    allowed = dataset.augmentation
+    allowed = spec.augmentation
     for axis in allowed.flip_axes:
         if rng.random() < config.flip_probability:
-            pairs = mirrored_order(tasks, dataset.structures) if axis == allowed.left_right_axis else None
+            pairs = mirrored_order(spec) if axis == allowed.left_right_axis else None
             case = flip(case, axis, pairs)
     if allowed.rotate_plane is not None and rng.random() < config.rotate_probability:
         scale = 1 + allowed.max_scale * rng.uniform(-1, 1) if allowed.max_scale else 1.0
@@ -59,10 +54,10 @@ def _random_angle(allowed: Augmentation, rng: np.random.Generator) -> float:
     return allowed.rotate_step_degrees * int(rng.integers(1, round(360 / allowed.rotate_step_degrees)))
 
 
-def mirrored_order(tasks: Sequence[Task], structures: tuple[str, ...]) -> list[int]:
-    """Return which structure is seen at each position of `structures` once left and right are swapped."""
-    pairs = [pair for task in tasks if isinstance(task, Segmentation) for pair in task.mirrored_pairs]
-    return list(Segmentation("all", structures, tuple(pairs)).mirrored_order)
+def mirrored_order(spec: DataSpec) -> list[int]:
+    """Return which structure is seen at each position of `spec.structures` once left and right are swapped."""
+    swap = dict(spec.mirrored_pairs) | {right: left for left, right in spec.mirrored_pairs}
+    return [spec.structures.index(swap.get(name, name)) for name in spec.structures]
 
 
 def flip(case: StoredCase, axis: int, order: Sequence[int] | None = None) -> StoredCase:

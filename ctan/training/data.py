@@ -11,8 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ctan.config import RunConfig
-from ctan.datasets import get_dataset
-from ctan.inputs import network_input
+from ctan.inputs import Inputs, network_input
 from ctan.store import Store
 from ctan.tasks import Task
 from ctan.training.augment import augment
@@ -37,7 +36,7 @@ class TrainingCases(Dataset[Batch]):
         self, store: Store, case_ids: Sequence[str], tasks: Sequence[Task], config: RunConfig, seed: int | None
     ) -> None:
         self.store, self.case_ids, self.tasks, self.config, self.seed = store, list(case_ids), tasks, config, seed
-        self.dataset = get_dataset(config.data)
+        self.inputs = Inputs.of(config.data)
 
     def __len__(self) -> int:
         return len(self.case_ids)
@@ -49,12 +48,12 @@ class TrainingCases(Dataset[Batch]):
         case = self.store.load(case_id)
         if self.seed is not None:
             rng = np.random.default_rng([self.seed, epoch, zlib.crc32(case_id.encode())])
-            case = augment(case, self.tasks, self.dataset, self.config.training, rng)
+            case = augment(case, self.store.spec, self.config.training, rng)
         targets = {
-            task.name: {k: np.asarray(v, order="C") for k, v in task.target(case, self.dataset.structures).items()}
+            task.name: {k: np.asarray(v, order="C") for k, v in task.target(case, self.store.spec.structures).items()}
             for task in self.tasks
         }
-        return {"case_id": case_id, "image": network_input(case, self.config), "targets": targets}
+        return {"case_id": case_id, "image": network_input(case, self.store.spec, self.inputs), "targets": targets}
 
 
 class EpochOrder(Sampler[tuple[int, int]]):

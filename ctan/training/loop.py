@@ -13,16 +13,16 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
-from ctan.config import ARCHITECTURES, RunConfig
-from ctan.datasets import get_dataset
+from ctan import plugins
+from ctan.config import RunConfig
 from ctan.errors import ConfigError, DataError
 from ctan.inference import save_network
-from ctan.inputs import num_input_channels
+from ctan.inputs import Inputs
 from ctan.memory import keep_freed_memory
 from ctan.networks import count_macs, count_parameters
 from ctan.precision import Precision, autocast, resolve_precision
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import Task, with_class_weights
+from ctan.tasks import Task, tasks_of, with_class_weights
 from ctan.tracking.runs import TrainingRun, training_run
 from ctan.training.checkpoint import CheckpointKey, Checkpoints, Position
 from ctan.training.console import Console
@@ -71,7 +71,7 @@ def train(
 
     Args:
         pointer: the store to read cases from.
-        arch: one of `ctan.config.ARCHITECTURES`.
+        arch: architecture, see `ctan.networks`.
         fold: its cases tune, the other training cases train.
         seed: of weights, order and augmentation.
         config: all settings.
@@ -84,8 +84,7 @@ def train(
         DataError: when the fold leaves nothing to train on, or the checkpoint is damaged or of another training, or its
             bucket cannot be used.
     """
-    if arch not in ARCHITECTURES:
-        raise ConfigError(f"arch: unknown architecture {arch!r}; allowed: {', '.join(ARCHITECTURES)}")
+    plugins.check(plugins.NETWORKS, arch, "arch")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     precision = resolve_precision(config.training.precision, accelerator.device)
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu", warn_only=True)
@@ -96,11 +95,11 @@ def train(
 
     store = open_store(pointer)
     train_ids, tuning_ids = _cases_of(store, fold, config)
-    tasks = with_class_weights(get_dataset(config.data).tasks(), store.labels(train_ids))
+    tasks = with_class_weights(tasks_of(store.spec), store.labels(train_ids))
     order = EpochOrder(len(train_ids), seed)
     loader = accelerator.prepare(make_loader(TrainingCases(store, train_ids, tasks, config, seed), order, config))
     tuning = make_loader(TrainingCases(store, tuning_ids, tasks, config, None), None, config)
-    session = Session.start(arch, tasks, config, len(loader), accelerator)
+    session = Session.start(arch, tasks, store.spec, config, len(loader), accelerator)
 
     key = CheckpointKey.of(pointer, arch, fold, seed, config)
     checkpoints = Checkpoints(checkpoint_root, key)
@@ -131,9 +130,11 @@ def train(
             "arch": arch,
             "fold": fold,
             "seed": seed,
-            "dataset": config.data.dataset,
+            "dataset": store.spec.dataset,
+            "spec": store.spec.to_json(),
+            "inputs": Inputs.of(config.data).to_json(),
             "tasks": [task.to_json() for task in tasks],
-            "in_channels": num_input_channels(config),
+            "in_channels": session.network.in_channels,
             "config": config.model_dump(mode="json"),
             "store_key": pointer.key,
             "data_hash": pointer.data_hash,
@@ -181,7 +182,7 @@ def _cases_of(store: Store, fold: int, config: RunConfig) -> tuple[list[str], li
 
 def _facts(session: Session, config: RunConfig) -> dict[str, int]:
     """Return parameters and multiply-accumulates of one case's forward pass."""
-    shape = (1, num_input_channels(config), *config.preprocess.grid_shape)
+    shape = (1, session.network.in_channels, *config.preprocess.grid_shape)
     return {
         "num_parameters": count_parameters(session.network),
         "macs_per_case": count_macs(session.network, shape),

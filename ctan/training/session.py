@@ -12,8 +12,9 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from ctan.cases import DataSpec
 from ctan.config import RunConfig
-from ctan.inputs import num_input_channels
+from ctan.inputs import Inputs
 from ctan.networks import Network, build_network
 from ctan.tasks import Task
 from ctan.training.checkpoint import Position, restore_rng_state, rng_state
@@ -60,10 +61,16 @@ class Session:
 
     @classmethod
     def start(
-        cls, arch: str, tasks: Sequence[Task], config: RunConfig, steps_per_epoch: int, accelerator: Accelerator
+        cls,
+        arch: str,
+        tasks: Sequence[Task],
+        spec: DataSpec,
+        config: RunConfig,
+        steps_per_epoch: int,
+        accelerator: Accelerator,
     ) -> Session:
         """Build network, weighting, optimiser, schedule and moving average on the accelerator's device."""
-        network = build_network(arch, tasks, num_input_channels(config), config.network)
+        network = build_network(arch, tasks, Inputs.of(config.data).num_channels(spec), config.network)
         if accelerator.num_processes > 1:
             network = cast(Network, nn.SyncBatchNorm.convert_sync_batchnorm(network))
         weighting = WEIGHTINGS[config.training.task_weighting]([task.name for task in tasks])

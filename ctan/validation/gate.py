@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctan.cases import DataSpec
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.errors import GateError
@@ -60,16 +61,16 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
 
     from ctan.validation.page import write_page
 
-    dataset = get_dataset(config.data)
-    manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(dataset))
+    dataset, spec = get_dataset(config.data), DataSpec.load(manifest_dir)
+    manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(spec))
     quarantine = read_manifest(manifest_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA).to_pylist()
     num_all = manifest.num_rows + len(quarantine)
-    outcomes = run(frame_of(manifest, dataset), expectations(dataset, config))
+    outcomes = run(frame_of(manifest, spec), expectations(dataset, config))
     rejected = _rejected(manifest, outcomes)
     passes = [case_id not in rejected for case_id in manifest["case_id"].to_pylist()]
     passed = manifest.filter(pa.array(passes, pa.bool_()))
     quarantine += [
-        {"dataset": dataset.name, "case_id": row["case_id"], "split": row["split"], "step": "validate",
+        {"dataset": spec.dataset, "case_id": row["case_id"], "split": row["split"], "step": "validate",
          "reason": "; ".join(rejected[row["case_id"]])}
         for row in manifest.select(["case_id", "split"]).to_pylist()
         if row["case_id"] in rejected
@@ -85,8 +86,9 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
     write_manifest(quarantine, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     write_manifest(passed, output_dir / MANIFEST_FILE)
     write_text(output_dir / "config.yaml", config.to_yaml())
+    spec.save(output_dir)
     write_json(output_dir / "summary.json", asdict(summary))
-    write_page(report, dataset, manifest, passed, quarantine, outcomes, problem)
+    write_page(report, spec, manifest, passed, quarantine, outcomes, problem)
     if problem:
         raise GateError(problem)
     return summary

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctan.datasets.base import Dataset
+from ctan.cases import DataSpec
 from ctan.files import write_text
 from ctan.html import Markup, element, image, join, page, table
 from ctan.validation.suite import Outcome
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def write_page(
     report: Path,
-    dataset: Dataset,
+    spec: DataSpec,
     manifest: pa.Table,
     passed: pa.Table,
     quarantine: Sequence[dict[str, str]],
@@ -31,7 +31,7 @@ def write_page(
 
     Args:
         report: HTML file.
-        dataset: names structures and targets.
+        spec: names structures and targets.
         manifest: every case that ingestion could read.
         passed: the cases that passed.
         quarantine: all quarantine rows.
@@ -49,20 +49,20 @@ def write_page(
         f" {passed.num_rows} cases go on, {len(quarantine)} are in quarantine, {len(outcomes)} expectations checked."
     )
     body = [
-        element("h1", f"Validation of {dataset.name}"),
+        element("h1", f"Validation of {spec.dataset}"),
         element("div", element("p", verdict, headline, class_="lead"),
-                element("p", describe(dataset, passed)), class_="card"),
+                element("p", describe(spec, passed)), class_="card"),
     ]  # fmt: skip
     if problem:
         body += [element("h2", "Why the gate stopped"), element("pre", problem)]
     body += [element("h2", "Expectations"), _expectations(outcomes)]
     body += [element("h2", "Quarantine"), _quarantine(quarantine)]
-    body += [element("h2", "Distributions"), image(_distributions(dataset, manifest), "Histograms of the manifest",
+    body += [element("h2", "Distributions"), image(_distributions(spec, manifest), "Histograms of the manifest",
              "All cases that could be read, one histogram a quantity.")]  # fmt: skip
-    write_text(report, page(f"Validation of {dataset.name}", join(*body)))
+    write_text(report, page(f"Validation of {spec.dataset}", join(*body)))
 
 
-def describe(dataset: Dataset, manifest: pa.Table) -> str:
+def describe(spec: DataSpec, manifest: pa.Table) -> str:
     """Return one paragraph that says what the data is."""
     rows = manifest.to_pylist()
     if not rows:
@@ -72,13 +72,13 @@ def describe(dataset: Dataset, manifest: pa.Table) -> str:
     groups = len({row["group_id"] for row in rows})
     whom = "" if groups == len(rows) else f" of {groups} patients or lesions"
     sentences = [f"{len(rows)} cases{whom}: {counts}.", _geometry(rows)]
-    sentences += [_balance(name, classes, rows) for name, classes in dataset.labels.items()]
-    if dataset.has_dose:
+    sentences += [_balance(name, classes, rows) for name, classes in spec.labels.items()]
+    if spec.has_dose:
         doses = [row["dose_max_gy"] for row in rows]
         sentences.append(f"Maximum doses range from {min(doses):.1f} to {max(doses):.1f} Gy.")
-    if dataset.structures:
+    if spec.structures:
         missing = Counter(name for row in rows for name in row["missing"])
-        absent = ", ".join(f"{name} in {missing[name]}" for name in dataset.structures if missing[name])
+        absent = ", ".join(f"{name} in {missing[name]}" for name in spec.structures if missing[name])
         sentences.append(f"Structures that were not contoured: {absent or 'none'}.")
     return " ".join(sentences)
 
@@ -118,11 +118,11 @@ def _quarantine(quarantine: Sequence[dict[str, str]]) -> Markup:
     return table(["case", "split", "step", "reason"], rows, text=True)
 
 
-def _distributions(dataset: Dataset, manifest: pa.Table) -> bytes:
+def _distributions(spec: DataSpec, manifest: pa.Table) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = _shown_columns(dataset, manifest)
+    columns = _shown_columns(spec, manifest)
     num_rows = math.ceil(len(columns) / 3)
     figure = Figure(figsize=(11, 2.3 * num_rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -140,20 +140,20 @@ def _distributions(dataset: Dataset, manifest: pa.Table) -> bytes:
     return stream.getvalue()
 
 
-def _shown_columns(dataset: Dataset, manifest: pa.Table) -> dict[str, list[Any]]:
+def _shown_columns(spec: DataSpec, manifest: pa.Table) -> dict[str, list[Any]]:
     """Return title -> values of what is worth a histogram."""
-    image, unit = dataset.image.name, dataset.image.unit or "raw value"
+    image, unit = spec.image.name, spec.image.unit or "raw value"
     edges = [min(edges) for edges in manifest["spacing_mm"].to_pylist() if edges and None not in edges]
     columns: dict[str, list[Any]] = {"Smallest voxel edge (mm)": edges}
-    if dataset.has_dose:
+    if spec.has_dose:
         columns["Maximum dose (Gy)"] = manifest["dose_max_gy"].to_pylist()
         columns["Mean dose inside the mask (Gy)"] = manifest["dose_mean_gy"].to_pylist()
         columns["Voxels of the possible-dose mask"] = manifest["num_mask_voxels"].to_pylist()
-        main_target = max(dataset.targets, key=lambda name: dataset.targets[name])
+        main_target = max(spec.targets, key=lambda name: spec.targets[name])
         columns[f"Mean dose in {main_target} (Gy)"] = manifest[f"dose_mean_gy_{main_target}"].to_pylist()
         columns[f"Voxels of {main_target}"] = manifest[f"voxels_{main_target}"].to_pylist()
     else:
         columns[f"Largest value ({unit})"] = manifest[f"{image}_max"].to_pylist()
-        columns |= {f"Voxels of {name}": manifest[f"voxels_{name}"].to_pylist() for name in dataset.structures}
-    numbers = [name for name, kind in dataset.facts.items() if kind == "float64"]
+        columns |= {f"Voxels of {name}": manifest[f"voxels_{name}"].to_pylist() for name in spec.structures}
+    numbers = [name for name, kind in spec.facts.items() if kind == "float64"]
     return columns | {name.replace("_", " ").capitalize(): manifest[name].to_pylist() for name in numbers}

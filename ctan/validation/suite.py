@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
+from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, DataSpec
 from ctan.config import RunConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.store.manifest import SCHEMA
@@ -57,15 +57,15 @@ def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
         dataset: names structures, targets and labels, and adds its own expectations.
         config: bounds.
     """
-    found = _of_all(dataset, config)
-    if dataset.image.unit:
-        found += _of_ct(dataset)
-    if dataset.has_dose:
+    found = _of_all(dataset.spec, config)
+    if dataset.spec.image.modality == "ct":
+        found += _of_ct(dataset.spec)
+    if dataset.spec.has_dose:
         found += _of_dose(config)
-    for name in dataset.structures:
+    for name in dataset.spec.structures:
         sentence = f"{name}, where contoured, has at least one voxel"
         found.append(between(f"{name}-voxels", f"voxels_{name}", 1, None, "voxels", sentence))
-    for name, classes in dataset.labels.items():
+    for name, classes in dataset.spec.labels.items():
         sentence = f"{name}, where known, is one of {', '.join(classes)}"
         arguments = {"column": f"label_{name}", "value_set": list(classes)}
         found.append(Expectation(f"{name}-class", sentence, "", "ExpectColumnValuesToBeInSet", arguments))
@@ -74,11 +74,11 @@ def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
     return list({(one.type, json.dumps(one.arguments, sort_keys=True)): one for one in reversed(found)}.values())[::-1]
 
 
-def _of_all(dataset: Dataset, config: RunConfig) -> list[Expectation]:
+def _of_all(spec: DataSpec, config: RunConfig) -> list[Expectation]:
     limits = config.validation
     splits = [SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST]
     spacing = (limits.min_spacing_mm, limits.max_spacing_mm)
-    columns = [*SCHEMA(dataset).names, *_DERIVED, *_shares(dataset)]
+    columns = [*SCHEMA(spec).names, *_DERIVED, *_shares(spec)]
     return [
         Expectation("columns", "The manifest has every column of its schema", "", "ExpectTableColumnsToMatchSet",
                     {"column_set": columns, "exact_match": True}, about_cases=False),
@@ -103,8 +103,8 @@ def _of_all(dataset: Dataset, config: RunConfig) -> list[Expectation]:
     ]  # fmt: skip
 
 
-def _of_ct(dataset: Dataset) -> list[Expectation]:
-    name, unit = dataset.image.name, dataset.image.unit
+def _of_ct(spec: DataSpec) -> list[Expectation]:
+    name, unit = spec.image.name, spec.image.unit
     return [
         between(f"{name}-range", f"{name}_min", 0, _MAX_CT, unit, f"CT values lie within 0 to {_MAX_CT}"),
         between(f"{name}-tissue", f"{name}_max", _TISSUE, _MAX_CT, unit, "The CT shows tissue"),
@@ -121,16 +121,16 @@ def _of_dose(config: RunConfig) -> list[Expectation]:
     ]  # fmt: skip
 
 
-def _shares(dataset: Dataset) -> list[str]:
+def _shares(spec: DataSpec) -> list[str]:
     """Return the derived columns: a structure's share of the image, a target's mean dose over the prescription."""
-    doses = [f"dose_share_{name}" for name in dataset.targets if "prescription_gy" in dataset.facts]
-    return [f"share_{name}" for name in dataset.structures] + doses
+    doses = [f"dose_share_{name}" for name in spec.targets if "prescription_gy" in spec.facts]
+    return [f"share_{name}" for name in spec.structures] + doses
 
 
-def frame_of(manifest: pa.Table, dataset: Dataset) -> pd.DataFrame:
+def frame_of(manifest: pa.Table, spec: DataSpec) -> pd.DataFrame:
     """Return the manifest as a data frame, with what expectations need beside its own columns."""
     frame = manifest.to_pandas()
-    frame["unknown"] = [_unknown(row, dataset) for row in frame.to_dict("records")]
+    frame["unknown"] = [_unknown(row, spec) for row in frame.to_dict("records")]
     frame["num_splits_of_group"] = frame.groupby("group_id")["split"].transform("nunique")
     training = frame["split"] == SPLIT_TRAIN
     frame["fold_of_training"] = frame["fold"].where(training)
@@ -139,21 +139,21 @@ def frame_of(manifest: pa.Table, dataset: Dataset) -> pd.DataFrame:
     frame["spacing_min_mm"] = [float(min(of_case)) for of_case in edges]
     frame["spacing_max_mm"] = [float(max(of_case)) for of_case in edges]
     sizes = np.array([np.prod(shape, dtype=float) if shape is not None else np.nan for shape in frame["shape"]])
-    for name in dataset.structures:
+    for name in spec.structures:
         frame[f"share_{name}"] = frame[f"voxels_{name}"] / sizes
-    if "prescription_gy" in dataset.facts:
-        for name in dataset.targets:
+    if "prescription_gy" in spec.facts:
+        for name in spec.targets:
             frame[f"dose_share_{name}"] = frame[f"dose_mean_gy_{name}"] / frame["prescription_gy"]
     return frame
 
 
-def _unknown(row: Mapping[str, Any], dataset: Dataset) -> str | None:
+def _unknown(row: Mapping[str, Any], spec: DataSpec) -> str | None:
     """Return the quantities that a case should have and has not, None when there is none."""
-    image = dataset.image.name
-    required = (*_REQUIRED, f"{image}_min", f"{image}_max", *(_REQUIRED_DOSE if dataset.has_dose else ()))
+    image = spec.image.name
+    required = (*_REQUIRED, f"{image}_min", f"{image}_max", *(_REQUIRED_DOSE if spec.has_dose else ()))
     names = [name for name in required if _is_null(row[name])]
     names += ["spacing_mm"] if _lacks_an_edge(row["spacing_mm"]) else []
-    for target in dataset.targets:
+    for target in spec.targets:
         if (
             not _is_null(row[f"voxels_{target}"])
             and row[f"voxels_{target}"]

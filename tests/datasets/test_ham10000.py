@@ -145,9 +145,9 @@ def test_the_table_is_parsed_once_a_process_and_again_when_it_changes(copy):
 
 
 def test_every_case_fits_into_the_manifest_and_every_expectation_names_a_column_of_it(good):
-    schema = SCHEMA(DATASET)
+    schema = SCHEMA(DATASET.spec)
     for raw in DATASET.find(good):
-        assert set(case_row(DATASET.read(raw), DATASET, fold=0)) == set(schema.names)
+        assert set(case_row(DATASET.read(raw), DATASET.spec, fold=0)) == set(schema.names)
     columns = {one.arguments["column"] for one in DATASET.expectations(ValidationConfig())}
     assert columns <= {*schema.names, "share_Lesion"}
     names = [one.name for one in DATASET.expectations(ValidationConfig())]
@@ -245,7 +245,7 @@ def test_what_can_be_read_but_is_not_plausible_fails_an_expectation(copy, defect
 
 
 def failed_expectations(case):
-    row = case_row(case, DATASET, fold=0)
+    row = case_row(case, DATASET.spec, fold=0)
     row["share_Lesion"] = row["voxels_Lesion"] / np.prod(row["shape"])
     failed = []
     for one in DATASET.expectations(ValidationConfig()):
@@ -403,7 +403,7 @@ def test_the_official_table_has_the_published_numbers(real):
     facts = [table.facts_of(image_id) for image_id in table.rows]
     diagnoses = Counter(one.diagnosis for one in facts)
     assert len(facts) == 10_015
-    assert [diagnoses[code] for code in DATASET.labels["diagnosis"]] == [327, 514, 1099, 115, 1113, 6705, 142]
+    assert [diagnoses[code] for code in DATASET.spec.labels["diagnosis"]] == [327, 514, 1099, 115, 1113, 6705, 142]
     assert len({one.lesion_id for one in facts}) == 7470
     assert sum("age" not in one.facts for one in facts) == 57
     assert sum("sex" not in one.facts for one in facts) == 57

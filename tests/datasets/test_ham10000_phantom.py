@@ -16,7 +16,7 @@ from ctan.errors import CaseError, ConfigError, DataError
 from tests.helpers.files import digests
 
 DATASET = HAM10000(DataConfig(dataset="ham10000"))
-CLASSES = DATASET.labels["diagnosis"]
+CLASSES = DATASET.spec.labels["diagnosis"]
 REAL = {"akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "mel": 1113, "nv": 6705, "vasc": 142}
 
 

@@ -111,7 +111,9 @@ def test_ct_values_tell_air_soft_tissue_and_bone_apart(cases):
             assert mask.any()
             assert body[mask].all(), name
             if name in ("LeftParotid", "RightParotid"):
-                free = mask & ~np.any([case.masks[n] for n in ("Mandible", *DATASET.targets) if n in case.masks], 0)
+                free = mask & ~np.any(
+                    [case.masks[n] for n in ("Mandible", *DATASET.spec.targets) if n in case.masks], 0
+                )
                 assert ct[free].mean() < np.median(ct[body]) - 40
         if "Mandible" in case.masks:
             assert ct[case.masks["Mandible"]].mean() > 1500
@@ -119,13 +121,13 @@ def test_ct_values_tell_air_soft_tissue_and_bone_apart(cases):
 
 def test_the_primary_target_is_always_there_and_others_are_sometimes_missing(cases):
     assert all("PTV70" in case.masks for case in cases)
-    missing = set().union(*(set(DATASET.structures) - set(case.masks) for case in cases))
+    missing = set().union(*(set(DATASET.spec.structures) - set(case.masks) for case in cases))
     assert {"PTV63", "PTV56", "Esophagus", "Larynx", "Mandible"} >= missing >= {"PTV63", "PTV56", "Esophagus"}
 
 
 def test_targets_are_disjoint_and_spare_cord_and_brainstem(cases):
     for case in cases:
-        targets = {name: case.masks[name] for name in DATASET.targets if name in case.masks}
+        targets = {name: case.masks[name] for name in DATASET.spec.targets if name in case.masks}
         apart = {**targets, "both": case.masks["SpinalCord"] | case.masks["Brainstem"]}
         for first, second in combinations(apart, 2):
             assert not (apart[first] & apart[second]).any(), (case.case_id, first, second)
@@ -148,7 +150,7 @@ def test_the_dose_is_zero_outside_the_mask_and_the_mask_holds_every_target(cases
         possible, dose = case.masks[POSSIBLE], case.doses["dose"]
         assert not dose[~possible].any()
         assert 0.003 < possible.mean() < 0.007
-        for name in DATASET.targets:
+        for name in DATASET.spec.targets:
             assert possible[case.masks.get(name, possible)].all()
 
 
@@ -156,7 +158,7 @@ def test_target_means_are_near_the_prescription_and_nothing_is_far_above(cases):
     for case in cases:
         dose = case.doses["dose"]
         assert dose.max() < 70 * 1.04
-        for name, level_gy in DATASET.targets.items():
+        for name, level_gy in DATASET.spec.targets.items():
             if name in case.masks:
                 assert dose[case.masks[name]].mean() == pytest.approx(level_gy, rel=0.03)
 
@@ -178,7 +180,7 @@ def test_the_dose_falls_off_slowly_left_and_right_and_quickly_up_and_down(cases)
 
 def test_cord_and_parotids_get_less_than_other_tissue_at_equal_distance(cases):
     for case in cases:
-        targets = np.any([case.masks[name] for name in DATASET.targets if name in case.masks], axis=0)
+        targets = np.any([case.masks[name] for name in DATASET.spec.targets if name in case.masks], axis=0)
         distance = ndimage.distance_transform_edt(~targets, sampling=case.spacing_mm)
         organs = np.any([case.masks[name] for name in ("SpinalCord", "RightParotid", "LeftParotid")], axis=0)
         shell = (distance > 2) & (distance < 20) & case.masks[POSSIBLE]

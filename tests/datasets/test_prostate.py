@@ -17,7 +17,7 @@ from ctan.dicom.deidentify import Pseudonymiser
 from ctan.errors import DataError
 from ctan.intake.measure import case_row
 from ctan.store.manifest import SCHEMA
-from ctan.tasks import DoseRegression, Segmentation
+from ctan.tasks import DoseRegression, Segmentation, tasks_of
 from tests.helpers.dicom import (
     CONTOURS,
     HEADER,
@@ -183,11 +183,13 @@ def test_other_bytes_give_another_checksum(raw_dir):
 def test_the_data_set_says_what_it_has():
     dataset = get_dataset("prostate")
     assert isinstance(dataset, Prostate)
-    assert dataset.structures[-1] == "PTV"
-    assert dataset.targets == {"PTV": 78.0}
-    assert dataset_of(prescription_gy=60).targets == {"PTV": 60.0}
-    contouring, dose = dataset.tasks()
-    assert contouring == Segmentation("contouring", dataset.structures[:-1], (("FemoralHeadLeft", "FemoralHeadRight"),))
+    assert dataset.spec.structures[-1] == "PTV"
+    assert dataset.spec.targets == {"PTV": 78.0}
+    assert dataset_of(prescription_gy=60).spec.targets == {"PTV": 60.0}
+    contouring, dose = tasks_of(dataset.spec)
+    assert contouring == Segmentation(
+        "contouring", dataset.spec.structures[:-1], (("FemoralHeadLeft", "FemoralHeadRight"),)
+    )
     assert dose == DoseRegression("dose")
     assert contouring.mirrored_order == (0, 1, 2, 4, 3, 5, 6)
 
@@ -196,7 +198,7 @@ def test_a_case_has_a_row_in_the_manifest(raw_dir):
     dataset = dataset_of()
     case = dataset.read(dataset.find(raw_dir)[0])
     row = case_row(case, dataset, -1)
-    pa.Table.from_pylist([row], schema=SCHEMA(dataset))
+    pa.Table.from_pylist([row], schema=SCHEMA(dataset.spec))
     assert row["prescription_gy"] == 60.0
     assert row["num_dose_voxels_outside_mask"] == 0
     assert row["missing"] == ["Rectum", "FemoralHeadRight", "FemoralHeadLeft", "PenileBulb", "SeminalVesicles"]
@@ -224,8 +226,8 @@ def test_another_site_of_the_body_is_a_matter_of_settings(tmp_path):
                 "ptv_54_opti": CONTOURS["PTV"], "Prostate": CONTOURS["Prostate"]}  # fmt: skip
     write_patient(tmp_path / "raw" / "p", contours=contours, prescription_gy=70.0)
     dataset = dataset_of(**settings)
-    assert dataset.structures == ("SpinalCord", "ParotidLeft", "ParotidRight", "PTV54", "PTV70")
-    assert dataset.tasks()[0].mirrored_order == (0, 2, 1)
+    assert dataset.spec.structures == ("SpinalCord", "ParotidLeft", "ParotidRight", "PTV54", "PTV70")
+    assert tasks_of(dataset.spec)[0].mirrored_order == (0, 2, 1)
     case = dataset.read(dataset.find(tmp_path / "raw")[0])
     assert list(case.masks) == ["SpinalCord", "ParotidLeft", "PTV54", "PTV70", "possible_dose_mask"]
     assert case.facts == {"prescription_gy": 70.0}

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from ctan.config import DataConfig, ValidationConfig
 from ctan.datasets.stoic.reader import STOIC
 from ctan.errors import CaseError, DataError
+from ctan.tasks import tasks_of
 
 DATASET = STOIC(DataConfig(dataset="stoic"))
 SHAPE = (6, 5, 4)  # (z, y, x)
@@ -377,14 +378,14 @@ def test_patients_without_a_scan_are_counted(tmp_path):
 
 
 def test_the_network_sees_the_lung_window_as_minus_one_to_one():
-    image = DATASET.image
+    image = DATASET.spec.image
     hu = np.array([-1024, -362, 300, 3000])
     seen = (np.clip(hu + 1024, image.low, image.high) - image.mean[0]) / image.std[0]
     assert seen.tolist() == [-1, 0, 1, 1]
 
 
 def test_tasks_match_the_labels():
-    assert {task.name: task.classes for task in DATASET.tasks()} == DATASET.labels
+    assert {task.name: task.classes for task in tasks_of(DATASET.spec)} == DATASET.spec.labels
 
 
 def test_expectations_find_what_cannot_be():

@@ -237,7 +237,7 @@ def test_the_identified_folder_is_not_needed_to_read_a_case_in_another_process(p
 
 def test_a_deidentified_copy_holds_what_is_allowed_and_nothing_else(planted):
     folder, uids = planted
-    names = RoiNames(dataset_of().config.dicom)
+    names = RoiNames(dataset_of().options)
     for path in folder.iterdir():
         dataset = pydicom.dcmread(path)
         before = str(dataset)
@@ -260,7 +260,7 @@ def test_a_deidentified_copy_holds_what_is_allowed_and_nothing_else(planted):
 
 def test_references_between_the_files_of_a_patient_stay_whole(tmp_path):
     write_patient(tmp_path)
-    names = RoiNames(dataset_of().config.dicom)
+    names = RoiNames(dataset_of().options)
     found = [deidentified(pydicom.dcmread(path), PSEUDONYMISER, names) for path in sorted(tmp_path.iterdir())]
     instances = {str(dataset.SOPInstanceUID) for dataset in found}
     structure_set = next(dataset for dataset in found if dataset.Modality == "RTSTRUCT")
@@ -314,7 +314,7 @@ def test_a_text_in_place_of_a_number_is_refused_without_quoting_it():
 @pytest.mark.parametrize("name", ["rtss", "rtplan", "ct.0"])
 def test_a_real_file_keeps_its_numbers_and_loses_its_names(name):
     dataset = pydicom.dcmread(TEST_DATA / "dicom-rt" / f"{name}.dcm")
-    found = deidentified(dataset, PSEUDONYMISER, RoiNames(dataset_of().config.dicom))
+    found = deidentified(dataset, PSEUDONYMISER, RoiNames(dataset_of().options))
     buffer = io.BytesIO()
     found.save_as(buffer, enforce_file_format=True)
     for value in ("boost", "physician", "123456", "institution", "station", "operator", "1.2.246.352", "1.840.113662"):

@@ -229,7 +229,7 @@ def test_the_distance_baseline_looks_the_dose_up_by_distance_to_the_nearest_targ
     for case_id in store.case_ids(split="train"):
         statistics.add(store.load(case_id))
     reference = store.reference(store.case_ids(split="validation")[0])
-    targets = {name: gy for name, gy in DATASET.targets.items() if name in reference.masks}
+    targets = {name: gy for name, gy in DATASET.spec.targets.items() if name in reference.masks}
     union = np.any([reference.masks[name] for name in targets], axis=0)
     distance = ndimage.distance_transform_edt(~union, sampling=reference.spacing_mm)
     expected = statistics.by_distance_gy[127 + np.rint(np.minimum(distance, 127)).astype(int)]
@@ -267,8 +267,10 @@ def test_the_floor_is_the_truth_sent_to_the_working_grid_and_back(
     for case_id in store.case_ids(split="validation"):
         reference, mask = store.reference(case_id), store.reference(case_id).masks["possible_dose_mask"]
         contours = store.to_native(case_id, store.load(case_id).masks.astype(np.float32), 0.0) >= 0.5
-        organs = [name for name in DATASET.structures if name in reference.masks and name not in DATASET.targets]
-        found = {name: contours[DATASET.structures.index(name)] for name in organs}
+        organs = [
+            name for name in DATASET.spec.structures if name in reference.masks and name not in DATASET.spec.targets
+        ]
+        found = {name: contours[DATASET.spec.structures.index(name)] for name in organs}
         both = {name: 2 * (found[name] & reference.masks[name]).sum() for name in organs}
         overlaps.append(np.mean([both[n] / (found[n].sum() + reference.masks[n].sum()) for n in organs]))
         back = np.where(mask, np.maximum(store.to_native(case_id, store.load(case_id).dose, 0.0), 0), 0)

@@ -18,6 +18,7 @@ from ctan.evaluation.scoring import native_contours, native_dose, score_case
 from ctan.inference import load_network
 from ctan.metrics import dice, hd95_mm
 from ctan.store import Store, StorePointer, open_store
+from ctan.tasks import tasks_of
 from tests.helpers.evaluation import DATASET, write_network
 
 
@@ -78,11 +79,11 @@ def test_every_score_is_that_of_the_prediction_brought_to_the_native_grid(
     score = found.pop(("dose_score", ""))
     assert score["value"] == pytest.approx(np.abs(dose - planned).sum() / num_possible, abs=1e-9)
     assert score["count"] == num_possible
-    for index, name in enumerate(DATASET.structures):
+    for index, name in enumerate(DATASET.spec.structures):
         if name not in reference.masks:
             continue
         mask = reference.masks[name]
-        if name not in DATASET.targets:
+        if name not in DATASET.spec.targets:
             assert found.pop(("dice", name))["value"] == dice(mask, contours[index])
             criteria = {"mean": np.mean}
         else:
@@ -113,7 +114,7 @@ def test_structures_that_are_not_contoured_have_no_row(store: Store, evaluated: 
     cases = read_cases(evaluated[0] / "cases.parquet").to_pylist()
     for case_id in {row["case_id"] for row in cases}:
         scored = {row["structure"].split(":")[0] for row in cases if row["case_id"] == case_id} - {""}
-        assert scored == set(DATASET.structures) - missing[case_id]
+        assert scored == set(DATASET.spec.structures) - missing[case_id]
 
 
 def test_dose_is_clamped_at_zero_and_zero_outside_the_mask(store: Store) -> None:
@@ -138,19 +139,19 @@ def test_probabilities_are_upsampled_before_they_become_contours(store: Store) -
 
 def test_a_prediction_that_is_not_finite_is_refused_by_name(store: Store, tiny_config: RunConfig) -> None:
     case_id = store.case_ids(split="validation")[0]
-    case, tasks = store.load(case_id), DATASET.tasks()
+    case, tasks = store.load(case_id), tasks_of(DATASET.spec)
     prediction = {"contouring": case.masks[:7].astype(np.float32), "dose": np.full(case.dose.shape, np.nan, np.float32)}
     with pytest.raises(DataError, match=rf"{case_id}: the prediction of 'dose' holds NaN"):
-        score_case(store, store.reference(case_id), DATASET, tasks, prediction, EvaluationConfig())
+        score_case(store, store.reference(case_id), tasks, prediction, EvaluationConfig())
 
 
 def test_hd95_is_scored_on_request(store: Store, tiny_config: RunConfig) -> None:
     case_id = store.case_ids(split="validation")[0]
     reference, case = store.reference(case_id), store.load(case_id)
-    (contouring, _) = DATASET.tasks()
+    (contouring, _) = tasks_of(DATASET.spec)
     prediction = {"contouring": case.masks[:7].astype(np.float32)}
-    plain = score_case(store, reference, DATASET, (contouring,), prediction, EvaluationConfig())
-    scored = score_case(store, reference, DATASET, (contouring,), prediction, EvaluationConfig(hd95=True))
+    plain = score_case(store, reference, (contouring,), prediction, EvaluationConfig())
+    scored = score_case(store, reference, (contouring,), prediction, EvaluationConfig(hd95=True))
     assert "hd95_mm" not in {row["metric"] for row in plain.rows}
     found = {row["structure"]: row["value"] for row in scored.rows if row["metric"] == "hd95_mm"}
     assert set(found) == {name for name in contouring.structures if name in reference.masks}
@@ -190,7 +191,7 @@ def test_figures_hold_slices_of_three_views(evaluated: tuple[Path, dict], store:
             assert what["ct"].shape == what["planned"].shape == what["predicted"].shape
             assert what["true_contours"].shape == what["predicted_contours"].shape == (7, *what["ct"].shape)
             assert what["planned"].max() > 60
-            high_dose = what["targets"][list(DATASET.targets).index("PTV70")]
+            high_dose = what["targets"][list(DATASET.spec.targets).index("PTV70")]
             assert high_dose.any()
             assert what["planned"][high_dose].min() > 50
             assert what["ct"].min() >= -1024

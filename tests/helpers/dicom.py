@@ -115,7 +115,7 @@ def change(path: Path, edit: Callable[[pydicom.Dataset], None]) -> None:
 
 def dataset_of(**dicom: Any) -> Prostate:
     """Return the data set with other settings of `DicomConfig`."""
-    return Prostate(DataConfig.model_validate({"dataset": "prostate", "dicom": dicom}))
+    return Prostate(DataConfig.model_validate({"dataset": "prostate", "options": dicom}))
 
 
 def read(folder: Path, **dicom: Any) -> Case:

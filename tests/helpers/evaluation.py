@@ -13,6 +13,7 @@ from ctan.inference import save_network
 from ctan.inputs import num_input_channels
 from ctan.networks import build_network
 from ctan.store import StorePointer
+from ctan.tasks import tasks_of
 from ctan.training.history import write_history
 
 DATASET = get_dataset("openkbp")
@@ -43,7 +44,7 @@ def write_network(
         changes: entries of `model.json` to replace.
     """
     torch.manual_seed(seed)
-    predicted = tuple(task for task in DATASET.tasks() if task.name in tasks)
+    predicted = tuple(task for task in tasks_of(DATASET.spec) if task.name in tasks)
     channels = num_input_channels(config)
     network = build_network(arch, predicted, channels, config.network)
     if fill is not None:

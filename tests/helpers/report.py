@@ -18,7 +18,7 @@ from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
 from ctan.evaluation.improvement import relative_improvement
 from ctan.evaluation.summary import scores
 from ctan.settings import load_config
-from ctan.tasks import DoseRegression, Segmentation, Task
+from ctan.tasks import DoseRegression, Segmentation, Task, tasks_of
 from ctan.training.history import write_history
 
 NUM_CASES = {TUNING: 12, EVALUATION: 16}
@@ -30,7 +30,7 @@ SETTINGS = EvaluationConfig(num_bootstrap=400)
 
 
 def tasks() -> tuple[Task, ...]:
-    return get_dataset("openkbp").tasks()
+    return tasks_of(get_dataset("openkbp").spec)
 
 
 def write_inputs(
@@ -99,8 +99,8 @@ def _cases(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) -> list
         for number in range(count):
             hard = shared.normal()
             case_id = f"pt_{number + (1 if role == TUNING else 201)}"
-            known = [name for name in dataset.structures if name.startswith("PTV70") or shared.random() > 0.12]
-            levels = {name: shared.uniform(8, 62) for name in dataset.structures}
+            known = [name for name in dataset.spec.structures if name.startswith("PTV70") or shared.random() > 0.12]
+            levels = {name: shared.uniform(8, 62) for name in dataset.spec.structures}
             base = {"arch": arch, "fold": fold, "seed": seed, "role": role, "case_id": case_id, "group_id": case_id}
             for task in predicted:
                 if isinstance(task, Segmentation):
@@ -112,8 +112,8 @@ def _cases(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) -> list
                     row = {"task": task.name, "metric": "dose_score", "structure": "", "value": value, "count": 9000}
                     rows.append(base | row)
                     for name in known:
-                        level = dataset.targets.get(name, levels[name])
-                        criteria = ("D_99", "D_95", "D_1") if name in dataset.targets else ("D_0.1_cc", "mean")
+                        level = dataset.spec.targets.get(name, levels[name])
+                        criteria = ("D_99", "D_95", "D_1") if name in dataset.spec.targets else ("D_0.1_cc", "mean")
                         for criterion in criteria:
                             planned = level * shared.uniform(0.93, 1.05)
                             got = planned + own.normal(-0.4, error * 0.7)
@@ -172,8 +172,10 @@ def _write_figures(folder: Path, arch: str, fold: int, seed: int, count: int, pr
                 native[task.name] = np.stack([np.roll(reference.masks.get(n, empty), 1, 0) for n in task.structures])
             elif isinstance(task, DoseRegression):
                 native[task.name] = dose
-                curves += [{"arch": arch, "fold": fold, "seed": seed} | r for r in dvh_rows(reference, dose, dataset)]
-        arrays |= pictures(reference, native, predicted, dataset)
+                curves += [
+                    {"arch": arch, "fold": fold, "seed": seed} | r for r in dvh_rows(reference, dose, dataset.spec)
+                ]
+        arrays |= pictures(reference, native, predicted, dataset.spec)
     pq.write_table(pa.Table.from_pylist(curves, DVH_SCHEMA), folder / "dvh.parquet")
     np.savez_compressed(folder / "figures.npz", **arrays)
 

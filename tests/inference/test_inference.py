@@ -16,7 +16,7 @@ from ctan.inference import load_network
 from ctan.inputs import network_input
 from tests.helpers.tracking import GRID, small_config, small_network, write_model
 
-STRUCTURES = get_dataset("openkbp").structures
+STRUCTURES = get_dataset("openkbp").spec.structures
 
 
 def stored_case(seed: int = 0) -> StoredCase:
@@ -101,7 +101,7 @@ def test_flipping_oracle_inputs_swaps_the_paired_organs_among_the_channels(tmp_p
     model = replace(load_network(write_model(tmp_path / "model", config)), config=oracle)
     model.model_json["in_channels"] = network_input(stored_case(), oracle).shape[0]
     dataset = get_dataset("openkbp")
-    organs = [name for name in STRUCTURES if name not in dataset.targets]
+    organs = [name for name in STRUCTURES if name not in dataset.spec.targets]
     order = model._mirrored_channels
     assert order[:3] == [0, 1, 2]
     moved = {organs[i]: organs[channel - 3] for i, channel in enumerate(order[3:]) if channel != i + 3}

@@ -157,7 +157,7 @@ def test_other_sites_of_the_body_are_a_matter_of_names_alone(raw_dir, tmp_path):
     patterns = {"Prostate": r".*prostat.*", "Bladder": r"bladder|blase|vessie", "Rectum": r"re[ck]tum"}
     structures = {NAMES[name]: (pattern,) for name, pattern in patterns.items()} | {"PTV70": (r"ptv.*",)}
     settings = {"structures": structures, "targets": ("PTV70",), "mirrored_pairs": ()}
-    dataset = get_dataset(DataConfig.model_validate({"dataset": "prostate", "dicom": settings}))
+    dataset = get_dataset(DataConfig.model_validate({"dataset": "prostate", "options": settings}))
     cases = list(read_cases(dataset.find(raw_dir), dataset))
     summary = convert_to_openkbp(cases, dataset, tmp_path, {}, {})
     assert len(summary.patients) == 2

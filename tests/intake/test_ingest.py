@@ -34,7 +34,7 @@ def raw(written, tmp_path):
 
 
 def manifest_of(folder):
-    return read_manifest(folder / MANIFEST_FILE, SCHEMA(DATASET))
+    return read_manifest(folder / MANIFEST_FILE, SCHEMA(DATASET.spec))
 
 
 def quarantine_of(folder):
@@ -64,12 +64,12 @@ def test_the_manifest_holds_what_numpy_measures_in_the_raw_files(written, tmp_pa
         assert row["dose_max_gy"] == pytest.approx(dose.max(), rel=1e-6)
         assert row["dose_mean_gy"] == pytest.approx(dose[possible].mean(), rel=1e-6)
         assert row["num_dose_voxels_outside_mask"] == 0
-        absent = [name for name in DATASET.structures if not (folder / f"{name}.csv").exists()]
+        absent = [name for name in DATASET.spec.structures if not (folder / f"{name}.csv").exists()]
         assert row["missing"] == absent
-        for name in DATASET.structures:
+        for name in DATASET.spec.structures:
             mask = None if name in absent else dense(folder / f"{name}.csv", fill=1) == 1
             assert row[f"voxels_{name}"] == (None if mask is None else mask.sum())
-            if name in DATASET.targets and mask is not None:
+            if name in DATASET.spec.targets and mask is not None:
                 assert row[f"dose_mean_gy_{name}"] == pytest.approx(dose[mask].mean(), rel=1e-6)
     assert any(row["missing"] for row in rows)
     assert quarantine_of(tmp_path) == []

@@ -42,7 +42,7 @@ def case():
 
 
 def test_a_row_holds_what_can_be_counted_by_hand(case):
-    assert case_row(case, DATASET, fold=2) == {
+    assert case_row(case, DATASET.spec, fold=2) == {
         "dataset": "toy",
         "case_id": "pt_7",
         "group_id": "pt_7",
@@ -69,14 +69,14 @@ def test_a_row_holds_what_can_be_counted_by_hand(case):
 
 
 def test_a_row_has_exactly_the_columns_of_the_schema(case):
-    assert list(case_row(case, DATASET, 0)) == SCHEMA(DATASET).names
+    assert list(case_row(case, DATASET.spec, 0)) == SCHEMA(DATASET.spec).names
 
 
 def test_rows_survive_the_file_with_their_types(case, tmp_path):
-    rows = [case_row(case, DATASET, 0)]
+    rows = [case_row(case, DATASET.spec, 0)]
     path = tmp_path / "manifest.parquet"
-    write_manifest(rows, path, SCHEMA(DATASET))
-    table = read_manifest(path, SCHEMA(DATASET))
+    write_manifest(rows, path, SCHEMA(DATASET.spec))
+    table = read_manifest(path, SCHEMA(DATASET.spec))
     assert table.to_pylist() == rows
     write_manifest(table, path)
     assert read_manifest(path).equals(table)
@@ -102,17 +102,19 @@ def test_a_file_that_is_not_parquet_is_named(tmp_path):
 
 
 def test_a_table_without_a_column_is_refused_by_its_name(case, tmp_path):
-    table = pa.Table.from_pylist([case_row(case, DATASET, 0)], schema=SCHEMA(DATASET)).drop_columns(["voxels_Larynx"])
+    table = pa.Table.from_pylist([case_row(case, DATASET.spec, 0)], schema=SCHEMA(DATASET.spec)).drop_columns(
+        ["voxels_Larynx"]
+    )
     write_manifest(table, tmp_path / "manifest.parquet")
     with pytest.raises(DataError, match="voxels_Larynx: int64"):
-        read_manifest(tmp_path / "manifest.parquet", SCHEMA(DATASET))
+        read_manifest(tmp_path / "manifest.parquet", SCHEMA(DATASET.spec))
 
 
 def test_a_failed_write_keeps_the_old_table(case, tmp_path):
     path = tmp_path / "manifest.parquet"
-    write_manifest([case_row(case, DATASET, 0)], path, SCHEMA(DATASET))
+    write_manifest([case_row(case, DATASET.spec, 0)], path, SCHEMA(DATASET.spec))
     before = path.read_bytes()
     with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
-        write_manifest([{"fold": "not a number"}], path, SCHEMA(DATASET))
+        write_manifest([{"fold": "not a number"}], path, SCHEMA(DATASET.spec))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.parquet"]

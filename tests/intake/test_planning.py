@@ -24,7 +24,7 @@ def rows(extent: list[int], spacing_mm: list[float], count: int = 20) -> list[di
 
 def planned(cases: list[dict[str, Any]], dataset: Dataset) -> dict[str, Proposal]:
     config = load_config("cpu", {"data.dataset": dataset.name})
-    return {proposal.field: proposal for proposal in propose(cases, dataset, config)}
+    return {proposal.field: proposal for proposal in propose(cases, dataset.spec, config)}
 
 
 def test_a_grid_that_fits_keeps_the_voxels_of_the_median_case() -> None:

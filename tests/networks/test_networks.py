@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from ctan.errors import ConfigError
-from ctan.networks import NETWORKS, build_network, count_macs, count_parameters
+from ctan.networks import build_network, count_macs, count_parameters
 from ctan.networks.backbone import stage_widths
 from ctan.networks.blocks import InstanceNorm, depth_to_space, space_to_depth
 from tests.helpers.networks import CHANNELS, DENSE, DIAGNOSIS, DOSE, SEGMENTATION, build, has_gradient, image, small
@@ -16,7 +16,7 @@ from tests.helpers.networks import CHANNELS, DENSE, DIAGNOSIS, DOSE, SEGMENTATIO
 MIXED = (SEGMENTATION, DIAGNOSIS, DOSE)
 
 
-@pytest.mark.parametrize("arch", NETWORKS)
+@pytest.mark.parametrize("arch", DEFAULT_ARCHITECTURES)
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("tasks", [(DOSE,), DENSE, MIXED], ids=["T=1", "T=2", "T=3"])
 def test_outputs_have_the_shape_of_their_task(arch: str, dims: int, tasks: tuple) -> None:
@@ -27,14 +27,14 @@ def test_outputs_have_the_shape_of_their_task(arch: str, dims: int, tasks: tuple
         assert outputs[task.name].shape == (2, task.num_outputs, *spatial)
 
 
-@pytest.mark.parametrize("arch", NETWORKS)
+@pytest.mark.parametrize("arch", DEFAULT_ARCHITECTURES)
 @pytest.mark.parametrize("dims", [2, 3])
 def test_io_stride_keeps_the_resolution_of_the_output(arch: str, dims: int) -> None:
     network = build(arch, DENSE, dims=dims, io_stride=2, num_stages=2)
     assert network(image(dims))["contouring"].shape == (1, 2, *[16] * dims)
 
 
-@pytest.mark.parametrize("arch", NETWORKS)
+@pytest.mark.parametrize("arch", DEFAULT_ARCHITECTURES)
 @pytest.mark.parametrize("upsample", ["deconv", "nearest", "trilinear"])
 def test_every_parameter_learns(arch: str, upsample: str) -> None:
     network = build(arch, MIXED, upsample=upsample).train()
@@ -71,7 +71,7 @@ def test_a_single_task_network_equals_hard_sharing_of_one_task() -> None:
     assert torch.equal(single(image())["dose"], shared(image())["dose"])
 
 
-@pytest.mark.parametrize("arch", NETWORKS)
+@pytest.mark.parametrize("arch", DEFAULT_ARCHITECTURES)
 def test_the_same_seed_gives_the_same_network(arch: str) -> None:
     a, b, other = build(arch, seed=1), build(arch, seed=1), build(arch, seed=2)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_network(arch: str) -> None:
     assert not torch.equal(a(image())["dose"], other(image())["dose"])
 
 
-@pytest.mark.parametrize("arch", NETWORKS)
+@pytest.mark.parametrize("arch", DEFAULT_ARCHITECTURES)
 def test_image_heads_see_differences_between_cases(arch: str) -> None:
     """After instance norm, global pooling would be the same for every case."""
     network = build(arch, (SEGMENTATION, DIAGNOSIS))

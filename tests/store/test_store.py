@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from ctan.cases import Case, RawCase
-from ctan.datasets import DATASETS, get_dataset
+from ctan.datasets import get_dataset
 from ctan.datasets.openkbp.reader import OpenKBP
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.intake.build import preprocess
@@ -32,7 +32,10 @@ COARSE = load_config("smoke")
 
 
 def write_manifest_of(cases, folder):
-    write_manifest([case_row(case, DATASET, fold) for fold, case in cases], folder / MANIFEST_FILE, SCHEMA(DATASET))
+    DATASET.spec.save(folder)
+    write_manifest(
+        [case_row(case, DATASET.spec, fold) for fold, case in cases], folder / MANIFEST_FILE, SCHEMA(DATASET.spec)
+    )
     write_manifest([], folder / QUARANTINE_FILE, QUARANTINE_SCHEMA)
 
 
@@ -98,7 +101,7 @@ def test_at_native_resolution_a_stored_case_is_a_crop_of_the_raw_one(raw, native
         np.testing.assert_array_equal(stored.dose_mask, case.masks["possible_dose_mask"][box])
         assert stored.dose_mask.sum() == case.masks["possible_dose_mask"].sum()
         assert np.abs(stored.dose - case.doses["dose"][box]).max() <= case.doses["dose"].max() / 65535
-        for index, name in enumerate(DATASET.structures):
+        for index, name in enumerate(DATASET.spec.structures):
             assert stored.known[index] == (name in case.masks)
             expected = case.masks[name][box] if name in case.masks else np.zeros(stored.dose.shape, bool)
             np.testing.assert_array_equal(stored.masks[index], expected)
@@ -112,7 +115,7 @@ def test_arrays_have_the_types_and_shapes_of_the_contract(coarse):
         stored.image["ct"].shape == stored.dose.shape == stored.dose_mask.shape == stored.target_distance.shape == grid
     )
     assert (stored.dose.dtype, stored.target_distance.dtype) == (np.float32, np.int8)
-    assert stored.masks.shape == (len(DATASET.structures), *grid)
+    assert stored.masks.shape == (len(DATASET.spec.structures), *grid)
     assert stored.masks.dtype == stored.known.dtype == stored.dose_mask.dtype == bool
     assert stored.spacing_mm == COARSE.preprocess.grid_spacing_mm
 
@@ -121,7 +124,7 @@ def test_a_coarse_grid_keeps_volumes_in_mm3_and_the_dose_in_the_target(raw, coar
     for case_id, case in raw[1].items():
         stored = coarse.load(case_id)
         voxel_mm3, native_mm3 = np.prod(stored.spacing_mm), np.prod(case.spacing_mm)
-        target = stored.masks[DATASET.structures.index("PTV70")]
+        target = stored.masks[DATASET.spec.structures.index("PTV70")]
         raw_target = case.masks["PTV70"]
         assert target.sum() * voxel_mm3 == pytest.approx(raw_target.sum() * native_mm3, rel=0.25)
         assert stored.dose[target].mean() == pytest.approx(case.doses["dose"][raw_target].mean(), rel=0.05)
@@ -131,7 +134,9 @@ def test_a_coarse_grid_keeps_volumes_in_mm3_and_the_dose_in_the_target(raw, coar
 def test_the_target_distance_is_negative_inside_the_targets_and_positive_outside(native, coarse):
     for store in (native, coarse):
         stored = store.load(store.case_ids()[0])
-        targets = np.any([m for n, m in zip(DATASET.structures, stored.masks, strict=True) if n in DATASET.targets], 0)
+        targets = np.any(
+            [m for n, m in zip(DATASET.spec.structures, stored.masks, strict=True) if n in DATASET.spec.targets], 0
+        )
         assert targets.any()
         np.testing.assert_array_equal(stored.target_distance < 0, targets)
 
@@ -144,7 +149,7 @@ def test_the_truth_sent_to_native_is_exact_without_resampling_and_close_with_it(
             assert dose.shape == case.shape
             assert np.abs(dose - case.doses["dose"])[possible].mean() < limit_gy
         masks = native.to_native(case_id, native.load(case_id).masks.astype(np.float32), 0)
-        for index, name in enumerate(DATASET.structures):
+        for index, name in enumerate(DATASET.spec.structures):
             lost = case.masks.get(name, np.zeros(case.shape, bool)) != (masks[index] > 0.5)
             assert lost.sum() == 0
 
@@ -190,7 +195,7 @@ class OddShapes(OpenKBP):
 
 def test_cases_of_different_shapes_share_a_store(tmp_path, monkeypatch):
     odd = OddShapes()
-    monkeypatch.setitem(DATASETS, "openkbp", lambda config: odd)
+    monkeypatch.setattr("ctan.intake.build.get_dataset", lambda config: odd)
     cases = [odd.read(raw) for raw in odd.find(tmp_path)]
     write_manifest_of([(0, case) for case in cases], tmp_path)
     store = open_store(preprocess(str(tmp_path), tmp_path, str(tmp_path), NATIVE, num_workers=1))
@@ -260,7 +265,7 @@ def test_the_data_hash_changes_with_the_data(raw, native, tmp_path, column):
 
     rows = read_manifest(raw[0] / "manifest" / MANIFEST_FILE).to_pylist()
     rows[0][column] = 4 if column == "fold" else "other"
-    changed = _pointer(pa.Table.from_pylist(rows, schema=SCHEMA(DATASET)), str(tmp_path), NATIVE)
+    changed = _pointer(pa.Table.from_pylist(rows, schema=SCHEMA(DATASET.spec)), str(tmp_path), NATIVE)
     assert changed.data_hash != native.pointer.data_hash
     assert changed.key != native.pointer.key
 
@@ -347,7 +352,7 @@ def test_a_full_quarantine_stops_with_the_place_of_the_reasons(tmp_path):
 def test_a_manifest_of_another_data_set_is_refused(raw, tmp_path):
     rows = read_manifest(raw[0] / "manifest" / MANIFEST_FILE).to_pylist()
     rows[0]["dataset"] = "prostate"
-    write_manifest(rows, tmp_path / MANIFEST_FILE, SCHEMA(DATASET))
+    write_manifest(rows, tmp_path / MANIFEST_FILE, SCHEMA(DATASET.spec))
     write_manifest([], tmp_path / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     with pytest.raises(DataError, match=r"holds cases of prostate, but data\.dataset is openkbp"):
         preprocess("unused", tmp_path, str(tmp_path / "root"), COARSE)

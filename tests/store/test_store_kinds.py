@@ -82,7 +82,7 @@ def test_a_data_set_without_official_split_gets_one_by_group_that_is_stored(
 def test_a_network_sees_each_colour_normalised(pictures: tuple[Store, dict[str, RawCase]]) -> None:
     store, _ = pictures
     stored = store.load(store.case_ids()[0])
-    spec = get_dataset(PICTURES.data).image
+    spec = get_dataset(PICTURES.data).spec.image
     seen = network_input(stored, PICTURES)
     assert seen.shape == (num_input_channels(PICTURES), 32, 48) == (3, 32, 48)
     for channel in range(3):

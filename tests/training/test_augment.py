@@ -8,11 +8,12 @@ import pytest
 from ctan.cases import StoredCase
 from ctan.config import TrainingConfig
 from ctan.datasets import get_dataset
+from ctan.tasks import tasks_of
 from ctan.training.augment import augment, flip, mirrored_order, rotate, translate
 
 DATASET = get_dataset("openkbp")
-STRUCTURES = DATASET.structures
-TASKS = DATASET.tasks()
+STRUCTURES = DATASET.spec.structures
+TASKS = tasks_of(DATASET.spec)
 LEFT, RIGHT = STRUCTURES.index("LeftParotid"), STRUCTURES.index("RightParotid")
 
 
@@ -57,7 +58,7 @@ def same(a: StoredCase, b: StoredCase) -> bool:
 
 
 def test_a_flip_swaps_paired_structures_in_masks_and_known_flags(case: StoredCase) -> None:
-    flipped = flip_left_right(case, mirrored_order(TASKS, STRUCTURES))
+    flipped = flip_left_right(case, mirrored_order(SPEC))
     assert flipped.known[RIGHT]
     assert not flipped.known[LEFT]
     assert np.array_equal(flipped.masks[RIGHT], case.masks[LEFT][:, ::-1])
@@ -66,7 +67,7 @@ def test_a_flip_swaps_paired_structures_in_masks_and_known_flags(case: StoredCas
 
 
 def test_two_flips_are_none(case: StoredCase) -> None:
-    order = mirrored_order(TASKS, STRUCTURES)
+    order = mirrored_order(SPEC)
     assert same(flip_left_right(flip_left_right(case, order), order), case)
 
 
@@ -104,7 +105,7 @@ def test_random_translations_never_push_structures_out(case: StoredCase) -> None
     config = TrainingConfig(flip_probability=0, translate_voxels=30)
     shifted = False
     for seed in range(30):
-        moved = augment(case, TASKS, DATASET, config, np.random.default_rng(seed))
+        moved = augment(case, SPEC, config, np.random.default_rng(seed))
         assert moved.masks[LEFT].sum() == case.masks[LEFT].sum()
         assert moved.dose_mask.sum() == case.dose_mask.sum()
         shifted |= not same(moved, case)
@@ -113,12 +114,12 @@ def test_random_translations_never_push_structures_out(case: StoredCase) -> None
 
 def test_the_same_generator_gives_the_same_case_and_another_does_not(case: StoredCase) -> None:
     config = TrainingConfig(flip_probability=0.5, rotate_probability=0.5, translate_voxels=2)
-    a, b = (augment(case, TASKS, DATASET, config, np.random.default_rng([0, 3, 7])) for _ in range(2))
+    a, b = (augment(case, SPEC, config, np.random.default_rng([0, 3, 7])) for _ in range(2))
     assert same(a, b)
-    others = [augment(case, TASKS, DATASET, config, np.random.default_rng([0, e, 7])) for e in range(8)]
+    others = [augment(case, SPEC, config, np.random.default_rng([0, e, 7])) for e in range(8)]
     assert not all(same(a, other) for other in others)
 
 
 def test_augmentation_off_changes_nothing(case: StoredCase) -> None:
     config = TrainingConfig(flip_probability=0)
-    assert same(augment(case, TASKS, DATASET, config, np.random.default_rng(0)), case)
+    assert same(augment(case, SPEC, config, np.random.default_rng(0)), case)

@@ -37,8 +37,8 @@ def good(case_id: str, **changes: Any) -> dict[str, Any]:
         "num_mask_voxels": 9000,
         "dose_max_gy": 75.0, "dose_mean_gy": 20.0, "num_dose_voxels_outside_mask": 0, "missing": [],
     }  # fmt: skip
-    row |= {f"voxels_{name}": 50 for name in DATASET.structures}
-    row |= {f"dose_mean_gy_{name}": level for name, level in DATASET.targets.items()}
+    row |= {f"voxels_{name}": 50 for name in DATASET.spec.structures}
+    row |= {f"dose_mean_gy_{name}": level for name, level in DATASET.spec.targets.items()}
     assert not set(changes) - set(row)
     return row | changes
 
@@ -74,7 +74,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     **{f"lacks-{name}": ({name: None}, {"complete"}) for name in (
         "group_id", "split", "fold", "sha256", "spacing_mm", "ct_min", "ct_max", "num_mask_voxels", "dose_max_gy",
         "dose_mean_gy", "num_dose_voxels_outside_mask")},
-    **{f"empty-{name}": ({f"voxels_{name}": 0}, {f"{name}-voxels"}) for name in DATASET.structures},
+    **{f"empty-{name}": ({f"voxels_{name}": 0}, {f"{name}-voxels"}) for name in DATASET.spec.structures},
 }  # fmt: skip
 
 # each lies exactly on a bound, or lacks what a case may lack
@@ -103,7 +103,7 @@ class Run:
 
     @property
     def manifest(self) -> list[dict[str, Any]]:
-        return read_manifest(self.folder / "out" / MANIFEST_FILE, SCHEMA(DATASET)).to_pylist()
+        return read_manifest(self.folder / "out" / MANIFEST_FILE, SCHEMA(DATASET.spec)).to_pylist()
 
     @property
     def quarantine(self) -> list[dict[str, str]]:
@@ -116,7 +116,7 @@ class Run:
 
 def run(folder: Path, rows: list[dict[str, Any]], share: float, quarantine: list[dict[str, str]] | None = None) -> Run:
     """Validate rows, allowing a share of them to fail."""
-    write_manifest(rows, folder / "in" / MANIFEST_FILE, SCHEMA(DATASET))
+    write_manifest(rows, folder / "in" / MANIFEST_FILE, SCHEMA(DATASET.spec))
     write_manifest(quarantine or [], folder / "in" / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     config = load_config("smoke", {"validation.max_quarantined_share": share})
     try:
@@ -167,8 +167,8 @@ def test_every_expectation_about_cases_rejects_some_case(everything: Run) -> Non
 
 def test_the_columns_are_those_of_the_schema_and_those_derived_from_it() -> None:
     columns = next(one for one in expectations(DATASET, load_config("smoke")) if one.name == "columns")
-    frame = frame_of(pa.Table.from_pylist(FINE, SCHEMA(DATASET)), DATASET)
-    assert set(frame.columns) == set(columns.arguments["column_set"]) > set(SCHEMA(DATASET).names)
+    frame = frame_of(pa.Table.from_pylist(FINE, SCHEMA(DATASET.spec)), DATASET.spec)
+    assert set(frame.columns) == set(columns.arguments["column_set"]) > set(SCHEMA(DATASET.spec).names)
 
 
 def test_cases_on_the_bounds_and_cases_without_optional_structures_pass_unchanged(everything: Run) -> None:
@@ -280,7 +280,7 @@ def test_a_clean_manifest_passes_with_an_empty_quarantine(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", [MANIFEST_FILE, QUARANTINE_FILE])
 @pytest.mark.parametrize("damage", ["missing", "garbage", "other table"])
 def test_a_missing_or_damaged_table_is_named_and_nothing_is_written(tmp_path: Path, name: str, damage: str) -> None:
-    write_manifest([good("pt_1")], tmp_path / "in" / MANIFEST_FILE, SCHEMA(DATASET))
+    write_manifest([good("pt_1")], tmp_path / "in" / MANIFEST_FILE, SCHEMA(DATASET.spec))
     write_manifest([], tmp_path / "in" / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     if damage == "missing":
         (tmp_path / "in" / name).unlink()

@@ -16,19 +16,19 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import Augmentation, Case, ImageSpec, RawCase
-from ctan.config import DataConfig, ValidationConfig
-from ctan.datasets.base import Expectation, between
+from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
+from ctan.config import ValidationConfig
+from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.ham10000.format import IMAGE_FOLDERS, MASK_ENDING, MASK_FOLDERS
 from ctan.datasets.ham10000.table import CLASSES, OFFICIAL_NUMBERS, SOURCE, TABLE_FILE, read_table
 from ctan.errors import CaseError, DataError
 from ctan.files import sha256_of_digests
-from ctan.tasks import Classification, Segmentation, Task
+from ctan.tasks import Classification, Segmentation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,34 +44,35 @@ _JPEG_SCAN, _JPEG_END, _PNG_END = b"\xff\xda", b"\xff\xd9", b"IEND"
 
 # Mean and standard deviation of red, green and blue over the training pictures, as often published for HAM10000
 # (0.763, 0.546, 0.570 and 0.141, 0.153, 0.170 of full scale), in whole grey levels.
-RGB = ImageSpec("rgb", "uint8", 3, low=0, high=255, mean=(195, 139, 145), std=(36, 39, 43), outside=0, unit="")
+RGB = ImageSpec(
+    name="rgb", modality="photo", dtype="uint8", num_channels=3, low=0, high=255, mean=(195, 139, 145), std=(36, 39, 43)
+)
 
 
-class HAM10000:
-    """The reader and the tasks of HAM10000; implements `ctan.datasets.base.Dataset`."""
+class HAM10000(Dataset):
+    """The reader and the tasks of HAM10000; see `ctan.datasets.base.Dataset`."""
 
     name = "ham10000"
-    spatial_dims: Literal[2, 3] = 2
-    image = RGB
-    structures = ("Lesion",)
-    targets: Mapping[str, float] = {}
-    has_dose = False
-    labels: Mapping[str, tuple[str, ...]] = {"diagnosis": CLASSES}
-    facts: Mapping[str, Literal["string", "float64"]] = {
-        "age": "float64", "sex": "string", "localization": "string", "dx_type": "string"
-    }  # fmt: skip
-    strata: tuple[str, ...] = ("label_diagnosis",)
-    keeps_native = True
-    whole_image = True
-    augmentation = Augmentation(flip_axes=(0, 1), rotate_plane=(0, 1), max_scale=0.1, colour=True)
-    licence = f"CC BY-NC 4.0; HAM10000, P. Tschandl et al., Scientific Data 5 (2018), {SOURCE}"
-
-    def __init__(self, config: DataConfig | None = None) -> None:
-        self.config = config or DataConfig()
-
-    def tasks(self) -> tuple[Task, ...]:
-        """Return contouring of the lesion and its diagnosis."""
-        return Segmentation("lesion", self.structures), Classification("diagnosis", CLASSES)
+    spec = DataSpec(
+        dataset="ham10000",
+        spatial_dims=2,
+        image=RGB,
+        tasks=(Segmentation("lesion", ("Lesion",)), Classification("diagnosis", CLASSES)),
+        structures=("Lesion",),
+        labels={"diagnosis": CLASSES},
+        facts={"age": "float64", "sex": "string", "localization": "string", "dx_type": "string"},
+        strata=("label_diagnosis",),
+        whole_image=True,
+        augmentation=Augmentation(flip_axes=(0, 1), rotate_plane=(0, 1), max_scale=0.1, colour=True),
+        licence=f"CC BY-NC 4.0; HAM10000, P. Tschandl et al., Scientific Data 5 (2018), {SOURCE}",
+    )
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "smoke": {
+            "preprocess": {"grid_shape": [64, 96], "grid_spacing_mm": None},
+            "network": {"num_stages": 4},
+            "training": {"batch_size": 4},
+        },
+    }
 
     def find(self, raw_dir: Path) -> list[RawCase]:
         """List every picture by its id. What is wrong with one is told by `read`, so that none is lost silently.

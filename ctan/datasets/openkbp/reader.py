@@ -13,50 +13,61 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import CT, POSSIBLE_DOSE_MASK, Augmentation, Case, RawCase
-from ctan.config import DataConfig, ValidationConfig
-from ctan.datasets.base import Expectation, between
+from ctan.cases import CT, POSSIBLE_DOSE_MASK, Augmentation, Case, DataSpec, RawCase
+from ctan.config import ValidationConfig
+from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.openkbp.format import ORGANS, SHAPE, SPLIT_FOLDERS, TARGETS
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests
-from ctan.tasks import DoseRegression, Segmentation, Task
+from ctan.tasks import DoseRegression, Segmentation
 
 _REQUIRED = ("ct", "dose", POSSIBLE_DOSE_MASK, "voxel_dimensions")
+_PAIRS = (("LeftParotid", "RightParotid"),)
 _MAX_CT = 4095
 _NUM_VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
 
 
-class OpenKBP:
-    """The reader and the tasks of OpenKBP; implements `ctan.datasets.base.Dataset`."""
+class OpenKBP(Dataset):
+    """The reader and the tasks of OpenKBP; see `ctan.datasets.base.Dataset`."""
 
     name = "openkbp"
-    spatial_dims: Literal[2, 3] = 3
-    image = CT
-    structures = (*ORGANS, *TARGETS)
-    targets: Mapping[str, float] = TARGETS
-    has_dose = True
-    labels: Mapping[str, tuple[str, ...]] = {}
-    facts: Mapping[str, Literal["string", "float64"]] = {}
-    strata: tuple[str, ...] = ()
-    keeps_native = True
-    whole_image = False
-    augmentation = Augmentation(
-        flip_axes=(1,), left_right_axis=1, rotate_plane=(0, 1), rotate_step_degrees=40
-    )  # nine equispaced beams
-    licence = "OpenKBP, A. Babier et al., Medical Physics 48 (2021); MIT"
+    spec = DataSpec(
+        dataset="openkbp",
+        spatial_dims=3,
+        image=CT,
+        tasks=(Segmentation("contouring", ORGANS, mirrored_pairs=_PAIRS), DoseRegression("dose")),
+        structures=(*ORGANS, *TARGETS),
+        targets=TARGETS,
+        has_dose=True,
+        mirrored_pairs=_PAIRS,
+        augmentation=Augmentation(
+            flip_axes=(1,), left_right_axis=1, rotate_plane=(0, 1), rotate_step_degrees=40
+        ),  # nine equispaced beams
+        licence="OpenKBP, A. Babier et al., Medical Physics 48 (2021); MIT",
+    )
 
-    def __init__(self, config: DataConfig | None = None) -> None:
-        self.config = config or DataConfig()
-
-    def tasks(self) -> tuple[Task, ...]:
-        """Return contouring of the organs at risk and dose prediction."""
-        contouring = Segmentation("contouring", ORGANS, mirrored_pairs=(("LeftParotid", "RightParotid"),))
-        return contouring, DoseRegression("dose")
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "smoke": {
+            "preprocess": {"grid_shape": [48, 64, 48], "grid_spacing_mm": [4.0, 4.0, 4.0]},
+            "network": {"num_stages": 3},
+            "training": {"batch_size": 1},
+        },
+        "cpu": {
+            "preprocess": {"grid_shape": [96, 128, 128], "grid_spacing_mm": None},
+            "network": {"num_stages": 5},
+            "training": {"batch_size": 1},
+        },
+        "gpu": {
+            "preprocess": {"grid_shape": [96, 128, 128], "grid_spacing_mm": None},
+            "network": {"num_stages": 6},
+            "training": {"batch_size": 2},
+        },
+    }
 
     def find(self, raw_dir: Path) -> list[RawCase]:
         """List the patients of a folder by split and number; the folder may also be the one above `provided-data`.
@@ -87,17 +98,17 @@ class OpenKBP:
         missing = [f"{name}.csv" for name in _REQUIRED if name not in contents]
         if missing:
             raise CaseError(raw.case_id, f"{', '.join(missing)} missing; every patient needs them")
-        known = {*_REQUIRED, *self.structures}
+        known = {*_REQUIRED, *self.spec.structures}
         unknown = [f"{name}.csv" for name in contents if name not in known]
         if unknown:
             raise CaseError(
-                raw.case_id, f"{', '.join(unknown)}: unknown structure; known: {', '.join(self.structures)}"
+                raw.case_id, f"{', '.join(unknown)}: unknown structure; known: {', '.join(self.spec.structures)}"
             )
         from ctan.datasets.openkbp.sparse_csv import read_mask, read_values  # compiled: only readers pay for the import
 
         masks = {
             name: _parsed(raw.case_id, name, partial(read_mask, contents[name], _NUM_VOXELS))
-            for name in (*self.structures, POSSIBLE_DOSE_MASK)
+            for name in (*self.spec.structures, POSSIBLE_DOSE_MASK)
             if name in contents
         }
         ct = _parsed(raw.case_id, "ct", lambda: read_values(contents["ct"], _NUM_VOXELS, np.uint16, 0, _MAX_CT))
@@ -115,10 +126,6 @@ class OpenKBP:
             doses={"dose": dose},
             sha256=sha256_of_digests(digests),
         )
-
-    def remarks(self, raw_dir: Path) -> list[str]:
-        """Return nothing: every patient speaks for itself."""
-        return []
 
     def expectations(self, limits: ValidationConfig) -> list[Expectation]:
         """Return that PTV70 is contoured and that mean doses in targets are near their prescriptions."""

@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar
 
-from ctan.cases import CT, Augmentation, Case, RawCase
-from ctan.config import DataConfig, ValidationConfig
-from ctan.datasets.base import Expectation, between
+from ctan.cases import CT, Augmentation, Case, DataSpec, RawCase
+from ctan.config import DicomConfig, ValidationConfig
+from ctan.datasets.base import Dataset, Expectation, between
 from ctan.dicom.deidentify import Pseudonymiser, read_key
 from ctan.dicom.names import RoiNames
 from ctan.dicom.patient import read_planning
 from ctan.dicom.scan import DicomFile, identity, scan
 from ctan.errors import CaseError, DataError
-from ctan.tasks import DoseRegression, Segmentation, Task
+from ctan.tasks import DoseRegression, Segmentation
 
 DEFAULT_PRESCRIPTION_GY = 78.0
 
@@ -33,34 +34,41 @@ class PlanningRawCase(RawCase):
     files: tuple[DicomFile, ...] = field(default=(), repr=False)
 
 
-class Prostate:
-    """The reader and the tasks of planning data in DICOM-RT; implements `ctan.datasets.base.Dataset`."""
+class Prostate(Dataset):
+    """The reader and the tasks of planning data in DICOM-RT; see `ctan.datasets.base.Dataset`."""
 
     name = "prostate"
-    spatial_dims: Literal[2, 3] = 3
-    image = CT
-    has_dose = True
-    labels: Mapping[str, tuple[str, ...]] = {}
-    facts: Mapping[str, Literal["string", "float64"]] = {"prescription_gy": "float64"}
-    strata: tuple[str, ...] = ()
-    keeps_native = True
-    whole_image = False
-    augmentation = Augmentation(flip_axes=(1,), left_right_axis=1)
-    licence = "your own data: de-identified here, still medical data of people; keep it inside your institution"
+    Options = DicomConfig
+    options: DicomConfig
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "smoke": {
+            "preprocess": {"grid_shape": [48, 64, 48], "grid_spacing_mm": [5.0, 6.0, 5.0]},
+            "network": {"num_stages": 3},
+            "training": {"batch_size": 1},
+        },
+        "cpu": {"preprocess": {"cases_per_shard": 4}, "training": {"batch_size": 1}},
+        "gpu": {"preprocess": {"cases_per_shard": 4}, "training": {"rotate_probability": 0.0}},
+    }
 
-    def __init__(self, config: DataConfig | None = None) -> None:
-        self.config = config or DataConfig.model_validate({"dataset": "prostate"})
-        dicom = self.config.dicom
-        self._organs = tuple(name for name in dicom.structures if name not in dicom.targets)
-        self.structures: tuple[str, ...] = (*self._organs, *dicom.targets)
-        self.targets: Mapping[str, float] = dict.fromkeys(
-            dicom.targets, dicom.prescription_gy or DEFAULT_PRESCRIPTION_GY
+    @cached_property
+    def spec(self) -> DataSpec:
+        """The structures, targets and mirrored pairs that the settings name; tasks are contouring and dose."""
+        options = self.options
+        organs = tuple(name for name in options.structures if name not in options.targets)
+        pairs = options.mirrored_pairs
+        return DataSpec(
+            dataset=self.name,
+            spatial_dims=3,
+            image=CT,
+            tasks=(Segmentation("contouring", organs, mirrored_pairs=pairs), DoseRegression("dose")),
+            structures=(*organs, *options.targets),
+            targets=dict.fromkeys(options.targets, options.prescription_gy or DEFAULT_PRESCRIPTION_GY),
+            has_dose=True,
+            facts={"prescription_gy": "float64"},
+            mirrored_pairs=pairs,
+            augmentation=Augmentation(flip_axes=(1,), left_right_axis=1),
+            licence="your own data: de-identified here, still medical data of people; keep it inside your institution",
         )
-
-    def tasks(self) -> tuple[Task, ...]:
-        """Return contouring of the organs and dose prediction."""
-        pairs = self.config.dicom.mirrored_pairs
-        return Segmentation("contouring", self._organs, mirrored_pairs=pairs), DoseRegression("dose")
 
     def find(self, raw_dir: Path) -> list[RawCase]:
         """List the patients: one a folder, or one a PatientID of the files that lie in no folder, by pseudonym.
@@ -88,7 +96,7 @@ class Prostate:
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say which patients have no ID of their own, and how many ROI names the name map does not know."""
-        pseudonymiser, names = self._pseudonymiser(), RoiNames(self.config.dicom)
+        pseudonymiser, names = self._pseudonymiser(), RoiNames(self.options)
         groups = _grouped(raw_dir)
         remarks = []
         unnamed = [text for text, named in (identity(files) for _, files in groups) if text and not named]
@@ -115,7 +123,7 @@ class Prostate:
         files = raw.files if isinstance(raw, PlanningRawCase) else tuple(scan(raw.path))
         pseudonymiser = self._pseudonymiser()
         try:
-            planning = read_planning(files, pseudonymiser, self.config.dicom)
+            planning = read_planning(files, pseudonymiser, self.options)
         except DataError as error:
             raise CaseError(raw.case_id, str(error)) from None  # causes may quote values of the files
         known = planning.prescription_gy is not None
@@ -140,7 +148,7 @@ class Prostate:
             Expectation("prescription-known", "The prescribed dose is known (RTPLAN or data.dicom.prescription_gy)",
                         "", "ExpectColumnValuesToNotBeNull", {"column": "prescription_gy"}),
         ]  # fmt: skip
-        for name in self.targets:
+        for name in self.spec.targets:
             present = Expectation(f"{name}-present", f"{name} is contoured", "", "ExpectColumnValuesToNotBeNull",
                                   {"column": f"voxels_{name}"})  # fmt: skip
             found.append(present)
@@ -159,7 +167,7 @@ class Prostate:
         write_prostate_phantoms(output_dir, num_train, num_validation, seed, defects)
 
     def _pseudonymiser(self) -> Pseudonymiser:
-        return Pseudonymiser(read_key(self.config.dicom.key_file))
+        return Pseudonymiser(read_key(self.options.key_file))
 
 
 def _grouped(raw_dir: Path) -> list[tuple[Path, list[DicomFile]]]:

@@ -15,25 +15,28 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import Augmentation, Case, ImageSpec, RawCase
+from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
 from ctan.cases.volumes import is_axis_aligned, stored_ct, to_case_axes
-from ctan.config import DataConfig, ValidationConfig
-from ctan.datasets.base import Expectation, between
+from ctan.config import ValidationConfig
+from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.stoic.format import COLUMNS, IMAGES, REFERENCE
 from ctan.datasets.stoic.metaimage import Volume, read_mha
 from ctan.errors import CaseError, DataError
 from ctan.files import sha256_of_digests
-from ctan.tasks import Classification, Task
+from ctan.tasks import Classification
 
 COVID, SEVERITY = ("negative", "positive"), ("mild", "severe")
 
 # A lung window, -1024 to 300 HU as stored (nothing below air is kept), seen by the networks as -1 to 1.
-_LUNG = ImageSpec("ct", "uint16", 1, low=0, high=1324, mean=(662,), std=(662,), outside=0, unit="HU + 1024")
+_LUNG = ImageSpec(
+    name="ct", modality="ct", dtype="uint16", low=0, high=1324, mean=(662,), std=(662,), unit="HU + 1024",
+    body_threshold=1024 - 300,
+)  # fmt: skip
 _MAX_HU = 65536  # what 16 bits can hold, whatever the intercept
 _AIR, _TISSUE = 200, 1000  # HU + 1024: lungs and the air around hold smaller values, every patient larger ones
 _MAX_AGE = 120.0
@@ -44,31 +47,33 @@ _ZERO_OR_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas rewrites 1 as 1.0 
 _Row = tuple[int, dict[str, str]]  # line of the table, column -> text
 
 
-class STOIC:
-    """The reader and the tasks of STOIC; implements `ctan.datasets.base.Dataset`."""
+class STOIC(Dataset):
+    """The reader and the tasks of STOIC; see `ctan.datasets.base.Dataset`."""
 
     name = "stoic"
-    spatial_dims: Literal[2, 3] = 3
-    image = _LUNG
-    structures: tuple[str, ...] = ()
-    targets: Mapping[str, float] = {}
-    has_dose = False
-    labels: Mapping[str, tuple[str, ...]] = {"covid": COVID, "severity": SEVERITY}
-    facts: Mapping[str, Literal["string", "float64"]] = {"age": "float64", "sex": "string"}
-    strata: tuple[str, ...] = ("label_covid", "label_severity")
-    keeps_native = False
-    whole_image = False
-    augmentation = Augmentation(
-        rotate_plane=(0, 1), max_rotate_degrees=10, max_scale=0.1
-    )  # the heart stays on the left
-    licence = "STOIC, M.-P. Revel et al., Radiology 301 (2021); CC BY-NC 4.0"
-
-    def __init__(self, config: DataConfig | None = None) -> None:
-        self.config = config or DataConfig(dataset="stoic")
-
-    def tasks(self) -> tuple[Task, ...]:
-        """Return the diagnosis of COVID-19 and its severity; see the module about whose severity is known."""
-        return Classification("covid", classes=COVID), Classification("severity", classes=SEVERITY)
+    spec = DataSpec(
+        dataset="stoic",
+        spatial_dims=3,
+        image=_LUNG,
+        # see the module about whose severity is known
+        tasks=(Classification("covid", classes=COVID), Classification("severity", classes=SEVERITY)),
+        labels={"covid": COVID, "severity": SEVERITY},
+        facts={"age": "float64", "sex": "string"},
+        strata=("label_covid", "label_severity"),
+        keeps_native=False,
+        augmentation=Augmentation(rotate_plane=(0, 1), max_rotate_degrees=10, max_scale=0.1),  # the heart stays left
+        licence="STOIC, M.-P. Revel et al., Radiology 301 (2021); CC BY-NC 4.0",
+    )
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "*": {"validation": {"min_spacing_mm": 0.3}},
+        "smoke": {
+            "preprocess": {"grid_shape": [48, 64, 48], "grid_spacing_mm": [6.0, 6.0, 6.0]},
+            "network": {"num_stages": 3},
+            "training": {"batch_size": 2, "rotate_probability": 0.3},
+        },
+        "cpu": {"training": {"batch_size": 2, "learning_rate": 1.0e-3, "rotate_probability": 0.3}},
+        "gpu": {"training": {"epochs": 100, "translate_voxels": 0}},
+    }
 
     def find(self, raw_dir: Path) -> list[RawCase]:
         """List the scans of a folder by number; there is no official split.

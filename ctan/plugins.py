@@ -1,0 +1,75 @@
+"""Plug-ins: data sets, architectures and kinds of task, found by the entry points of any installed package.
+
+A package adds one by an entry point, `[project.entry-points."ctan.datasets"] name = "module:Class"`; ctan's own use the
+same door. Names are known without importing anything; the module is imported when the plug is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from ctan.errors import ConfigError
+
+DATASETS, NETWORKS, TASKS = "ctan.datasets", "ctan.networks", "ctan.tasks"
+_WHAT = {DATASETS: "data set", NETWORKS: "architecture", TASKS: "kind of task"}
+
+
+@cache
+def _found(group: str) -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=group):
+        if all(point.value != known.value for known in found.get(point.name, [])):  # a package may be listed twice
+            found.setdefault(point.name, []).append(point)
+    return found
+
+
+def names(group: str) -> tuple[str, ...]:
+    """Return the names of a group: ctan's own first, then those of other packages, each in alphabetical order."""
+
+    def foreign(name: str) -> bool:
+        return not any(point.value.startswith("ctan.") for point in _found(group)[name])
+
+    return tuple(sorted(_found(group), key=lambda name: (foreign(name), name)))
+
+
+def check(group: str, name: str, field: str) -> str:
+    """Return a name that is known.
+
+    Args:
+        group: `DATASETS`, `NETWORKS` or `TASKS`.
+        name: of the plug.
+        field: setting that names it, for the message.
+
+    Raises:
+        ConfigError: listing the known names; also when two packages offer it.
+    """
+    points = _found(group).get(name, [])
+    if not points:
+        close = difflib.get_close_matches(name, names(group), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"{field}: unknown {name!r}; {hint}allowed: {', '.join(names(group))}")
+    if len(points) > 1:
+        packages = " and ".join(sorted(point.dist.name if point.dist else point.value for point in points))
+        raise ConfigError(f"{field}: {packages} both bring a {_WHAT[group]} {name!r}; uninstall one of them")
+    return name
+
+
+def load(group: str, name: str, field: str) -> Any:
+    """Return what a plug's entry point names, usually a class.
+
+    Raises:
+        ConfigError: when the name is unknown, or the package that brings it cannot be imported.
+    """
+    check(group, name, field)
+    (point,) = _found(group)[name]
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        package = point.dist.name if point.dist else point.value
+        raise ConfigError(
+            f"{field}: the {_WHAT[group]} {name!r} of the package {package} cannot be loaded "
+            f"({type(error).__name__}: {error}); install its requirements, or uninstall it"
+        ) from error
