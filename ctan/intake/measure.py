@@ -54,6 +54,12 @@ def case_row(case: Case, spec: DataSpec, fold: int) -> dict[str, Any]:
     return row | {fact: case.facts.get(fact) for fact in spec.facts}
 
 
+def _extent(case: Case, image: np.ndarray, spec: DataSpec) -> tuple[int, ...]:
+    if spec.whole_image:
+        return case.shape
+    return occupied_extent(image, spec.image.body_threshold, case.masks.get(POSSIBLE_DOSE_MASK))
+
+
 def _dose_columns(case: Case) -> dict[str, Any]:
     dose, possible = case.doses["dose"], case.masks[POSSIBLE_DOSE_MASK]
     return {

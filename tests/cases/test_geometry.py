@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from ctan.cases import CT
 from ctan.cases import geometry as geo
 
 SPACING_MM = (3.0, 4.0, 2.5)
@@ -219,10 +220,10 @@ def test_the_body_is_the_largest_part_above_air():
     ct[4:16, 4:16, 4:16] = 1050
     ct[8:10, 8:10, 8:10] = 100  # air inside
     ct[18, :, :] = 1300  # table
-    body = geo.body_mask(ct)
+    body = geo.body_mask(ct, CT.body_threshold)
     assert body.sum() == 12**3 - 2**3
     assert not body[18].any()
-    assert not geo.body_mask(np.zeros((3, 3, 3), np.uint16)).any()
+    assert not geo.body_mask(np.zeros((3, 3, 3), np.uint16), CT.body_threshold).any()
 
 
 @given(arrays(bool, (4, 5, 3)))

@@ -10,7 +10,7 @@ import torch
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.inference import save_network
-from ctan.inputs import num_input_channels
+from ctan.inputs import Inputs
 from ctan.networks import build_network
 from ctan.store import StorePointer
 from ctan.tasks import tasks_of
@@ -45,14 +45,16 @@ def write_network(
     """
     torch.manual_seed(seed)
     predicted = tuple(task for task in tasks_of(DATASET.spec) if task.name in tasks)
-    channels = num_input_channels(config)
+    inputs = Inputs.of(config.data)
+    channels = inputs.num_channels(DATASET.spec)
     network = build_network(arch, predicted, channels, config.network)
     if fill is not None:
         for parameter in network.parameters():
             torch.nn.init.constant_(parameter, fill)
     model_json = {
         "arch": arch, "fold": fold, "seed": seed, "dataset": "openkbp", "tasks": [t.to_json() for t in predicted],
-        "in_channels": channels, "config": config.model_dump(mode="json"), "store_key": pointer.key,
+        "in_channels": channels, "spec": DATASET.spec.to_json(), "inputs": inputs.to_json(),
+        "config": config.model_dump(mode="json"), "store_key": pointer.key,
         "data_hash": pointer.data_hash, "code_hash": "", "config_hash": config.hash(), "run_id": f"run-{arch}-{seed}",
         "tracking_uri": "", "epochs": 1, "step_seconds": 0.1, "device": "cpu", "precision": "fp32",
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()), "macs_per_case": 10**9,

@@ -17,6 +17,7 @@ from ctan.evaluation.cases import EVALUATION, TUNING, write_cases
 from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
 from ctan.evaluation.improvement import relative_improvement
 from ctan.evaluation.summary import scores
+from ctan.inputs import Inputs
 from ctan.settings import load_config
 from ctan.tasks import DoseRegression, Segmentation, Task, tasks_of
 from ctan.training.history import write_history
@@ -81,7 +82,8 @@ def _model_json(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) ->
     config = load_config("cpu")
     return {
         "arch": arch, "fold": fold, "seed": seed, "dataset": "openkbp", "tasks": [t.to_json() for t in predicted],
-        "in_channels": 4, "config": config.model_dump(mode="json"), "store_key": "0123456789abcdef",
+        "in_channels": 4, "spec": get_dataset("openkbp").spec.to_json(), "inputs": Inputs().to_json(),
+        "config": config.model_dump(mode="json"), "store_key": "0123456789abcdef",
         "data_hash": "d" * 64, "code_hash": "c" * 64, "config_hash": config.hash(),
         "num_parameters": int(_PARAMETERS.get(arch, 5e6)), "macs_per_case": int(_PARAMETERS.get(arch, 5e6) * 9000),
         "run_id": f"run{arch}{fold}{seed}", "tracking_uri": "", "epochs": 10, "device": "cpu", "precision": "bf16",

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from ctan.config import RunConfig
+from ctan.datasets import get_dataset
 from ctan.inference import save_network
+from ctan.inputs import Inputs
 from ctan.networks import build_network
 from ctan.store import StorePointer
 from ctan.tasks import DoseRegression, Segmentation, Task
@@ -72,6 +74,8 @@ def write_model(
         "seed": seed,
         "dataset": "openkbp",
         "tasks": [task.to_json() for task in TASKS],
+        "spec": get_dataset("openkbp").spec.to_json(),
+        "inputs": Inputs().to_json(),
         "in_channels": 3,
         "config": config.model_dump(mode="json"),
         "store_key": "k" * 64,

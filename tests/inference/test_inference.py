@@ -13,10 +13,11 @@ from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.errors import DataError
 from ctan.inference import load_network
-from ctan.inputs import network_input
+from ctan.inputs import Inputs, network_input
 from tests.helpers.tracking import GRID, small_config, small_network, write_model
 
-STRUCTURES = get_dataset("openkbp").spec.structures
+SPEC = get_dataset("openkbp").spec
+STRUCTURES = SPEC.structures
 
 
 def stored_case(seed: int = 0) -> StoredCase:
@@ -57,7 +58,9 @@ def test_a_loaded_model_predicts_what_the_saved_network_does(tmp_path: Path, con
     predicted = model.predict(stored_case())
 
     with torch.no_grad():
-        raw = small_network(config, arch, seed=0)(torch.from_numpy(network_input(stored_case(), config))[None])
+        raw = small_network(config, arch, seed=0)(
+            torch.from_numpy(network_input(stored_case(), SPEC, Inputs.of(config.data)))[None]
+        )
     np.testing.assert_array_equal(predicted["contours"], torch.sigmoid(raw["contours"][0]).numpy())
     np.testing.assert_array_equal(predicted["dose"], raw["dose"][0].clamp_min(0).numpy() * 70)
     assert {name: array.shape for name, array in predicted.items()} == {"contours": (3, *GRID), "dose": (1, *GRID)}
@@ -78,7 +81,7 @@ def test_a_test_time_flip_makes_the_prediction_symmetric_up_to_paired_structures
     tmp_path: Path, config: RunConfig
 ) -> None:
     model = load_network(write_model(tmp_path / "model", config), test_time_flip=True)
-    image = network_input(stored_case(), config)[None]
+    image = network_input(stored_case(), SPEC, Inputs.of(config.data))[None]
     straight = model.predict_batch(image)
     mirrored = model.predict_batch(image[..., ::-1, :].copy())  # axis 1 of (D, H, W) is left-right
     brainstem, right, left = 0, 1, 2
@@ -96,13 +99,10 @@ def test_the_flip_follows_the_models_settings_unless_told_otherwise(tmp_path: Pa
     assert not load_network(folder, test_time_flip=False).test_time_flip
 
 
-def test_flipping_oracle_inputs_swaps_the_paired_organs_among_the_channels(tmp_path: Path, config: RunConfig) -> None:
-    oracle = small_config(data={"inputs": "oracle"})
-    model = replace(load_network(write_model(tmp_path / "model", config)), config=oracle)
-    model.model_json["in_channels"] = network_input(stored_case(), oracle).shape[0]
-    dataset = get_dataset("openkbp")
-    organs = [name for name in STRUCTURES if name not in dataset.spec.targets]
-    order = model._mirrored_channels
+def test_flipping_oracle_inputs_swaps_the_paired_organs_among_the_channels() -> None:
+    oracle, organs = Inputs("oracle"), SPEC.organs
+    order = oracle.mirrored_channels(SPEC)
+    assert len(order) == network_input(stored_case(), SPEC, oracle).shape[0] == oracle.num_channels(SPEC)
     assert order[:3] == [0, 1, 2]
     moved = {organs[i]: organs[channel - 3] for i, channel in enumerate(order[3:]) if channel != i + 3}
     assert moved == {"LeftParotid": "RightParotid", "RightParotid": "LeftParotid"}

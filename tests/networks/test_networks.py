@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ctan.config import DEFAULT_ARCHITECTURES
 from ctan.errors import ConfigError
 from ctan.networks import build_network, count_macs, count_parameters
 from ctan.networks.backbone import stage_widths

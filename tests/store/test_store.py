@@ -442,7 +442,11 @@ def test_the_working_grid_holds_all_of_a_real_patient(tmp_path):
     for found in DATASET.find(tmp_path):
         case = DATASET.read(found)
         placed = geo.place(
-            geo.body_mask(case.images["ct"]), case.masks["possible_dose_mask"], case.spacing_mm, (96, 128, 128), None
+            geo.body_mask(case.images["ct"], DATASET.spec.image.body_threshold),
+            case.masks["possible_dose_mask"],
+            case.spacing_mm,
+            (96, 128, 128),
+            None,
         )
         for mask in case.masks.values():
             assert geo.to_working(mask, placed).sum() == mask.sum()

@@ -11,7 +11,7 @@ from ctan.cases import RawCase
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.errors import ConfigError
-from ctan.inputs import network_input, num_input_channels
+from ctan.inputs import Inputs, network_input
 from ctan.intake.build import preprocess
 from ctan.intake.ingest import ingest
 from ctan.settings import load_config
@@ -20,6 +20,7 @@ from ctan.training.augment import flip, recolour, rotate
 
 PICTURES = load_config("smoke", {"data.dataset": "ham10000", "preprocess.grid_shape": [32, 48]})
 SCANS = load_config("smoke", {"data.dataset": "stoic", "preprocess.grid_shape": [24, 32, 24]})
+INPUTS = Inputs.of(SCANS.data)
 
 
 def build(config: RunConfig, folder: Path) -> tuple[Store, dict[str, RawCase]]:
@@ -82,9 +83,9 @@ def test_a_data_set_without_official_split_gets_one_by_group_that_is_stored(
 def test_a_network_sees_each_colour_normalised(pictures: tuple[Store, dict[str, RawCase]]) -> None:
     store, _ = pictures
     stored = store.load(store.case_ids()[0])
-    spec = get_dataset(PICTURES.data).spec.image
-    seen = network_input(stored, PICTURES)
-    assert seen.shape == (num_input_channels(PICTURES), 32, 48) == (3, 32, 48)
+    spec = store.spec.image
+    seen = network_input(stored, store.spec, INPUTS)
+    assert seen.shape == (INPUTS.num_channels(store.spec), 32, 48) == (3, 32, 48)
     for channel in range(3):
         expected = (stored.image["rgb"][channel].astype(float) - spec.mean[channel]) / spec.std[channel]
         np.testing.assert_allclose(seen[channel], expected, rtol=1e-5, atol=1e-5)
@@ -100,7 +101,7 @@ def test_a_scan_without_dose_and_contours_keeps_the_working_image_alone(
     assert stored.dose.size == stored.dose_mask.size == stored.target_distance.size == 0
     np.testing.assert_array_equal(reference.images["ct"], stored.image["ct"])
     assert reference.spacing_mm == stored.spacing_mm == (6.0, 6.0, 6.0)
-    seen = network_input(stored, SCANS)
+    seen = network_input(stored, store.spec, INPUTS)
     assert seen.shape == (1, 24, 32, 24)
     assert -1 <= seen.min() < seen.max() <= 1
 

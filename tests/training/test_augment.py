@@ -8,12 +8,10 @@ import pytest
 from ctan.cases import StoredCase
 from ctan.config import TrainingConfig
 from ctan.datasets import get_dataset
-from ctan.tasks import tasks_of
 from ctan.training.augment import augment, flip, mirrored_order, rotate, translate
 
-DATASET = get_dataset("openkbp")
-STRUCTURES = DATASET.spec.structures
-TASKS = tasks_of(DATASET.spec)
+SPEC = get_dataset("openkbp").spec
+STRUCTURES = SPEC.structures
 LEFT, RIGHT = STRUCTURES.index("LeftParotid"), STRUCTURES.index("RightParotid")
 
 
