@@ -60,8 +60,8 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys to `target`, atomically."""
-    write_text(target, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    """Write `value` as indented JSON to `target`, atomically; keys keep their order."""
+    write_text(target, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path, advice: str) -> Any:

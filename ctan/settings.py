@@ -5,6 +5,7 @@ Errors name the field and what is allowed.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -101,14 +102,14 @@ def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | No
     Raises:
         ConfigError: naming the field and what is allowed.
     """
-    where, own = f"profile {profile!r}", _own_values(profile)
-    for field, value in _parse_overrides(overrides).items():
-        _set(own, field, value)
-    own = migrate_settings(own, where)
+    where, chosen = f"profile {profile!r}", _parse_overrides(overrides)
+    own = migrate_settings(_own_values(profile), where)
     base = profile if profile in PROFILES else own.get("profile")
-    start = _profile_values(base, own, where) if base in PROFILES else {}
-    name = profile if profile in PROFILES else Path(profile).stem
-    return _build(_merge(start, own) | {"profile": name}, where)
+    own["profile"] = profile if profile in PROFILES else Path(profile).stem
+    if base in PROFILES:
+        data = {field: value for field, value in chosen.items() if field.startswith("data.")}
+        own = _merge(_profile_values(base, _with(own, data), where), own)
+    return _build(_with(own, chosen), where)
 
 
 def config_from_yaml(path: Path) -> RunConfig:
@@ -165,7 +166,8 @@ def _profile_values(profile: str, own: dict[str, Any], where: str) -> dict[str, 
     text = resources.files("ctan").joinpath(f"profiles/{profile}.yaml").read_text(encoding="utf-8")
     values: dict[str, Any] = yaml.safe_load(text) or {}
     of_dims = {2: values.pop("pictures", {}), 3: values.pop("volumes", {})}
-    data = _validated(DataConfig, _merge(values.get("data", {}), own.get("data") or {}), where, "data")
+    own_data = migrate_settings(own, where).get("data") or {}
+    data = _validated(DataConfig, _merge(values.get("data", {}), own_data), where, "data")
     dataset = get_dataset(data)
     dims = dataset.spec.spatial_dims
     of_dataset = _merge(dict(dataset.profiles.get("*", {})), dict(dataset.profiles.get(profile, {})))
@@ -193,6 +195,14 @@ def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, 
         except yaml.YAMLError as error:
             raise ConfigError(f"override {item!r}: the value is not valid YAML: {error}") from error
     return parsed
+
+
+def _with(values: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with single fields replaced."""
+    changed = copy.deepcopy(values)
+    for field, value in chosen.items():
+        _set(changed, field, value)
+    return changed
 
 
 def _set(values: dict[str, Any], field: str, value: Any) -> None:

@@ -15,7 +15,7 @@ from ctan.intake.ingest import ingest
 from ctan.intake.planning import Proposal, apply, propose
 from ctan.settings import config_from_yaml, load_config
 
-SCAN, PICTURE = get_dataset("stoic"), get_dataset("ham10000")
+SCAN, PICTURE = get_dataset("stoic").spec, get_dataset("ham10000").spec
 
 
 def rows(extent: list[int], spacing_mm: list[float], count: int = 20) -> list[dict[str, Any]]:
