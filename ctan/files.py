@@ -100,20 +100,3 @@ def sha256_of_json(value: Any) -> str:
     """Return the SHA-256 of a JSON-able value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def code_hash(*rooms: str) -> str:
-    """Return the SHA-256 over the Python sources of the named rooms of `ctan`.
-
-    Args:
-        rooms: modules or packages inside `ctan`, such as `"networks"` or `"tasks"`.
-    """
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for room in sorted(rooms):
-        base = root / room
-        sources = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
-        for source in sources:
-            digest.update(f"{source.relative_to(root).as_posix()}\0".encode())
-            digest.update(source.read_bytes().replace(b"\r\n", b"\n"))
-    return digest.hexdigest()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ctan.cases import DataSpec
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
-from ctan.datasets.base import Dataset
 from ctan.intake.ingest import ingest
 from ctan.intake.planning import Proposal, apply, propose
 from ctan.settings import config_from_yaml, load_config
@@ -22,9 +22,9 @@ def rows(extent: list[int], spacing_mm: list[float], count: int = 20) -> list[di
     return [{"extent": extent, "spacing_mm": spacing_mm}] * count
 
 
-def planned(cases: list[dict[str, Any]], dataset: Dataset) -> dict[str, Proposal]:
-    config = load_config("cpu", {"data.dataset": dataset.name})
-    return {proposal.field: proposal for proposal in propose(cases, dataset.spec, config)}
+def planned(cases: list[dict[str, Any]], spec: DataSpec) -> dict[str, Proposal]:
+    config = load_config("cpu", {"data.dataset": spec.dataset})
+    return {proposal.field: proposal for proposal in propose(cases, spec, config)}
 
 
 def test_a_grid_that_fits_keeps_the_voxels_of_the_median_case() -> None:

@@ -265,7 +265,7 @@ def test_the_data_hash_changes_with_the_data(raw, native, tmp_path, column):
 
     rows = read_manifest(raw[0] / "manifest" / MANIFEST_FILE).to_pylist()
     rows[0][column] = 4 if column == "fold" else "other"
-    changed = _pointer(pa.Table.from_pylist(rows, schema=SCHEMA(DATASET.spec)), DATASET.spec, str(tmp_path), NATIVE)
+    changed = _pointer(pa.Table.from_pylist(rows, schema=SCHEMA(DATASET.spec)), DATASET, str(tmp_path), NATIVE)
     assert changed.data_hash != native.pointer.data_hash
     assert changed.key != native.pointer.key
 

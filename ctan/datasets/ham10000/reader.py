@@ -53,6 +53,7 @@ class HAM10000(Dataset):
     """The reader and the tasks of HAM10000; see `ctan.datasets.base.Dataset`."""
 
     name = "ham10000"
+    version = 1
     spec = DataSpec(
         dataset="ham10000",
         spatial_dims=2,

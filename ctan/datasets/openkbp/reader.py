@@ -36,6 +36,7 @@ class OpenKBP(Dataset):
     """The reader and the tasks of OpenKBP; see `ctan.datasets.base.Dataset`."""
 
     name = "openkbp"
+    version = 1
     spec = DataSpec(
         dataset="openkbp",
         spatial_dims=3,

@@ -51,6 +51,7 @@ class STOIC(Dataset):
     """The reader and the tasks of STOIC; see `ctan.datasets.base.Dataset`."""
 
     name = "stoic"
+    version = 1
     spec = DataSpec(
         dataset="stoic",
         spatial_dims=3,
