@@ -94,6 +94,8 @@ class DicomConfig(Settings):
                     raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from error
         if unknown := [name for name in self.targets if name not in self.structures]:
             raise ValueError(f"targets: {', '.join(unknown)} not in structures ({', '.join(self.structures)})")
+        if not self.targets:
+            raise ValueError("targets: expected at least one structure, whose prescription scales the dose")
         organs = [name for name in self.structures if name not in self.targets]
         if not organs:
             raise ValueError("structures: expected an organ besides the targets")

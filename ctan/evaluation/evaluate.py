@@ -28,8 +28,7 @@ from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import DoseRegression, tasks_of
 
 if TYPE_CHECKING:
-    from ctan import versions
-from ctan.cases import Case
+    from ctan.cases import Case
     from ctan.inference import LoadedModel
 
 
@@ -47,9 +46,7 @@ def evaluation_hash(store: Store) -> str:
     wanted = set(evaluation_cases(store))
     rows = store.manifest.select(["case_id", "sha256"]).to_pylist()
     cases = sorted([row["case_id"], row["sha256"]] for row in rows if row["case_id"] in wanted)
-    truth = [
-        [case_id, dict(labels)] for case_id, labels in zip(sorted(wanted), store.labels(sorted(wanted)), strict=True)
-    ]
+    truth = [dict(labels) for labels in store.labels([case_id for case_id, _ in cases])]
     scoring = versions.of_scoring(tasks_of(store.spec))
     return sha256_of_json([cases, truth, store.spec.to_json(), store.versions, scoring])
 
