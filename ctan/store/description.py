@@ -56,6 +56,20 @@ def parse_description(content: bytes, where: str, advice: str) -> dict[str, Any]
     return description
 
 
+def read_summary(content: bytes, where: str) -> tuple[str, int]:
+    """Return data set and number of cases that a `store.json` tells.
+
+    Args:
+        content: its bytes.
+        where: folder or address of the store, for errors.
+
+    Raises:
+        DataError: see `parse_description`.
+    """
+    description = parse_description(content, where, REBUILD)
+    return str(description["dataset"]), len(description["cases"])
+
+
 def sealed(description: dict[str, Any]) -> dict[str, Any]:
     """Return a description with the hash of all that it says: whoever reads it can tell whether it was changed."""
     return {**description, _SEAL: sha256_of_json(description)}
