@@ -7,7 +7,7 @@ shows itself and the outlines on it. Nothing here is needed to train; matplotlib
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ctan.datasets.base import Case, Dataset
 from ctan.drawing import INK, MUTED, png, structure_colours, style, write_figure_png
 from ctan.errors import ConfigError, DataError
 from ctan.files import write_text
+from ctan.html import Markup
 from ctan.tasks import Segmentation
 
 _HU_OFFSET = 1024
@@ -76,8 +77,14 @@ def contact_sheet(case: Case, dataset: Dataset) -> Figure:
         case: at native resolution, as `Dataset.read` returns it.
         dataset: whose case it is.
     """
+    case = _finite(case)
     with style():
         return _volume_sheet(case, dataset) if dataset.spatial_dims == 3 else _picture_sheet(case, dataset)
+
+
+def _finite(case: Case) -> Case:
+    """Return a case whose doses are 0 where they are not finite: whatever is wrong with it, it can be looked at."""
+    return replace(case, doses={name: np.nan_to_num(dose, posinf=0, neginf=0) for name, dose in case.doses.items()})
 
 
 def write_contact_sheet(cases: Iterable[Case], dataset: Dataset, path: Path) -> None:
@@ -106,11 +113,19 @@ def write_contact_sheet(cases: Iterable[Case], dataset: Dataset, path: Path) -> 
 def write_contact_page(cases: Iterable[Case], dataset: Dataset, path: Path) -> None:
     """Write a self-contained HTML page of any number of cases, whatever the path is called; see `write_contact_sheet`.
 
+    A case that cannot be drawn costs its picture, not the page.
+
     Raises:
         DataError: when there is no case.
     """
     first, left = _first(cases)
     write_text(path, _page(chain([first], left), dataset))
+
+
+def write_empty_page(dataset: Dataset, path: Path, why: str) -> None:
+    """Write a page that says why it shows no case."""
+    title = f"{dataset.name}: no contact sheet"
+    write_text(path, html.page(title, html.element("h1", title), html.element("p", why)))
 
 
 def _first(cases: Iterable[Case]) -> tuple[Case, Iterator[Case]]:
@@ -122,14 +137,18 @@ def _first(cases: Iterable[Case]) -> tuple[Case, Iterator[Case]]:
 
 
 def _page(cases: Iterable[Case], dataset: Dataset) -> str:
-    sheets = [
-        html.image(
-            png(contact_sheet(case, dataset), _PAGE_DPI), f"Contact sheet of {case.case_id}: {_about(case, dataset)}"
-        )
-        for case in cases
-    ]
+    sheets = [_sheet(case, dataset) for case in cases]
     title = f"{dataset.name}: contact sheet of {len(sheets)} {'case' if len(sheets) == 1 else 'cases'}"
     return html.page(title, html.element("h1", title), html.element("p", dataset.licence, class_="soft"), *sheets)
+
+
+def _sheet(case: Case, dataset: Dataset) -> Markup:
+    """Return one case's sheet as part of a page; a sentence where it cannot be drawn."""
+    try:
+        drawn = png(contact_sheet(case, dataset), _PAGE_DPI)
+        return html.image(drawn, f"Contact sheet of {case.case_id}: {_about(_finite(case), dataset)}")
+    except Exception as error:
+        return html.element("p", f"{case.case_id} could not be drawn ({type(error).__name__}).")
 
 
 def _about(case: Case, dataset: Dataset) -> str:

@@ -147,9 +147,8 @@ def read_table(root: Path, limits: ReadingConfig | None = None) -> Table:
     path = root / TABLE_FILE
     try:
         status = path.stat()
-    except OSError as error:
-        raise DataError(f"{TABLE_FILE}: cannot be read ({error.strerror}); it belongs beside the folders of images "
-                        f"and is part of {SOURCE}") from error  # fmt: skip
+    except OSError:  # said when it is opened
+        return _read(path, 0, 0, limits or ReadingConfig())
     return _read(path, status.st_mtime_ns, status.st_size, limits or ReadingConfig())
 
 
@@ -160,7 +159,9 @@ def _read(path: Path, mtime_ns: int, size: int, limits: ReadingConfig) -> Table:
         content = read_bytes(path, limits, _MAX_FILE_BYTES)
         text = content.decode("utf-8-sig")
     except DataError as error:
-        raise DataError(f"{TABLE_FILE}: {error}") from error
+        raise DataError(
+            f"{TABLE_FILE}: {error}; it belongs beside the folders of images and is part of {SOURCE}"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{TABLE_FILE}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
     table = _parse(text, content.startswith(b"\xef\xbb\xbf"))
