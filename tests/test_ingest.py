@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
+from PIL import Image, ImageOps
 
 from ctan.config import DataConfig
 from ctan.datasets import RawCase, get_dataset, open_source, parse_phantom
@@ -117,6 +121,80 @@ def test_when_all_cases_are_broken_it_stops_after_writing_the_reasons(raw, tmp_p
         ingest(str(raw), tmp_path / "out", CONFIG, num_workers=2)
     assert len(quarantine_of(tmp_path / "out")) == 6
     assert manifest_of(tmp_path / "out").num_rows == 0
+
+
+def test_a_case_that_takes_longer_than_the_settings_allow_is_quarantined(raw, tmp_path):
+    config = load_config("smoke", {"data.reading.case_seconds": 1e-6})
+    with pytest.raises(DataError, match="all 6 cases are in quarantine"):
+        ingest(str(raw), tmp_path / "out", config, num_workers=1)
+    assert {row["reason"] for row in quarantine_of(tmp_path / "out")} == {
+        "cannot be read: not done after 1e-06 s; data.reading.case_seconds allows no more"
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(KeyError("Miller^Anna"), "cannot be read: KeyError in ctan.datasets.ingest, line NUMBER; "
+      "the files are damaged in a way that this reader does not know"),
+     (MemoryError("Miller^Anna"), "cannot be read: MemoryError in ctan.datasets.ingest, line NUMBER; "
+      "it needs more memory than there is")],
+    ids=["KeyError", "MemoryError"],
+)  # fmt: skip
+def test_any_error_of_a_case_becomes_its_row_with_kind_and_place_but_no_values(
+    written, tmp_path, monkeypatch, error, reason
+):
+    """No file is known to do this any more, so a reader is made to."""
+    read = type(DATASET).read
+
+    def stumble(self, raw):
+        if raw.case_id == "pt_3":
+            raise error
+        return read(self, raw)
+
+    monkeypatch.setattr(type(DATASET), "read", stumble)
+    summary = ingest(str(written), tmp_path, CONFIG, num_workers=0)
+    assert (summary.num_cases, summary.num_quarantined) == (5, 1)
+    (row,) = quarantine_of(tmp_path)
+    assert (row["case_id"], re.sub(r"line \d+", "line NUMBER", row["reason"])) == ("pt_3", reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"doses": {"dose": np.full((2, 2, 2), np.nan, np.float32)}}, "dose: 8 voxels are NaN or infinite"),
+     ({"spacing_mm": (1e-320, 1.0, 1.0)}, "expected positive voxel edges in mm, found [1e-320, 1.0, 1.0]"),
+     ({"group_id": "pt_4"}, "belongs to another group than when it was listed; the files changed, try again")],
+    ids=["NaN", "spacing", "group"],
+)  # fmt: skip
+def test_what_a_reader_returns_is_checked_whatever_the_format(written, tmp_path, monkeypatch, changes, reason):
+    read = type(DATASET).read
+
+    def changed(self, raw):
+        case = read(self, raw)
+        return replace(case, **changes) if raw.case_id == "pt_3" else case
+
+    monkeypatch.setattr(type(DATASET), "read", changed)
+    ingest(str(written), tmp_path, CONFIG, num_workers=0)
+    assert [(row["case_id"], row["reason"]) for row in quarantine_of(tmp_path)] == [("pt_3", reason)]
+
+
+def test_remarks_on_cases_are_told_once_with_the_cases(tmp_path):
+    pictures = get_dataset("ham10000")
+    pictures.write_phantoms(tmp_path / "raw", 8, 2, 0)
+    masks = sorted((tmp_path / "raw").glob("*segmentations*/*.png"))[:2]
+    for path in masks:
+        ImageOps.invert(Image.open(path)).save(path)
+    turned = sorted((tmp_path / "raw").glob("*part_1/*.jpg"))[-1]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(turned).save(turned, exif=exif)
+    config = load_config("smoke", {"data.dataset": "ham10000"})
+    remarks = ingest(str(tmp_path / "raw"), tmp_path / "out", config, num_workers=0).remarks
+    names = ", ".join(path.name.removesuffix("_segmentation.png") for path in masks)
+    assert f"the mask covers most of the picture's border (is it inverted?): 2 cases ({names})" in remarks
+    assert f"the picture is turned or mirrored as its EXIF orientation says: 1 case ({turned.stem})" in remarks
+    plan = yaml.safe_load((tmp_path / "out" / "plan.yaml").read_text())
+    assert " pixels, rounded up" in plan["preprocess.grid_shape"]["reason"]
+    assert " mm" not in str(plan)
 
 
 def test_an_empty_folder_is_refused_and_nothing_is_written(tmp_path):
