@@ -17,7 +17,7 @@ from ctan.files import sha256_of_json
 
 if TYPE_CHECKING:
     from ctan.config import RunConfig
-    from ctan.datasets import Dataset
+    from ctan.datasets.base import Dataset
     from ctan.tasks import Task
 
 DICOM = 1  # ctan/dicom: from DICOM files to arrays, the rasteriser of contours included

@@ -6,12 +6,10 @@ import multiprocessing
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +34,7 @@ from ctan.store.manifest import (
     write_manifest,
 )
 from ctan.store.pointer import StorePointer, stores_folder
+from ctan.workers import exit_with_parent
 
 if TYPE_CHECKING:
     from ctan.cases import RawCase
@@ -284,14 +283,7 @@ def _start_worker() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_after(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
+    exit_with_parent()
 
 
 def _write_shard(shard: _Shard) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from ctan.datasets import get_dataset
 from ctan.drawing import structure_colours
 from ctan.errors import ConfigError, DataError
 from ctan.intake.contact_sheet import contact_sheet, write_contact_sheet
+from ctan.intake.look import show_few
+from ctan.settings import load_config
 from ctan.tasks import tasks_of
 
 OPENKBP, STOIC, HAM10000 = (get_dataset(name).spec for name in ("openkbp", "stoic", "ham10000"))
@@ -261,3 +263,28 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(scan, tmp_path):
     with pytest.raises(DataError, match="there is no case to draw"):
         write_contact_sheet([], STOIC, tmp_path / "sheet.html")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_dose_that_is_not_a_number_everywhere_can_still_be_looked_at(planned):
+    dose = planned.doses["dose"].copy()
+    dose[0, 0, :3] = np.nan, np.inf, -np.inf
+    figure = contact_sheet(replace(planned, doses={"dose": dose}), OPENKBP)
+    assert len(panels(figure)) == 15
+    assert "largest dose 70.0 Gy" in " ".join(texts(figure))
+
+
+def test_a_case_that_cannot_be_drawn_costs_its_picture_and_not_the_page(planned, tmp_path):
+    path = tmp_path / "sheets.html"
+    odd = replace(planned, case_id="odd", spacing_mm=(1e-320, 1.0, 1.0))
+    write_contact_sheet([odd, planned], OPENKBP, path)
+    assert "odd could not be drawn (" in path.read_text()
+    assert [alt.split(":")[0] for alt, _ in Sources(path.read_text()).images] == ["Contact sheet of pt_7"]
+
+
+def test_the_page_of_an_ingestion_never_fails_it(tmp_path, capsys):
+    config = load_config("smoke")
+    show_few("phantom:train=2,validation=1", tmp_path / "no manifest", tmp_path / "sheet.html", config)
+    assert "no case could be shown" in (tmp_path / "sheet.html").read_text()
+    assert "sheet.html: no case could be shown" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    show_few("phantom", tmp_path / "no manifest", tmp_path / "file" / "sheet.html", config)  # cannot be written

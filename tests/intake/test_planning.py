@@ -75,7 +75,7 @@ def test_a_field_can_be_left_to_the_data_by_name() -> None:
 
 def test_ingestion_writes_the_plan_with_a_reason_for_each_number_and_uses_it(tmp_path: Path) -> None:
     config = load_config("cpu", {"data.dataset": "stoic"})
-    summary = ingest("phantom:train=6,validation=2", tmp_path, config, num_workers=1)
+    summary = ingest("phantom:train=6,validation=2", tmp_path, config, num_workers=0)
     plan = yaml.safe_load((tmp_path / "plan.yaml").read_text(encoding="utf-8"))
     used = config_from_yaml(tmp_path / "config.yaml")
     assert list(used.preprocess.grid_shape) == plan["preprocess.grid_shape"]["value"]
