@@ -61,6 +61,17 @@ class DicomConfig(Settings):
         description="regular expressions of the body contour; made from the CT where there is none",
     )
     prescription_gy: float | None = Field(None, gt=0, description="prescribed dose; null: from each RTPLAN")
+    allow_gaps: tuple[str, ...] = Field(
+        (), description="structures of several parts: slices without a contour between others are meant"
+    )
+    fill_gaps: tuple[str, ...] = Field(
+        (), description="structures whose slices without a contour between others are filled by shape"
+    )
+    contradictions: Literal["refuse", "remark"] = Field(
+        "refuse",
+        description="contours that lie elsewhere than the image they name, plans made on another structure set: "
+        "refuse the case, or read it as its own numbers say, with a remark",
+    )
     sum_beams: bool = Field(False, description="add up a complete set of BEAM doses where there is no PLAN dose")
     key_file: str = Field("", description="file with the key of the de-identification; empty: CTAN_DEID_KEY")
     dates: Literal["drop", "shift"] = Field("drop", description="drop dates, or shift all of a patient by one offset")
@@ -78,6 +89,11 @@ class DicomConfig(Settings):
                     raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from error
         if unknown := [name for name in self.targets if name not in self.structures]:
             raise ValueError(f"targets: {', '.join(unknown)} not in structures ({', '.join(self.structures)})")
+        for setting in ("allow_gaps", "fill_gaps"):
+            if unknown := [name for name in getattr(self, setting) if name not in self.structures]:
+                raise ValueError(f"{setting}: {', '.join(unknown)} not in structures ({', '.join(self.structures)})")
+        if both := [name for name in self.allow_gaps if name in self.fill_gaps]:
+            raise ValueError(f"allow_gaps and fill_gaps both name {', '.join(both)}; expected one of them")
         organs = [name for name in self.structures if name not in self.targets]
         if not organs:
             raise ValueError("structures: expected an organ besides the targets")

@@ -44,6 +44,7 @@ class Case:
         labels: name -> class label of image-level tasks; a label that is not known has no entry.
         facts: further columns of the manifest, see `Dataset.facts`; what is not known has no entry.
         sha256: of the raw bytes (`ctan.files.sha256_of_digests`).
+        remarks: what was mended, left out or looks odd, a sentence each; nothing that identifies anybody.
     """
 
     case_id: str
@@ -56,6 +57,7 @@ class Case:
     sha256: str
     labels: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str | float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

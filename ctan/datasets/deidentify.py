@@ -78,7 +78,9 @@ _CODES = {
         "PLAN MULTI_PLAN PLAN_OVERVIEW FRACTION BEAM BRACHY FRACTION_SESSION BEAM_SESSION "
         "BRACHY_SESSION CONTROL_POINT RECORD"
     ),
-    "ContourGeometricType": _words("POINT OPEN_PLANAR OPEN_NONPLANAR CLOSED_PLANAR CLOSEDPLANAR_XOR"),
+    "ContourGeometricType": _words(
+        "POINT OPEN_PLANAR OPEN_NONPLANAR CLOSED_PLANAR CLOSEDPLANAR_XOR INTERPOLATED_PLANAR"
+    ),
     "DoseReferenceStructureType": _words("POINT VOLUME COORDINATES SITE"),
     "DoseReferenceType": _words("TARGET ORGAN_AT_RISK"),
     "TreatmentDeliveryType": _words("TREATMENT OPEN_PORTFILM TRMT_PORTFILM CONTINUATION SETUP"),
@@ -244,7 +246,7 @@ class _Pass:
             elif keyword in _UIDS:
                 setattr(copy, keyword, self._uid(_text(source, keyword)))
             elif keyword in _CODES:
-                found = [str(code).strip() for code in _values(source, keyword)]
+                found = [str(code).strip(" \0").upper() for code in _values(source, keyword)]
                 codes = [code if code in _CODES[keyword] else OTHER for code in found if code]
                 setattr(copy, keyword, codes if len(codes) > 1 else "".join(codes))
             elif keyword == "ROIName":

@@ -128,6 +128,7 @@ class Prostate:
             doses={"dose": planning.dose},
             sha256=planning.sha256,
             facts={"prescription_gy": float(planning.prescription_gy or 0)} if known else {},
+            remarks=planning.remarks,
         )
 
     def expectations(self, limits: ValidationConfig) -> list[Expectation]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ctan.config import DicomConfig
 from ctan.datasets.base import POSSIBLE_DOSE_MASK
 from ctan.datasets.deidentify import Pseudonymiser, quiet_pydicom
-from ctan.datasets.dicomrt.contours import masks_of
+from ctan.datasets.dicomrt.contours import structures_of
 from ctan.datasets.dicomrt.dose import dose_on, plan_of, prescription_of
 from ctan.datasets.dicomrt.names import BODY, RoiNames
 from ctan.datasets.dicomrt.scan import DicomFile, Kind, open_files
@@ -40,6 +40,7 @@ class Planning:
         prescription_gy: None when it is not known.
         num_unknown_rois: ROIs whose names match no structure.
         sha256: of the bytes of all files, whatever their names.
+        remarks: what was mended, left out or looks odd, a sentence each.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -49,6 +50,7 @@ class Planning:
     prescription_gy: float | None
     num_unknown_rois: int
     sha256: str
+    remarks: tuple[str, ...]
 
 
 def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, config: DicomConfig) -> Planning:
@@ -69,10 +71,10 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
         prescription_gy = config.prescription_gy or (None if plan is None else prescription_of(plan))
         structure_set = _structure_set(by_kind["RTSTRUCT"], plan)
         ct = volume_of(by_kind["CT"], structure_set)
-        masks, num_unknown = masks_of(structure_set, ct)
+        structures = structures_of(structure_set, ct, config)
         dose_image, known = dose_on(ct, by_kind["RTDOSE"], plan, prescription_gy, config)
     hounsfield, spacing_mm = to_case_axes(ct.image)
-    in_case = {name: _in_case_axes(mask, ct.image) for name, mask in masks.items()}
+    in_case = {name: _in_case_axes(mask, ct.image) for name, mask in structures.masks.items()}
     body = in_case.pop(BODY) if BODY in in_case else body_of(hounsfield)
     possible = body & _in_case_axes(known, ct.image)
     if not possible.any():
@@ -84,8 +86,9 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
         masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: possible},
         dose=to_case_axes(dose_image)[0] * possible,
         prescription_gy=prescription_gy,
-        num_unknown_rois=num_unknown,
+        num_unknown_rois=structures.num_unknown,
         sha256=sha256_of_digests({file.sha256: file.sha256 for file in opened}),
+        remarks=structures.remarks,
     )
 
 

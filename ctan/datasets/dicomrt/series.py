@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,11 +30,13 @@ class CtVolume:
         image: HU, float32; its axes are those of the patient in some order and direction.
         frame: FrameOfReferenceUID.
         series: SeriesInstanceUID, perhaps empty.
+        instances: SOPInstanceUID of each slice.
     """
 
     image: SimpleITK.Image
     frame: str
     series: str
+    instances: tuple[str, ...] = ()
 
 
 def volume_of(slices: Sequence[Dataset], reference: Dataset) -> CtVolume:
@@ -58,7 +61,8 @@ def volume_of(slices: Sequence[Dataset], reference: Dataset) -> CtVolume:
     down, across = numbers_of(ordered[0], "PixelSpacing", 2)
     image = image_of(voxels, numbers_of(ordered[0], "ImagePositionPatient", 3), (rows, columns, normal),
                      (across, down, spacing_mm))  # fmt: skip
-    return CtVolume(image, frames.pop(), str(ordered[0].get("SeriesInstanceUID", "")))
+    instances = tuple(str(s.get("SOPInstanceUID", "")) for s in ordered)
+    return CtVolume(image, frames.pop(), str(ordered[0].get("SeriesInstanceUID", "")), instances)
 
 
 def image_of(
@@ -244,6 +248,18 @@ def numbers_of(dataset: Dataset, keyword: str, count: int) -> npt.NDArray[np.flo
         kind = dataset.get("Modality", "file")
         raise DataError(f"{kind}: expected {count} numbers in {keyword}, {found}")
     return numbers
+
+
+def integer_of(dataset: Dataset, keyword: str, what: str) -> int:
+    """Return one whole number of an attribute that must be there."""
+    value = dataset.get(keyword)
+    try:
+        number = float(value)  # several values, or none, are a TypeError
+    except (TypeError, ValueError):
+        number = math.nan
+    if not number.is_integer():
+        raise DataError(f"{what}: expected one whole number in {keyword}; export it again")
+    return int(number)
 
 
 def _list(values: npt.NDArray[np.float64]) -> str:
