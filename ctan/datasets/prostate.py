@@ -117,6 +117,11 @@ class Prostate:
             planning = read_planning(files, pseudonymiser, self.config.dicom)
         except DataError as error:
             raise CaseError(raw.case_id, str(error)) from None  # causes may quote values of the files
+        except Exception as error:  # what no check foresaw costs its case, not the run
+            raise CaseError(
+                raw.case_id,
+                f"cannot be read ({type(error).__name__}); a file is damaged in a way that is not known here",
+            ) from None
         known = planning.prescription_gy is not None
         return Case(
             case_id=raw.case_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,13 @@ import numpy.typing as npt
 from ctan.config import DicomConfig
 from ctan.datasets.base import POSSIBLE_DOSE_MASK
 from ctan.datasets.deidentify import Pseudonymiser, quiet_pydicom
+from ctan.datasets.dicomrt.anatomy import check_body, check_sides, check_targets
 from ctan.datasets.dicomrt.contours import structures_of
 from ctan.datasets.dicomrt.dose import dose_on, plan_of, prescription_of
 from ctan.datasets.dicomrt.names import BODY, RoiNames
 from ctan.datasets.dicomrt.scan import DicomFile, Kind, open_files
 from ctan.datasets.dicomrt.series import volume_of
-from ctan.datasets.volumes import stored_ct, to_case_axes
+from ctan.datasets.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, stored_ct, to_case_axes
 from ctan.errors import DataError
 from ctan.files import sha256_of_digests
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _BODY_HU = -300.0
+_COARSE = 2
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,20 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
         )
         prescription_gy = config.prescription_gy or (None if plan is None else prescription_of(plan))
         structure_set = _structure_set(by_kind["RTSTRUCT"], plan)
+        planned_on = _planned_on(structure_set, plan or next(iter(by_kind["RTPLAN"]), None), config)
         ct = volume_of(by_kind["CT"], structure_set)
         structures = structures_of(structure_set, ct, config)
         dose_image, known = dose_on(ct, by_kind["RTDOSE"], plan, prescription_gy, config)
     hounsfield, spacing_mm = to_case_axes(ct.image)
     in_case = {name: _in_case_axes(mask, ct.image) for name, mask in structures.masks.items()}
-    body = in_case.pop(BODY) if BODY in in_case else body_of(hounsfield)
-    possible = body & _in_case_axes(known, ct.image)
+    signs = judged_ct_numbers([*ct.signs, *signs_of_wrong_ct_numbers(hounsfield)])
+    drawn, in_grid = in_case.pop(BODY, None), _in_case_axes(known, ct.image)
+    body = body_of(hounsfield) if drawn is None else drawn
+    fit = _fit(hounsfield, drawn, body, in_case) + check_sides(in_case, config.mirrored_pairs, body)
+    possible = body & in_grid
     if not possible.any():
         raise DataError("RTDOSE: its grid does not meet the body; dose and CT are not of the same patient or frame")
+    check_targets(in_case, config.targets, in_grid)
     order = [name for name in config.structures if name in in_case]
     return Planning(
         spacing_mm=spacing_mm,
@@ -88,8 +95,24 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
         prescription_gy=prescription_gy,
         num_unknown_rois=structures.num_unknown,
         sha256=sha256_of_digests({file.sha256: file.sha256 for file in opened}),
-        remarks=structures.remarks,
+        remarks=planned_on + structures.remarks + signs + fit,
     )
+
+
+def _fit(
+    hounsfield: npt.NDArray[np.floating],
+    drawn: npt.NDArray[np.bool_] | None,
+    body: npt.NDArray[np.bool_],
+    structures: Mapping[str, npt.NDArray[np.bool_]],
+) -> tuple[str, ...]:
+    """Compare contours with the body that the CT shows, on every second row and column: it need not be exact."""
+
+    def coarse(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return volume[::_COARSE, ::_COARSE]
+
+    seen = coarse(body) if drawn is None else body_of(coarse(hounsfield))
+    in_coarse = {name: coarse(mask) for name, mask in structures.items()}
+    return check_body(None if drawn is None else coarse(drawn), seen, in_coarse)
 
 
 def body_of(hounsfield: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
@@ -122,6 +145,25 @@ def _structure_set(found: Sequence[Dataset], plan: Dataset | None) -> Dataset:
     if len(found) > 1:
         raise DataError(f"RTSTRUCT: {len(found)} structure sets and no RTPLAN says which one is meant; keep one")
     return found[0]
+
+
+def _planned_on(structure_set: Dataset, plan: Dataset | None, config: DicomConfig) -> tuple[str, ...]:
+    """Return a remark when the plan was made on another structure set.
+
+    Raises:
+        DataError: in that case, unless `data.dicom.contradictions` is `remark`.
+    """
+    items = (plan.get("ReferencedStructureSetSequence") if plan is not None else None) or ()
+    referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items} - {""}
+    if not referred or str(structure_set.get("SOPInstanceUID", "")) in referred:
+        return ()
+    sentence = "RTPLAN refers to another structure set than the RTSTRUCT found"
+    if config.contradictions == "refuse":
+        raise DataError(
+            f"{sentence}; export the structure set of the plan, or set data.dicom.contradictions to remark to read "
+            f"this one"
+        )
+    return (sentence,)
 
 
 def _in_case_axes(mask: npt.NDArray[np.bool_ | np.uint8], like: SimpleITK.Image) -> npt.NDArray[np.bool_]:
