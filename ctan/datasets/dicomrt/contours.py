@@ -94,6 +94,8 @@ def structures_of(structure_set: Dataset, ct: CtVolume, config: DicomConfig) -> 
         remarks += [remark] if remark else []
         if mask is not None and mask.any():
             masks[name] = mask
+        elif mask is not None and name in config.targets:
+            raise DataError(f"{what}: a target without an area; contour it, or take its ROI out")
     if not masks.keys() - {BODY}:
         raise DataError(
             f"RTSTRUCT: none of its {len(rois)} ROIs is a contoured structure of data.dicom.structures; "
