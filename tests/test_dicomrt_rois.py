@@ -21,7 +21,6 @@ from helpers_dicom import (
 
 from ctan.config import DicomConfig
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*VR CS")  # of pydicom, about the types written here
 
 
@@ -174,8 +173,8 @@ def test_contours_that_are_not_closed_are_refused(folder, kind, named):
     write_patient(folder)
     change(folder / "rs", typed(kind, slice(1, 2)))
     assert reason(folder) == (
-        f"RTSTRUCT: ROI 1 (Prostate): a contour around x {CENTRE[0]:.1f}, y {CENTRE[1]:.1f}, z {SLICES_Z[3]:.1f} mm has "
-        f"the type {named}, expected CLOSED_PLANAR; close it in the planning system"
+        f"RTSTRUCT: ROI 1 (Prostate): a contour around x {CENTRE[0]:.1f}, y {CENTRE[1]:.1f}, z {SLICES_Z[3]:.1f} mm "
+        f"has the type {named}, expected CLOSED_PLANAR; close it in the planning system"
     )
 
 
@@ -272,8 +271,8 @@ def test_an_organ_with_an_empty_slice_is_unknown_with_a_remark(folder, expected)
     found = read(folder)
     assert found.masks.keys() == expected.masks.keys() - {"Prostate"}
     assert found.remarks == (
-        "RTSTRUCT: ROI 1 (Prostate): no contour in 1 slices between others (at -91.00 mm along the slice axis); read as "
-        "not contoured: contour them, or name it in data.dicom.fill_gaps to fill them by shape, or in "
+        "RTSTRUCT: ROI 1 (Prostate): no contour in 1 slices between others (at -91.00 mm along the slice axis); read "
+        "as not contoured: contour them, or name it in data.dicom.fill_gaps to fill them by shape, or in "
         "data.dicom.allow_gaps if it has several parts",
     )
 
@@ -313,8 +312,8 @@ def test_gaps_are_filled_by_shape_on_request(folder):
     assert np.count_nonzero(found.masks["Prostate"] != expected) < 0.1 * expected.sum()
     assert found.masks["Prostate"].sum() == pytest.approx(expected.sum(), rel=0.05)  # voxels of 2 mm
     assert found.remarks == (
-        "RTSTRUCT: ROI 1 (Prostate): no contour in 2 slices between others (at -91.00, -88.00 mm along the slice axis); "
-        "filled by shape",
+        "RTSTRUCT: ROI 1 (Prostate): no contour in 2 slices between others (at -91.00, -88.00 mm along the slice "
+        "axis); filled by shape",
     )
 
 
