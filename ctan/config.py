@@ -30,6 +30,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# `LeftLung`, `LungLeft`, `Lung_L`, `LungL`; upper or lower case where something separates the words
+_SIDES = {
+    "left": re.compile(r"(?i:(^|[_.+-])(left|lt|l)([_.+-]|$))|[a-z0-9](Left|Lt|L)([A-Z_.+-]|$)|^Left[A-Z]"),
+    "right": re.compile(r"(?i:(^|[_.+-])(right|rt|r)([_.+-]|$))|[a-z0-9](Right|Rt|R)([A-Z_.+-]|$)|^Right[A-Z]"),
+}
+
+
+def side_of(structure: str) -> str:
+    """Return `"left"` or `"right"` for the name of a structure of one side, such as `LungLeft`; else an empty text."""
+    found = [side for side, pattern in _SIDES.items() if pattern.search(structure)]
+    return found[0] if len(found) == 1 else ""
+
+
 class DicomConfig(Settings):
     """How planning data in DICOM-RT is read: CT series, RTSTRUCT, RTDOSE, RTPLAN."""
 
@@ -99,6 +112,9 @@ class DicomConfig(Settings):
             raise ValueError("structures: expected an organ besides the targets")
         if unknown := [name for pair in self.mirrored_pairs for name in pair if name not in organs]:
             raise ValueError(f"mirrored_pairs: {', '.join(unknown)} not among the organs ({', '.join(organs)})")
+        for left, right in self.mirrored_pairs:
+            if side_of(left) == "right" or side_of(right) == "left":
+                raise ValueError(f"mirrored_pairs: ({left}, {right}), expected the left structure first")
         return self
 
 
@@ -290,6 +306,7 @@ class RunConfig(Settings):
         for fold in self.folds:
             if not 0 <= fold < self.data.num_folds:
                 raise ValueError(f"folds: {fold} is not in 0..{self.data.num_folds - 1} (data.num_folds)")
+        self._check_sides()
         dims, preprocess = self.network.spatial_dims, self.preprocess
         if "grid_shape" not in preprocess.model_fields_set and dims != len(preprocess.grid_shape):
             return self  # ingestion plans the grid
@@ -313,6 +330,23 @@ class RunConfig(Settings):
                     f"use fewer stages or a larger preprocess.grid_shape"
                 )
         return self
+
+    def _check_sides(self) -> None:
+        """Refuse flips that would exchange the labels of left and right structures."""
+        dicom = self.data.dicom
+        flips = self.training.flip_probability > 0 or self.evaluation.test_time_flip
+        if self.data.dataset != "prostate" or not flips:
+            return
+        paired = {name for pair in dicom.mirrored_pairs for name in pair}
+        alone = [
+            name for name in dicom.structures if name not in dicom.targets and side_of(name) and name not in paired
+        ]
+        if alone:
+            raise ValueError(
+                f"data.dicom.mirrored_pairs: {', '.join(alone)} of one side without a partner: flips would exchange "
+                f"the labels of left and right; add the pair (left, right), or set training.flip_probability to 0 and "
+                f"evaluation.test_time_flip to false"
+            )
 
     @property
     def model_name(self) -> str:

@@ -19,7 +19,7 @@ from helpers_dicom import (
     write_patient,
 )
 
-from ctan.config import DicomConfig, ValidationConfig
+from ctan.config import DicomConfig, RunConfig, ValidationConfig, side_of
 from ctan.datasets import get_dataset
 from ctan.datasets.base import RawCase
 from ctan.datasets.deidentify import Pseudonymiser
@@ -243,6 +243,37 @@ def test_another_site_of_the_body_is_a_matter_of_settings(tmp_path):
 def test_settings_that_do_not_fit_together_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DicomConfig.model_validate(settings)
+
+
+SIDED = {
+    "left": ("FemoralHeadLeft", "LeftParotid", "Lung_L", "left_lung", "Eye.lt", "LungL", "Kidney-Left", "KidneyLPRV"),
+    "right": ("FemoralHeadRight", "RightParotid", "Lung_R", "right_lung", "Eye.rt", "LungR", "Kidney-Right"),
+    "": ("Prostate", "Rectum", "Larynx", "Liver", "SpinalCord", "Bladder", "LAD", "Rest", "Lens", "PTV", "Brightness"),
+}
+
+
+@pytest.mark.parametrize(("side", "names"), SIDED.items(), ids=["left", "right", "none"])
+def test_the_side_of_a_structure_is_seen_in_its_name(side, names):
+    assert {name: side_of(name) for name in names} == dict.fromkeys(names, side)
+
+
+LUNG = {"structures": {"LungLeft": ["lung l"], "LungRight": ["lung r"], "PTV": ["ptv"]}, "mirrored_pairs": []}
+
+
+def test_flips_with_sides_that_have_no_partner_are_refused():
+    """Flips exchanged the labels of left and right."""
+    with pytest.raises(
+        ValueError, match=r"data\.dicom\.mirrored_pairs: LungLeft, LungRight of one side without a part"
+    ):
+        RunConfig.model_validate({"data": {"dataset": "prostate", "dicom": LUNG}})
+    paired = {**LUNG, "mirrored_pairs": [["LungLeft", "LungRight"]]}
+    RunConfig.model_validate({"data": {"dataset": "prostate", "dicom": paired}})
+    no_flips = {"data": {"dataset": "prostate", "dicom": LUNG}, "training": {"flip_probability": 0}}
+    RunConfig.model_validate(no_flips)
+    with pytest.raises(ValueError, match="LungLeft, LungRight of one side without a partner"):
+        RunConfig.model_validate({**no_flips, "evaluation": {"test_time_flip": True}})
+    with pytest.raises(ValueError, match=r"mirrored_pairs: \(LungRight, LungLeft\), expected the left structure first"):
+        DicomConfig.model_validate({**LUNG, "mirrored_pairs": [["LungRight", "LungLeft"]]})
 
 
 # Phantoms: written by other code, from masks
