@@ -403,7 +403,16 @@ def test_contours_and_a_body_in_air_are_refused(folder):
     write_patient(folder, contours={**CONTOURS, "BODY": [box(z, (-39, -31), (-29, 27)) for z in SLICES_Z]})
     assert "the CT shows a body in" in reason(folder)
     write_patient(folder, contours={**CONTOURS, "Bladder": [box(z, (-39, -33), (-29, -20)) for z in SLICES_Z[5:8]]})
-    assert reason(folder).startswith("RTSTRUCT: 100% of Bladder lies outside the body that the CT shows")
+    assert read(folder).remarks == ("RTSTRUCT: 100% of Bladder lie in what the CT shows as air; check it",)
+    write_patient(folder, contours={"Prostate": [box(z, (21, 30), (17, 27)) for z in SLICES_Z[1:7]]})
+    assert reason(folder).startswith("RTSTRUCT: 100% of its structures lie in what the CT shows as air; contours and")
+
+
+def test_a_structure_of_a_single_voxel_lies_in_the_body(folder):
+    """Also where the body is looked for on every second voxel only."""
+    for x in (-1.0, 1.0):
+        write_patient(folder, contours={**CONTOURS, "Penile Bulb": [circle(SLICES_Z[3], 0.9, (x, 0.5))]})
+        assert read(folder).masks["PenileBulb"].sum() == 1
 
 
 def test_no_remark_and_no_reason_names_a_file_or_a_person(folder):

@@ -13,7 +13,7 @@ Mask = npt.NDArray[np.bool_]
 
 _LEAST_OF_BODY = 0.5  # share of the drawn body that the CT shows a body in
 _LITTLE_OF_BODY = 0.8
-_LEAST_IN_BODY = 0.5  # share of a structure
+_LEAST_IN_BODY = 0.5  # share of a structure, or of all together
 _LEAST_OF_TARGET = 0.5  # share of a target in the dose grid
 
 
@@ -23,19 +23,24 @@ def check_body(drawn: Mask | None, seen: Mask, structures: Mapping[str, Mask]) -
     Raises:
         DataError: when they lie elsewhere: contours and CT do not belong together, or one is mirrored.
     """
-    for name, mask in structures.items():
-        if (share := _share(mask, seen)) < _LEAST_IN_BODY:
-            raise DataError(
-                f"RTSTRUCT: {1 - share:.0%} of {name} lies outside the body that the CT shows; contours and CT do not "
-                f"fit each other: export both again"
-            )
-    if drawn is None or not drawn.any():
-        return ()
-    share = _share(drawn, seen)
-    sentence = f"RTSTRUCT: the CT shows a body in {share:.0%} of the body contour only"
-    if share < _LEAST_OF_BODY:
-        raise DataError(f"{sentence}; contours and CT do not fit each other: export both again")
-    return (sentence,) if share < _LITTLE_OF_BODY else ()
+    share = _share(np.any(list(structures.values()), axis=0), seen)
+    if share < _LEAST_IN_BODY:
+        raise DataError(
+            f"RTSTRUCT: {1 - share:.0%} of its structures lie in what the CT shows as air; contours and CT do not fit "
+            f"each other: export both again"
+        )
+    inside = {name: _share(mask, seen) for name, mask in structures.items()}
+    remarks = [
+        f"RTSTRUCT: {1 - share:.0%} of {name} lie in what the CT shows as air; check it"
+        for name, share in inside.items()
+        if share < _LEAST_IN_BODY
+    ]
+    if drawn is not None and (share := _share(drawn, seen)) < _LITTLE_OF_BODY:
+        sentence = f"RTSTRUCT: the CT shows a body in {share:.0%} of the body contour only"
+        if share < _LEAST_OF_BODY:
+            raise DataError(f"{sentence}; contours and CT do not fit each other: export both again")
+        remarks.append(sentence)
+    return tuple(remarks)
 
 
 def check_sides(structures: Mapping[str, Mask], pairs: Sequence[tuple[str, str]], body: Mask) -> tuple[str, ...]:
@@ -81,7 +86,9 @@ def check_targets(structures: Mapping[str, Mask], targets: Sequence[str], known:
 
 
 def _share(part: Mask, whole: Mask) -> float:
-    return float(np.count_nonzero(part & whole)) / max(1, int(np.count_nonzero(part)))
+    """Return the share of a part that lies in the whole; 1 of an empty part, as tiny ones are on few voxels."""
+    size = int(np.count_nonzero(part))
+    return float(np.count_nonzero(part & whole)) / size if size else 1.0
 
 
 def _across(mask: Mask) -> float:

@@ -81,7 +81,7 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
     signs = judged_ct_numbers([*ct.signs, *signs_of_wrong_ct_numbers(hounsfield)])
     drawn, in_grid = in_case.pop(BODY, None), _in_case_axes(known, ct.image)
     body = body_of(hounsfield) if drawn is None else drawn
-    fit = _fit(hounsfield, drawn, body, in_case) + check_sides(in_case, config.mirrored_pairs, body)
+    fit = _fit(hounsfield, drawn, in_case) + check_sides(in_case, config.mirrored_pairs, body)
     possible = body & in_grid
     if not possible.any():
         raise DataError("RTDOSE: its grid does not meet the body; dose and CT are not of the same patient or frame")
@@ -102,15 +102,14 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
 def _fit(
     hounsfield: npt.NDArray[np.floating],
     drawn: npt.NDArray[np.bool_] | None,
-    body: npt.NDArray[np.bool_],
     structures: Mapping[str, npt.NDArray[np.bool_]],
 ) -> tuple[str, ...]:
-    """Compare contours with the body that the CT shows, on every second row and column: it need not be exact."""
+    """Compare contours with what is no air in the CT, on every second row and column: it need not be exact."""
 
     def coarse(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return volume[::_COARSE, ::_COARSE]
 
-    seen = coarse(body) if drawn is None else body_of(coarse(hounsfield))
+    seen = _without_holes(coarse(hounsfield) > _BODY_HU)
     in_coarse = {name: coarse(mask) for name, mask in structures.items()}
     return check_body(None if drawn is None else coarse(drawn), seen, in_coarse)
 
@@ -128,10 +127,14 @@ def body_of(hounsfield: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     parts, count = ndimage.label(hounsfield > _BODY_HU)
     if count == 0:
         raise DataError(f"CT: nothing is above {_BODY_HU:g} HU, no body to be seen; check RescaleSlope and Intercept")
-    body = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    for index in range(body.shape[2]):
-        body[:, :, index] = ndimage.binary_fill_holes(body[:, :, index])
-    return body
+    return _without_holes(parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])))
+
+
+def _without_holes(body: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return a body (posterior, left, inferior) with the holes in its slices filled, such as lungs."""
+    from scipy import ndimage
+
+    return np.stack([ndimage.binary_fill_holes(body[:, :, index]) for index in range(body.shape[2])], axis=2)
 
 
 def _structure_set(found: Sequence[Dataset], plan: Dataset | None) -> Dataset:
