@@ -47,21 +47,21 @@ class DicomConfig(Settings):
     """How planning data in DICOM-RT is read: CT series, RTSTRUCT, RTDOSE, RTPLAN."""
 
     structures: dict[str, tuple[str, ...]] = Field(
-        {
+        {  # also TG-263's names, and names that an exporter cut to 16 letters
             "Prostate": (r"prostate", r"prostata", r"ctv[ _-]*prostate"),
             "Bladder": (r"bladder", r"blase", r"vessie"),
             "Rectum": (r"rectum", r"rektum"),
             "FemoralHeadRight": (
-                r"fem(oral|ur)?[ _-]*head[ _-]*(r|rt|right)",
-                r"(right|rt|r)[ _-]*fem(oral|ur)?[ _-]*head",
+                r"fem(oral|ur)?[ _-]*head[ _-]*(r|rt|rig|righ|right)",
+                r"(right|rt|r)[ _-]*fem(oral|ur)?[ _-]*(he|hea|head)",
             ),
             "FemoralHeadLeft": (
-                r"fem(oral|ur)?[ _-]*head[ _-]*(l|lt|left)",
-                r"(left|lt|l)[ _-]*fem(oral|ur)?[ _-]*head",
+                r"fem(oral|ur)?[ _-]*head[ _-]*(l|lt|lef|left)",
+                r"(left|lt|l)[ _-]*fem(oral|ur)?[ _-]*(he|hea|head)",
             ),
             "PenileBulb": (r"penile[ _-]*bulb", r"bulbus.*penis"),
             "SeminalVesicles": (r"seminal[ _-]*ves(icles?)?", r"sv"),
-            "PTV": (r"ptv([ _-]*(high|1|\d{2}(\.\d)?))?",),
+            "PTV": (r"ptvp?([ _-]*(high|1|\d{2}(\.\d)?|\d{4}))?",),
         },
         description="structure -> regular expressions that its ROI name must match whole, upper or lower case",
     )

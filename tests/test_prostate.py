@@ -18,16 +18,20 @@ from helpers_dicom import (
     slices_of,
     write_patient,
 )
+from typer.testing import CliRunner
 
+from ctan.cli import app
 from ctan.config import DicomConfig, RunConfig, ValidationConfig, side_of
 from ctan.datasets import get_dataset
 from ctan.datasets.base import RawCase
 from ctan.datasets.deidentify import Pseudonymiser
+from ctan.datasets.dicomrt.names import RoiNames
 from ctan.datasets.dicomrt.phantom import make_patient, write_prostate_phantoms
 from ctan.datasets.prostate import Prostate
 from ctan.errors import DataError
 from ctan.store.manifest import SCHEMA, case_row
 from ctan.tasks import DoseRegression, Segmentation
+from ctan.validation.suite import expectations, frame_of, run
 
 PSEUDONYMISER = Pseudonymiser(KEY.encode())
 
@@ -159,7 +163,7 @@ def test_a_folder_without_planning_data_says_what_was_expected(tmp_path):
 def test_unknown_roi_names_are_counted(tmp_path):
     write_patient(tmp_path / "raw" / "p", contours={**CONTOURS, "Couch": [], "Miller": CONTOURS["PTV"]})
     assert dataset_of().remarks(tmp_path / "raw") == [
-        "2 of 5 ROIs match no structure of data.dicom.structures and are left out"
+        "2 of 5 ROIs match no structure of data.dicom.structures and are left out; ctan data names shows them"
     ]
 
 
@@ -206,9 +210,67 @@ def test_a_case_has_a_row_in_the_manifest(raw_dir):
 def test_expectations_follow_the_settings():
     limits = ValidationConfig()
     names = [expectation.name for expectation in dataset_of().expectations(limits)]
-    assert names == ["prescription", "prescription-known", "PTV-present", "PTV-dose"]
+    organs = [f"{name}-contoured" for name in dataset_of().structures[:-1]]
+    assert names == ["prescription", "prescription-known", *organs, "PTV-present", "PTV-dose"]
     found = {e.name: e for e in dataset_of(targets=["PTV"]).expectations(ValidationConfig(target_dose_tolerance=0.1))}
     assert found["PTV-dose"].arguments == {"column": "dose_share_PTV", "min_value": 0.9, "max_value": 1.1}
+
+
+def test_a_structure_that_no_training_case_has_stops_validation(raw_dir):
+    """It became an output channel that never had a label, such as where an exporter cut names to 16 letters."""
+    dataset = dataset_of()
+    rows = [case_row(dataset.read(raw), dataset, -1) for raw in dataset.find(raw_dir)]
+    for row, split in zip(rows, ("train", "train", "validation"), strict=True):
+        row.update(split=split, fold=0 if split == "train" else -1)
+        row["voxels_PenileBulb"] = 9 if split == "validation" else None
+    config = RunConfig.model_validate({"data": {"dataset": "prostate"}})
+    frame = frame_of(pa.Table.from_pylist(rows, schema=SCHEMA(dataset)), dataset)
+    outcomes = {one.expectation.name: one for one in run(frame, expectations(dataset, config))}
+    assert outcomes["Prostate-contoured"].success
+    assert outcomes["Bladder-contoured"].success
+    for name in ("Rectum", "PenileBulb"):
+        assert not outcomes[f"{name}-contoured"].success
+        assert not outcomes[f"{name}-contoured"].failing
+        assert not outcomes[f"{name}-contoured"].expectation.about_cases
+
+
+def test_a_structure_that_few_structure_sets_list_is_a_remark(tmp_path):
+    for number in range(6):
+        bulb = {"Penile Bulb": CONTOURS["Prostate"]} if number == 0 else {}
+        write_patient(tmp_path / "raw" / str(number), header=patient_of(number), contours={**CONTOURS, **bulb})
+    assert dataset_of().remarks(tmp_path / "raw") == ["PenileBulb is listed in 1 of 6 structure sets only"]
+
+
+def test_roi_names_can_be_seen_to_write_expressions_from(tmp_path):
+    write_patient(tmp_path / "raw" / "1", header=patient_of(1), contours={**CONTOURS, "Enddarm": CONTOURS["Prostate"]})
+    write_patient(tmp_path / "raw" / "2", header=patient_of(2))
+    expected = {"Bladder": (2, "Bladder"), "PTV": (2, "PTV"), "Prostate": (2, "Prostate"), "Enddarm": (1, "")}
+    assert dataset_of().roi_names(tmp_path / "raw") == expected
+    shown = CliRunner().invoke(app, ["data", "names", str(tmp_path / "raw")])
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"1  'Enddarm' +-\n4 names, 1 of which match no structure", shown.output)
+
+
+NAMES = {
+    "Prostate": ("Prostate", "CTV_Prostate"),
+    "FemoralHeadRight": (
+        "Femur_Head_R",
+        "Right Femoral He",
+        "Femoral Head Rig",
+        "FemoralHead_Righ",
+        "Femur_Head_Right",
+    ),
+    "FemoralHeadLeft": ("Femur_Head_L", "Left Femoral Hea", "Femoral Head Lef", "FemoralHead_Left", "Femoral Head Lt"),
+    "PenileBulb": ("PenileBulb",),
+    "SeminalVesicles": ("SeminalVes", "Seminal Vesicles"),
+    "PTV": ("PTV", "PTV_7800", "PTVp_7800", "PTV_High", "PTV 78"),
+    "": ("Femur_HeadNeck_L", "Femur_L", "Bladder_Wall", "PTV_Eval", "PTV-Rectum", "Bowel_Bag", "PTV_78000", "PTVn_5600"),
+}
+
+
+@pytest.mark.parametrize(("structure", "names"), NAMES.items(), ids=[*list(NAMES)[:-1], "none"])
+def test_the_default_expressions_know_tg_263_and_names_cut_to_16_letters(structure, names):
+    assert {name: RoiNames(DicomConfig())(name) for name in names} == dict.fromkeys(names, structure)
 
 
 def test_another_site_of_the_body_is_a_matter_of_settings(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from ctan.config import DataConfig, ValidationConfig
-from ctan.datasets.base import CT, Augmentation, Case, Expectation, RawCase, between
+from ctan.datasets.base import CT, SPLIT_TRAIN, Augmentation, Case, Expectation, RawCase, between
 from ctan.datasets.deidentify import Pseudonymiser, read_key
 from ctan.datasets.dicomrt.names import RoiNames
 from ctan.datasets.dicomrt.patient import read_planning
@@ -23,6 +23,7 @@ from ctan.errors import CaseError, DataError
 from ctan.tasks import DoseRegression, Segmentation, Task
 
 DEFAULT_PRESCRIPTION_GY = 78.0
+_RARE = 0.2  # share of the structure sets
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,24 @@ class Prostate:
         roi_names = [name for file in structure_sets for name in file.roi_names]
         if unknown := sum(not names(name) for name in roi_names):
             remarks.append(
-                f"{unknown} of {len(roi_names)} ROIs match no structure of data.dicom.structures and are left out"
+                f"{unknown} of {len(roi_names)} ROIs match no structure of data.dicom.structures and are left out; "
+                f"ctan data names shows them"
             )
+        with_structure = Counter(name for file in structure_sets for name in {names(roi) for roi in file.roi_names})
+        for name in self.structures:
+            if 0 < (count := with_structure[name]) < _RARE * len(structure_sets):
+                remarks.append(f"{name} is listed in {count} of {len(structure_sets)} structure sets only")
         return remarks
+
+    def roi_names(self, raw_dir: Path) -> dict[str, tuple[int, str]]:
+        """Return each ROI name as the clinic wrote it, how often it is there, and its structure (empty: none).
+
+        For the eyes of the person who writes the expressions: a name may hold a person's, so it is to be in no log.
+        """
+        names = RoiNames(self.config.dicom)
+        files = [file for _, files in _grouped(raw_dir) for file in files]
+        found = Counter(name for file in files for name in file.roi_names)
+        return {name: (count, names(name)) for name, count in sorted(found.items(), key=lambda one: (-one[1], one[0]))}
 
     def read(self, raw: RawCase) -> Case:
         """Read one patient, see `ctan.datasets.dicomrt.patient`.
@@ -145,6 +161,15 @@ class Prostate:
             Expectation("prescription-known", "The prescribed dose is known (RTPLAN or data.dicom.prescription_gy)",
                         "", "ExpectColumnValuesToNotBeNull", {"column": "prescription_gy"}),
         ]  # fmt: skip
+        for name in self._organs:
+            arguments = {"column": f"voxels_{name}", "min_value": 0, "strict_min": True,
+                         "row_condition": f'split=="{SPLIT_TRAIN}"', "condition_parser": "pandas"}  # fmt: skip
+            sentence = (
+                f"{name} is contoured in at least one training case, else a network would never learn it (its names "
+                f"or its entry in data.dicom.structures)"
+            )
+            kind = "ExpectColumnProportionOfNonNullValuesToBeBetween"
+            found.append(Expectation(f"{name}-contoured", sentence, "", kind, arguments, about_cases=False))
         for name in self.targets:
             present = Expectation(f"{name}-present", f"{name} is contoured", "", "ExpectColumnValuesToNotBeNull",
                                   {"column": f"voxels_{name}"})  # fmt: skip
