@@ -18,6 +18,7 @@ from helpers_dicom import (
 )
 
 from ctan.config import DataConfig
+from ctan.datasets.dicomrt.pixels import header_signs
 from ctan.datasets.prostate import Prostate
 from ctan.datasets.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, to_case_axes
 from ctan.errors import CaseError, DataError
@@ -106,7 +107,7 @@ def test_a_dose_that_would_lose_bits_is_refused(folder, allocated, stored, high)
 
 NUMBERS = {
     "frames": ("ct", "NumberOfFrames", [1, 2], "CT: expected one whole number in NumberOfFrames"),
-    "frames of a dose": ("rd", "NumberOfFrames", [5, 5], "RTDOSE: "),
+    "frames of a dose": ("rd", "NumberOfFrames", [5, 5], "RTDOSE: expected one positive number in NumberOf"),
     "rows": ("ct", "Rows", None, "CT: expected one whole number in Rows"),
     "tiny spacing": ("ct", "PixelSpacing", ["1e-320", "1e-320"], "CT: PixelSpacing "),
     "huge spacing": ("ct", "PixelSpacing", ["1e300", "1e300"], "CT: PixelSpacing 1e+300, 1e+300 mm, expected 0.01 to"),
@@ -309,6 +310,18 @@ def test_padding_around_the_image_is_no_sign(folder):
     corner[:, :4, :4] = True
     write_patient(folder, ct={"padding": corner, "padding_value": -2000})
     assert read(folder).remarks == ()
+
+
+def test_padding_is_enclosed_where_it_is_not_open_to_the_edge():
+    header = pydicom.Dataset()
+    header.PixelPaddingValue, header.RescaleSlope, header.RescaleIntercept = -2000, "1", "0"
+    bay = np.zeros((1, 30, 40), bool)  # with tissue on four sides of most of its voxels
+    bay[:, 8:20, 8:20] = True
+    bay[:, 10:12, 12:] = True
+    assert header_signs([header], bay, np.zeros(bay.shape, np.float32), 0) == []
+    bay[:, :, 20:] = False
+    signs = header_signs([header], bay, np.where(bay, -1024, 0).astype(np.float32), 0)
+    assert signs == ["12.0% of what is no air holds the padding value"]  # 144 of 1,200
 
 
 def test_metal_and_gas_are_no_signs():

@@ -71,8 +71,9 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
             None if config.prescription_gy and not config.sum_beams else plan_of(by_kind["RTPLAN"], by_kind["RTDOSE"])
         )
         prescription_gy = config.prescription_gy or (None if plan is None else prescription_of(plan))
-        structure_set = _structure_set(by_kind["RTSTRUCT"], plan)
-        planned_on = _planned_on(structure_set, plan or next(iter(by_kind["RTPLAN"]), None), config)
+        made_on = plan if plan is not None or len(by_kind["RTPLAN"]) != 1 else by_kind["RTPLAN"][0]
+        structure_set = _structure_set(by_kind["RTSTRUCT"], made_on)
+        planned_on = _planned_on(structure_set, made_on, config)
         ct = volume_of(by_kind["CT"], structure_set)
         structures = structures_of(structure_set, ct, config)
         dose_image, known = dose_on(ct, by_kind["RTDOSE"], plan, prescription_gy, config)
@@ -146,7 +147,8 @@ def _structure_set(found: Sequence[Dataset], plan: Dataset | None) -> Dataset:
         referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items}
         found = [s for s in found if str(s.get("SOPInstanceUID", "")) in referred] or found
     if len(found) > 1:
-        raise DataError(f"RTSTRUCT: {len(found)} structure sets and no RTPLAN says which one is meant; keep one")
+        says = "no RTPLAN says which one is meant" if plan is None else "the RTPLAN refers to none of them"
+        raise DataError(f"RTSTRUCT: {len(found)} structure sets and {says}; keep one")
     return found[0]
 
 

@@ -29,13 +29,12 @@ def check_length(dataset: Dataset, what: str) -> None:
     """
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return
-    keywords = ("Rows", "Columns", "BitsAllocated")
-    numbers = [_whole(dataset.get(keyword)) for keyword in keywords]
+    keywords = ("Rows", "Columns", "BitsAllocated", "NumberOfFrames")
+    numbers = [_whole(dataset.get(keyword) or int(keyword == "NumberOfFrames")) for keyword in keywords]
     for keyword, number in zip(keywords, numbers, strict=True):
         if number <= 0:
             raise DataError(f"{what}: expected one positive number in {keyword}; export it again")
-    rows, columns, bits = numbers
-    frames = _whole(dataset.get("NumberOfFrames") or 1)
+    rows, columns, bits, frames = numbers
     expected, found = (rows * columns * frames * bits + 7) // 8, len(dataset.PixelData)
     if found not in (expected, expected + expected % 2):
         raise DataError(
@@ -109,6 +108,8 @@ def header_signs(
         signs.append(f"RescaleType is {', '.join(sorted(kinds))}, expected HU")
     if num_lost:
         signs.append(f"{num_lost} pixels hold more bits than BitsStored says")
+    if not padded.any():
+        return signs
     values = {
         float(s.PixelPaddingValue) * float(s.RescaleSlope) + float(s.RescaleIntercept)
         for s in slices
@@ -116,11 +117,21 @@ def header_signs(
     }
     if tissue := [value for value in sorted(values) if _PADDING_HU[0] < value < _PADDING_HU[1]]:
         signs.append(f"the padding value is {tissue[0]:.0f} HU, which is tissue")
-    inside = _enclosed(padded) if padded.any() else 0
-    body = int(np.count_nonzero(hounsfield > _TISSUE_HU)) + inside
-    if inside > _MOST_INSIDE * body:
-        signs.append(f"{inside / body:.1%} of what is no air holds the padding value")
+    inside, body = (int(np.count_nonzero(part)) for part in (padded & _surrounded(padded), hounsfield > _TISSUE_HU))
+    if inside > _MOST_INSIDE * (body + inside) and (inside := _enclosed(padded)) > _MOST_INSIDE * (body + inside):
+        signs.append(f"{inside / (body + inside):.1%} of what is no air holds the padding value")
     return signs
+
+
+def _surrounded(padded: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return which voxels have others than padding on all four sides in their slice: all that may be enclosed."""
+    image = ~padded
+    found = np.ones(padded.shape, bool)
+    for axis in (1, 2):
+        for flip in (slice(None), slice(None, None, -1)):
+            view = (slice(None),) * axis + (flip,)
+            found &= np.logical_or.accumulate(image[view], axis=axis)[view]
+    return found
 
 
 def _enclosed(padded: npt.NDArray[np.bool_]) -> int:
