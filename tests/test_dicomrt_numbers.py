@@ -338,7 +338,7 @@ def test_metal_and_gas_are_no_signs():
 def test_one_sign_is_a_remark_and_two_are_an_error():
     assert judged_ct_numbers([]) == ()
     assert judged_ct_numbers(["a"]) == ("CT: a; check that its values are HU",)
-    with pytest.raises(DataError, match="CT: the values are not HU: a; b; check RescaleSlope"):
+    with pytest.raises(DataError, match="CT: the values are not HU: a; b; check slope"):
         judged_ct_numbers(["a", "b"])
 
 

@@ -14,7 +14,7 @@ from ctan.datasets.dicomrt.outlines import keyhole
 from ctan.datasets.dicomrt.raster import coverage, has_area, plane_of
 
 SIZE = 40
-FINE = 12  # points a voxel and axis
+FINE = 6  # points a voxel and axis
 LATTICES = (None, 1.0, 0.5, 1 / 3, 0.1)
 
 
@@ -26,7 +26,7 @@ def star(rng, centre=(20, 20), radius=(3, 12)):
 
 
 def ring(radius, centre=(20, 20)):
-    return circle(0, radius, centre, points=60)[:, :2]
+    return circle(0, radius, centre, points=36)[:, :2]
 
 
 def area(points):
@@ -56,7 +56,7 @@ def share(fine):
     return fine.reshape(SIZE, FINE, SIZE, FINE).mean(axis=(1, 3))
 
 
-def agrees(mask, fine, slack=0.06):
+def agrees(mask, fine, slack=0.12):
     """Return whether a mask is what is covered at least half, but for voxels that are covered nearly a half."""
     covered = share(fine)
     sure = np.abs(covered - 0.5) > slack
@@ -113,18 +113,21 @@ def test_diagonal_edges_through_centres_take_one_side():
 
 def test_random_shapes_agree_with_two_other_rasterisers():
     rng = np.random.default_rng(2)
-    for _ in range(60):
-        points = star(rng, rng.uniform(16, 24, 2))
+    for number in range(150):
+        points, lattice = star(rng, rng.uniform(16, 24, 2)), LATTICES[number % len(LATTICES)]
+        points = points if lattice is None else np.round(points / lattice) * lattice
+        if area(points) < 4:
+            continue
         mask, remarks = filled(points)
         assert agrees(mask, fine_inside(points)), points
         assert not remarks
         centres = polygon2mask((SIZE, SIZE), points[:, ::-1])  # a voxel whose centre is inside
-        assert np.count_nonzero(mask != centres) <= 0.35 * length(points) + 2, points
+        assert np.count_nonzero(mask != centres) <= 0.5 * length(points) + 2, points
 
 
 def test_keyholes_holes_and_islands_agree_with_points():
     rng = np.random.default_rng(3)
-    for _ in range(25):
+    for _ in range(20):
         centre = rng.uniform(18, 22, 2)
         outer, hole, island = (star(rng, centre, radius) for radius in ((11, 14), (4, 5), (1.5, 2)))
         outer = ring(12, centre) if area(outer) < 200 else outer
@@ -146,7 +149,7 @@ def test_keyholes_holes_and_islands_agree_with_points():
 def test_contours_that_overlap_are_one_structure():
     """They cut each other out, by even and odd: 419 voxels of 1,530 were left of one structure."""
     rng = np.random.default_rng(4)
-    for _ in range(25):
+    for _ in range(20):
         first, second = ring(rng.uniform(4, 8), (15, 20)), ring(rng.uniform(4, 8), rng.uniform((19, 16), (24, 24)))
         mask, remarks = filled(first, second)
         assert agrees(mask, fine_inside(first) | fine_inside(second))

@@ -90,7 +90,7 @@ def judged_ct_numbers(signs: Sequence[str]) -> tuple[str, ...]:
     """
     if len(signs) > 1:
         raise DataError(
-            f"CT: the values are not HU: {'; '.join(signs)}; check RescaleSlope, RescaleIntercept, "
-            f"PixelRepresentation and PixelPaddingValue, and export it again"
+            f"CT: the values are not HU: {'; '.join(signs)}; check slope, intercept, sign and padding value, and "
+            f"export it again"
         )
     return tuple(f"CT: {sign}; check that its values are HU" for sign in signs)
