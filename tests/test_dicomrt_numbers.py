@@ -18,7 +18,7 @@ from helpers_dicom import (
 )
 
 from ctan.config import DataConfig
-from ctan.datasets.dicomrt.pixels import header_signs
+from ctan.datasets.dicomrt.pixels import check_rows, header_signs
 from ctan.datasets.prostate import Prostate
 from ctan.datasets.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, to_case_axes
 from ctan.errors import CaseError, DataError
@@ -80,6 +80,15 @@ def test_rows_and_columns_exchanged_in_every_slice_are_refused(folder):
         "CT: 36 rows and 30 columns make no image, 30 rows and 36 columns do; Rows and Columns are exchanged: "
         "export it again"
     )
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 90), (2, 90, 20), (2, 30, 31)])
+def test_plain_slopes_are_taken_for_images_as_they_are(shape):
+    for axis in (1, 2):
+        ramp = np.broadcast_to(np.expand_dims(np.arange(shape[axis]), [a for a in range(3) if a != axis]), shape)
+        check_rows(ramp, "CT")
+    check_rows(np.zeros(shape), "CT")
+    check_rows(np.random.default_rng(0).normal(size=shape), "CT")
 
 
 def test_rows_and_columns_of_a_dose_exchanged_are_refused(folder):

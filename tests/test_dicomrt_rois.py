@@ -368,6 +368,20 @@ def test_contours_away_from_the_image_that_they_name_are_refused_or_remarked(fol
     assert found.remarks == (sentence,)
 
 
+def test_contours_that_name_unknown_images_are_remarked(folder, expected):
+    def edit(ds):
+        roi(ds).ContourSequence[2].ContourImageSequence[0].ReferencedSOPInstanceUID = HEADER.uid("another image")
+
+    write_patient(folder)
+    change(folder / "rs", edit)
+    found = read(folder)
+    same(found, expected)
+    assert found.remarks == (
+        "RTSTRUCT: ROI 1 (Prostate): 1 of 4 contours name images that are not in the CT (at -88.00 mm along the slice "
+        "axis)",
+    )
+
+
 def test_a_plan_made_on_another_structure_set_is_refused_or_remarked(folder, expected):
     def edit(ds):
         ds.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID = HEADER.uid("older structures")

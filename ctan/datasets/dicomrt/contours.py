@@ -232,8 +232,10 @@ def _references(drawn: Drawn, ct: CtVolume, what: str, config: DicomConfig) -> l
         for place, uid in zip(places, drawn.images, strict=True)
         if uid in slices and abs(place - slices[uid]) > _OFF_IMAGE
     ]
+    foreign = [place for place, uid in zip(places, drawn.images, strict=True) if uid and uid not in slices]
     if not off:
-        return []
+        there = f"{what}: {len(foreign)} of {len(places)} contours name images that are not in the CT"
+        return [f"{there} ({at(foreign, ct.image)})"] if foreign else []
     mm = max(off)[0] * ct.image.GetSpacing()[2]
     sentence = (
         f"{what}: {len(off)} of {len(places)} contours lie up to {mm:.2f} mm from the image that they name "

@@ -54,7 +54,7 @@ def check_rows(stored: npt.NDArray[Any], what: str) -> None:
         return
     planes = stored[np.linspace(0, len(stored) - 1, min(5, len(stored))).astype(int)].astype(np.float64)
     here, other = (float(np.abs(np.diff(a, axis=1)).mean()) for a in (planes, planes.reshape(-1, columns, rows)))
-    if other < _SMOOTHER * here:
+    if other < _SMOOTHER * min(1.0, rows / columns) * here:  # a slope from row to row alone gives rows / columns
         raise DataError(
             f"{what}: {rows} rows and {columns} columns make no image, {columns} rows and {rows} columns do; Rows and "
             f"Columns are exchanged: export it again"
