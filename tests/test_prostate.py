@@ -264,7 +264,7 @@ NAMES = {
     "PenileBulb": ("PenileBulb",),
     "SeminalVesicles": ("SeminalVes", "Seminal Vesicles"),
     "PTV": ("PTV", "PTV_7800", "PTVp_7800", "PTV_High", "PTV 78"),
-    "": ("Femur_HeadNeck_L", "Femur_L", "Bladder_Wall", "PTV_Eval", "PTV-Rectum", "Bowel_Bag", "PTV_78000", "PTVn_5600"),
+    "": ("Femur_HeadNeck_L", "Femur_L", "Bladder_Wall", "PTV_Eval", "PTV-Rectum", "Bowel_Bag", "PTVn_5600"),
 }
 
 
