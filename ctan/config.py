@@ -6,7 +6,6 @@ Knows nothing of how anything is computed. Units are in the field names or descr
 from __future__ import annotations
 
 import difflib
-import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -44,64 +43,6 @@ def _known(group: str, name: str) -> str:
         return plugins.check(group, name, "")
     except ConfigError as error:
         raise ValueError(str(error).removeprefix(": ")) from error
-
-
-class DicomConfig(Settings):
-    """How planning data in DICOM-RT is read: CT series, RTSTRUCT, RTDOSE, RTPLAN."""
-
-    structures: dict[str, tuple[str, ...]] = Field(
-        {
-            "Prostate": (r"prostate", r"prostata", r"ctv[ _-]*prostate"),
-            "Bladder": (r"bladder", r"blase", r"vessie"),
-            "Rectum": (r"rectum", r"rektum"),
-            "FemoralHeadRight": (
-                r"fem(oral|ur)?[ _-]*head[ _-]*(r|rt|right)",
-                r"(right|rt|r)[ _-]*fem(oral|ur)?[ _-]*head",
-            ),
-            "FemoralHeadLeft": (
-                r"fem(oral|ur)?[ _-]*head[ _-]*(l|lt|left)",
-                r"(left|lt|l)[ _-]*fem(oral|ur)?[ _-]*head",
-            ),
-            "PenileBulb": (r"penile[ _-]*bulb", r"bulbus.*penis"),
-            "SeminalVesicles": (r"seminal[ _-]*ves(icles?)?", r"sv"),
-            "PTV": (r"ptv([ _-]*(high|1|\d{2}(\.\d)?))?",),
-        },
-        description="structure -> regular expressions that its ROI name must match whole, upper or lower case",
-    )
-    mirrored_pairs: tuple[tuple[str, str], ...] = Field(
-        (("FemoralHeadLeft", "FemoralHeadRight"),), description="(left, right) structures that a flip swaps"
-    )
-    targets: tuple[str, ...] = Field(("PTV",), description="structures that are prescribed the dose, not organs")
-    body: tuple[str, ...] = Field(
-        (r"body", r"external", r"skin", r"outer[ _-]*contour"),
-        description="regular expressions of the body contour; made from the CT where there is none",
-    )
-    prescription_gy: float | None = Field(None, gt=0, description="prescribed dose; null: from each RTPLAN")
-    sum_beams: bool = Field(False, description="add up a complete set of BEAM doses where there is no PLAN dose")
-    key_file: str = Field("", description="file with the key of the de-identification; empty: CTAN_DEID_KEY")
-    dates: Literal["drop", "shift"] = Field("drop", description="drop dates, or shift all of a patient by one offset")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DicomConfig:
-        for name in self.structures:
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name) or name == "possible_dose_mask":
-                raise ValueError(f"structures: {name!r} cannot be a name; allowed: letters, digits, _ . + -")
-        for name, patterns in {**self.structures, "body": self.body}.items():
-            for pattern in patterns:
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from error
-        if unknown := [name for name in self.targets if name not in self.structures]:
-            raise ValueError(f"targets: {', '.join(unknown)} not in structures ({', '.join(self.structures)})")
-        if not self.targets:
-            raise ValueError("targets: expected at least one structure, whose prescription scales the dose")
-        organs = [name for name in self.structures if name not in self.targets]
-        if not organs:
-            raise ValueError("structures: expected an organ besides the targets")
-        if unknown := [name for pair in self.mirrored_pairs for name in pair if name not in organs]:
-            raise ValueError(f"mirrored_pairs: {', '.join(unknown)} not among the organs ({', '.join(organs)})")
-        return self
 
 
 class ReadingConfig(Settings):

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from ctan.cases import DataSpec
+from ctan.cases.sides import unpaired
 from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, RunConfig, Settings, explain
 from ctan.datasets import get_dataset
 from ctan.errors import ConfigError
@@ -216,8 +218,20 @@ def _set(values: dict[str, Any], field: str, value: Any) -> None:
 
 def _build(values: dict[str, Any], where: str) -> RunConfig:
     config = _validated(RunConfig, _without_planned(migrate_settings(values, where)), where)
-    get_dataset(config.data)  # its own settings
+    _check_sides(get_dataset(config.data).spec, config, where)
     return config
+
+
+def _check_sides(spec: DataSpec, config: RunConfig, where: str) -> None:
+    """Refuse flips that would exchange the labels of left and right structures."""
+    flips = config.training.flip_probability > 0 or config.evaluation.test_time_flip
+    if flips and (alone := unpaired(spec)):
+        raise ConfigError(
+            f"{where}: mirrored_pairs: {', '.join(alone)} of one side without a partner: flips would exchange the "
+            f"labels of left and right; add the pair (left, right) where the data are described "
+            f"(data.options.mirrored_pairs), or set training.flip_probability to 0 and evaluation.test_time_flip to "
+            f"false"
+        )
 
 
 _Model = TypeVar("_Model", bound=Settings)

@@ -78,7 +78,7 @@ def test_dose_is_known_inside_the_body_and_the_dose_grid_only(folder):
     write_patient(folder, contours={**CONTOURS, "BODY": [box(z, (-20, 10), (-15, 11)) for z in SLICES_Z]})
     case = read(folder)
     _, y, x = places()
-    body = to_case_axes((x >= -20) & (x <= 10) & (y >= -15) & (y <= 11))
+    body = to_case_axes((x >= -20) & (x < 10) & (y >= -15) & (y <= 11))
     np.testing.assert_array_equal(case.masks["possible_dose_mask"], between_centres() & body)
     assert not case.doses["dose"][~case.masks["possible_dose_mask"]].any()
 
@@ -114,7 +114,7 @@ def test_a_complete_set_of_beams_is_added_up_when_asked_for(folder):
     check_dose(read(folder, sum_beams=True))
     assert reason(folder) == (
         "RTDOSE: no plan dose (DoseSummationType PLAN), found 3 BEAM; export the dose of the plan, or set "
-        "data.dicom.sum_beams to add up the beams"
+        "data.options.sum_beams to add up the beams"
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ctan import versions
 from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
@@ -51,6 +52,7 @@ class HAM10000(Dataset):
 
     name = "ham10000"
     version = 1
+    uses: ClassVar[Mapping[str, int]] = {"pictures": versions.PICTURES}
     spec = DataSpec(
         dataset="ham10000",
         spatial_dims=2,
