@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +148,8 @@ def between(name: str, column: str, low: float | None, high: float | None, unit:
 class Dataset(Protocol):
     """One raw format. A new data set is one module that offers this and a line in `ctan.datasets.DATASETS`.
 
-    Its class is made from the settings of the data set (`DataConfig`).
+    Its class is made from the settings of the data set (`DataConfig`). It may also say which files it reads
+    (`ListsFiles`); the version of a folder is then made of these, otherwise of all files whose names have no dot ahead.
     """
 
     name: str
@@ -199,3 +201,27 @@ class Dataset(Protocol):
             seed: another seed gives other cases.
             defects: names of things to spoil, one in a case each, for tests.
         """
+
+
+File = Path | os.DirEntry[str]  # both know their `stat`; an entry of a folder costs a third of a path
+
+
+@runtime_checkable
+class ListsFiles(Protocol):
+    """What a data set may offer besides, so that a folder's version depends on what is read of it and nothing else."""
+
+    tables: tuple[str, ...]  # files about all cases, below the raw folder: small, edited by hand, always read anew
+
+    def files(self, raw_dir: Path) -> Iterable[File]:
+        """List every file of `raw_dir` but the tables that decides what `find` and `read` return.
+
+        Quick, without opening files; in any order; paths begin with `raw_dir`. A folder that holds no case gives none.
+        """
+
+
+@runtime_checkable
+class RecognisesFiles(ListsFiles, Protocol):
+    """A `ListsFiles` that knows its files by their content, whatever they are called."""
+
+    def is_read(self, path: Path) -> bool:
+        """Say whether `read` makes use of one of `files`; asked once for each content."""

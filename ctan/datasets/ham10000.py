@@ -14,7 +14,7 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.config import DataConfig, ValidationConfig
-from ctan.datasets.base import Augmentation, Case, Expectation, ImageSpec, RawCase, between
+from ctan.datasets.base import Augmentation, Case, Expectation, File, ImageSpec, RawCase, between
+from ctan.datasets.contents import files_in
 from ctan.datasets.ham10000_table import CLASSES, OFFICIAL_NUMBERS, SOURCE, TABLE_FILE, read_table
 from ctan.errors import CaseError, DataError
 from ctan.files import sha256_of_digests
@@ -62,6 +63,7 @@ class HAM10000:
         "age": "float64", "sex": "string", "localization": "string", "dx_type": "string"
     }  # fmt: skip
     strata: tuple[str, ...] = ("label_diagnosis",)
+    tables: tuple[str, ...] = (TABLE_FILE,)
     keeps_native = True
     whole_image = True
     augmentation = Augmentation(flip_axes=(0, 1), rotate_plane=(0, 1), max_scale=0.1, colour=True)
@@ -91,6 +93,19 @@ class HAM10000:
             )
         table = read_table(raw_dir)
         return [RawCase(case_id, table.lesion_of(case_id), "", paths[0]) for case_id, paths in pictures.items()]
+
+    def files(self, raw_dir: Path) -> Iterator[File]:
+        """List the pictures, and the masks of those."""
+        image_ids = set()
+        for folder in IMAGE_FOLDERS:
+            for file in files_in(raw_dir / folder):
+                if file.name.lower().endswith(_PICTURES):
+                    image_ids.add(file.name.rpartition(".")[0])
+                    yield file
+        for folder in MASK_FOLDERS:
+            for file in files_in(raw_dir / folder, MASK_ENDING):
+                if file.name.removesuffix(MASK_ENDING) in image_ids:
+                    yield file
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say which part of the data set this is, and what shows that the table or the folders were changed."""

@@ -138,12 +138,12 @@ def read_table(root: Path) -> Table:
     except OSError as error:
         raise DataError(f"{TABLE_FILE}: cannot be read ({error.strerror}); it belongs beside the folders of images "
                         f"and is part of {SOURCE}") from error  # fmt: skip
-    return _read(path, status.st_mtime_ns, status.st_size)
+    return _read(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, mtime_ns: int, size: int) -> Table:  # noqa: ARG001
-    """Parse a table; time and size of the file are there to notice another one under the same path."""
+def _read(path: Path, status: tuple[int, ...]) -> Table:  # noqa: ARG001
+    """Parse a table; `status` is there to notice another one under the same path, also one of equal length and age."""
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")

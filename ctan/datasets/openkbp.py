@@ -9,8 +9,10 @@ Source: Babier et al., "OpenKBP: The open-access knowledge-based planning grand 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +30,11 @@ from ctan.datasets.base import (
     Augmentation,
     Case,
     Expectation,
+    File,
     RawCase,
     between,
 )
+from ctan.datasets.contents import files_in
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests
 from ctan.tasks import DoseRegression, Segmentation, Task
@@ -56,6 +60,7 @@ class OpenKBP:
     labels: Mapping[str, tuple[str, ...]] = {}
     facts: Mapping[str, Literal["string", "float64"]] = {}
     strata: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     keeps_native = True
     whole_image = False
     augmentation = Augmentation(
@@ -77,18 +82,18 @@ class OpenKBP:
         Raises:
             DataError: when the folder is missing or holds no patient.
         """
-        root = raw_dir / "provided-data" if (raw_dir / "provided-data").is_dir() else raw_dir
-        cases = []
-        for folder, split in SPLIT_FOLDERS.items():
-            for path in (root / folder).glob("pt_*"):
-                if path.is_dir() and re.fullmatch(r"pt_\d+", path.name):
-                    cases.append(RawCase(path.name, path.name, split, path))
+        cases = [RawCase(item.name, item.name, split, Path(item)) for item, split in _patients(raw_dir)]
         if not cases:
             expected = ", ".join(f"{folder}/pt_<n>/ct.csv" for folder in SPLIT_FOLDERS)
             found = "the folder is empty" if raw_dir.is_dir() and not any(raw_dir.iterdir()) else "found none"
             raise DataError(f"{raw_dir}: no OpenKBP patients, expected {expected}; {found}")
         order = list(SPLIT_FOLDERS.values())
         return sorted(cases, key=lambda case: (order.index(case.split), int(case.case_id.removeprefix("pt_"))))
+
+    def files(self, raw_dir: Path) -> Iterator[File]:
+        """List the patients' CSV files."""
+        for folder, _ in _patients(raw_dir):
+            yield from files_in(folder, ".csv")
 
     def read(self, raw: RawCase) -> Case:
         """Read one patient: CT (clipped to 0..4095), dose in Gy, contours, possible-dose mask, spacing.
@@ -159,9 +164,18 @@ class OpenKBP:
         write_openkbp_phantoms(output_dir, num_train, num_validation, seed)
 
 
+def _patients(raw_dir: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Yield the patients' folders and the split of each."""
+    root = raw_dir / "provided-data" if (raw_dir / "provided-data").is_dir() else raw_dir
+    for folder, split in SPLIT_FOLDERS.items():
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / folder) as entries:
+            yield from ((item, split) for item in entries if re.fullmatch(r"pt_\d+", item.name) and item.is_dir())
+
+
 def _read_files(raw: RawCase) -> dict[str, bytes]:
     try:
-        return {path.stem: path.read_bytes() for path in sorted(raw.path.glob("*.csv"))}
+        # Not those that begin with a dot: macOS leaves ._ct.csv beside ct.csv.
+        return {path.stem: path.read_bytes() for path in sorted(raw.path.glob("[!.]*.csv"))}
     except OSError as error:
         name = Path(error.filename).name if error.filename else "a file"
         raise CaseError(raw.case_id, f"{name}: cannot be read ({error.strerror})") from error

@@ -8,17 +8,18 @@ Prostate by default; which structures there are, which of them are targets, and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from ctan.config import DataConfig, ValidationConfig
-from ctan.datasets.base import CT, Augmentation, Case, Expectation, RawCase, between
+from ctan.datasets.base import CT, Augmentation, Case, Expectation, File, RawCase, between
+from ctan.datasets.contents import files_below
 from ctan.datasets.deidentify import Pseudonymiser, read_key
 from ctan.datasets.dicomrt.names import RoiNames
 from ctan.datasets.dicomrt.patient import read_planning
-from ctan.datasets.dicomrt.scan import DicomFile, identity, scan
+from ctan.datasets.dicomrt.scan import DicomFile, identity, read_header, scan
 from ctan.errors import CaseError, DataError
 from ctan.tasks import DoseRegression, Segmentation, Task
 
@@ -42,6 +43,7 @@ class Prostate:
     labels: Mapping[str, tuple[str, ...]] = {}
     facts: Mapping[str, Literal["string", "float64"]] = {"prescription_gy": "float64"}
     strata: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     keeps_native = True
     whole_image = False
     augmentation = Augmentation(flip_axes=(1,), left_right_axis=1)
@@ -84,6 +86,14 @@ class Prostate:
             case_id = f"{case_id}-copy{copies}" if copies else case_id
             cases[case_id] = PlanningRawCase(case_id, patient, "", path, tuple(files))
         return [cases[case_id] for case_id in sorted(cases)]
+
+    def files(self, raw_dir: Path) -> Iterator[File]:
+        """List all files: DICOM files may have any name."""
+        return files_below(raw_dir, hidden=True)
+
+    def is_read(self, path: Path) -> bool:
+        """Say whether a file is of a kind that planning needs."""
+        return read_header(path) is not None
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say which patients have no ID of their own, and how many ROI names the name map does not know."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from ctan.config import DataConfig, ValidationConfig
 from ctan.datasets.base import Augmentation, Case, Expectation, ImageSpec, RawCase, between
+from ctan.datasets.contents import files_in
 from ctan.datasets.metaimage import Volume, read_mha
 from ctan.datasets.volumes import is_axis_aligned, stored_ct, to_case_axes
 from ctan.errors import CaseError, DataError
@@ -56,6 +58,7 @@ class STOIC:
     labels: Mapping[str, tuple[str, ...]] = {"covid": COVID, "severity": SEVERITY}
     facts: Mapping[str, Literal["string", "float64"]] = {"age": "float64", "sex": "string"}
     strata: tuple[str, ...] = ("label_covid", "label_severity")
+    tables: tuple[str, ...] = (REFERENCE,)
     keeps_native = False
     whole_image = False
     augmentation = Augmentation(
@@ -85,6 +88,10 @@ class STOIC:
         except DataError as error:
             raise DataError(f"{raw_dir}: {error}") from error
         return [RawCase(path.stem, path.stem, "", path) for path in paths]
+
+    def files(self, raw_dir: Path) -> list[os.DirEntry[str]]:
+        """List the scans."""
+        return files_in(raw_dir / IMAGES, ".mha")
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say how many patients of the table have no scan here, as in a part of the data set."""

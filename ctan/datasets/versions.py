@@ -25,8 +25,8 @@ from typing import Any
 
 import yaml
 
+from ctan.datasets.contents import md5s_of
 from ctan.datasets.fetch.dvc import Settings, parse_dvc_config, pull, verify
-from ctan.datasets.fetch.transfer import hash_file
 from ctan.errors import ConfigError, DataError
 
 _FORMS = "dvc:REPOSITORY@REVISION[:PATH], such as dvc:https://host/team/repo@main, or md5:<32 hex digits>.dir"
@@ -148,10 +148,13 @@ def open_version(spec: str, cache_dir: Path | None = None) -> Iterator[Path]:
 
 
 def folder_md5(folder: Path) -> str:
+    """Return DVC's hash of a folder."""
+    return tree_md5(md5s_of(folder))
+
+
+def tree_md5(md5s: Mapping[str, str]) -> str:
     """Return DVC's hash of a folder: the MD5 of the JSON list of its files' MD5s, in the order of their paths."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    entries = [{"md5": hash_file(folder / name, "md5"), "relpath": name} for name in names]
-    listing = json.dumps(entries, sort_keys=True).encode()
+    listing = json.dumps([{"md5": md5s[name], "relpath": name} for name in sorted(md5s)], sort_keys=True).encode()
     return f"{hashlib.md5(listing, usedforsecurity=False).hexdigest()}.dir"
 
 

@@ -129,13 +129,11 @@ class Ledger:
         path = self._folder / file.name
         if not path.is_file():
             return False
-        status = path.stat()
-        return (status.st_size, status.st_mtime_ns) == (entry.get("size"), entry.get("mtime_ns"))
+        return all(entry.get(name) == value for name, value in _status(path).items())
 
     def add(self, file: RemoteFile) -> None:
         """Remember a checked file."""
-        status = (self._folder / file.name).stat()
-        self._write(file, {"size": status.st_size, "mtime_ns": status.st_mtime_ns})
+        self._write(file, _status(self._folder / file.name))
 
     def add_unpacked(self, file: RemoteFile, folder: str) -> None:
         """Remember that an archive was unpacked into `folder`, so that it is not needed any more."""
@@ -147,6 +145,12 @@ class Ledger:
             # A line that a killed process left unfinished must not swallow this one.
             stream.write(("\n" if stream.tell() else "") + json.dumps(entry))
         self._entries[file.name] = entry
+
+
+def _status(path: Path) -> dict[str, int]:
+    """Return what shows that a file was touched, also one of the same length whose date was set back."""
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
 
 
 def count_files(folder: Path) -> int:
