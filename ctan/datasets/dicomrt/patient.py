@@ -67,7 +67,7 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
             None if config.prescription_gy and not config.sum_beams else plan_of(by_kind["RTPLAN"], by_kind["RTDOSE"])
         )
         prescription_gy = config.prescription_gy or (None if plan is None else prescription_of(plan))
-        structure_set = _structure_set(by_kind["RTSTRUCT"], plan)
+        structure_set = _structure_set(by_kind["RTSTRUCT"], by_kind["RTPLAN"] if plan is None else [plan])
         ct = volume_of(by_kind["CT"], structure_set)
         masks, num_unknown = masks_of(structure_set, ct)
         dose_image, known = dose_on(ct, by_kind["RTDOSE"], plan, prescription_gy, config)
@@ -108,17 +108,29 @@ def body_of(hounsfield: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     return body
 
 
-def _structure_set(found: Sequence[Dataset], plan: Dataset | None) -> Dataset:
-    """Return the structure set; of several the one that the plan refers to."""
+def _structure_set(found: Sequence[Dataset], plans: Sequence[Dataset]) -> Dataset:
+    """Return the structure set; of several the one that the plan refers to.
+
+    Args:
+        found: structure sets of the patient.
+        plans: the plan of the dose, or all plans where the settings give the prescription.
+    """
     if not found:
         raise DataError("no RTSTRUCT; expected a CT series, an RTSTRUCT and an RTDOSE")
-    if len(found) > 1 and plan is not None:
-        items = plan.get("ReferencedStructureSetSequence") or ()
-        referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items}
-        found = [s for s in found if str(s.get("SOPInstanceUID", "")) in referred] or found
-    if len(found) > 1:
-        raise DataError(f"RTSTRUCT: {len(found)} structure sets and no RTPLAN says which one is meant; keep one")
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    items = [item for plan in plans for item in plan.get("ReferencedStructureSetSequence") or ()]
+    referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items}
+    meant = [structure_set for structure_set in found if str(structure_set.get("SOPInstanceUID", "")) in referred]
+    if len(meant) == 1:
+        return meant[0]
+    if not plans:
+        reason = "no RTPLAN says which one is meant"
+    elif meant:
+        reason = f"{len(plans)} RTPLAN refer to {len(meant)} of them"
+    else:
+        reason = "the RTPLAN refers to none of them"
+    raise DataError(f"RTSTRUCT: {len(found)} structure sets and {reason}; keep one")
 
 
 def _in_case_axes(mask: npt.NDArray[np.bool_ | np.uint8], like: SimpleITK.Image) -> npt.NDArray[np.bool_]:
