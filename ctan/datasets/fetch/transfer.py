@@ -18,10 +18,11 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 from ctan.datasets.fetch.progress import ByteProgress
+from ctan.datasets.fetch.trust import require_safe_names
 from ctan.errors import CtanError, DataError
 
 LEDGER_FILE = ".ctan-download.jsonl"
@@ -179,8 +180,7 @@ def transfer(
         DataError: naming the files that could not be fetched and why; what was fetched stays.
     """
     started = time.monotonic()
-    for file in files:
-        _require_safe(file.name)
+    require_safe_names(file.name for file in files)
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder)
     wanted = [file for file in files if not ledger.holds(file)]
@@ -334,13 +334,6 @@ class _Worker:
 
 def _escape(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _require_safe(name: str) -> None:
-    """Refuse names that would leave the folder: a listing is not trusted."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or name.endswith("/"):
-        raise DataError(f"the source lists {name!r}, which is not a path below a folder; nothing was fetched")
 
 
 def _require_space(wanted: Sequence[RemoteFile], folder: Path) -> None:
