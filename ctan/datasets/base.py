@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ctan.cases import Case, DataSpec, RawCase
 from ctan.config import DataConfig, Settings, ValidationConfig, explain
+from ctan.datasets.listing import File, files_below
 from ctan.errors import ConfigError
 
 
@@ -57,6 +58,8 @@ class Dataset(ABC):
         uses: versions of shared code that the reader is built on, by name.
         Options: the data set's own settings, `data.options`.
         not_decisive: those of them that change nothing about a case, such as where a key lies.
+        tables: files about all cases, below the raw folder: small, edited by hand, always read anew.
+        looks_inside: whether the data set knows its files by their content (`is_read`), whatever they are called.
         profiles: what a packaged profile (`"smoke"`, `"cpu"`, `"gpu"`; `"*"` for all) sets otherwise for this data set,
             in the form of a settings file.
 
@@ -72,6 +75,8 @@ class Dataset(ABC):
     uses: ClassVar[Mapping[str, int]] = {}
     not_decisive: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[Settings]] = NoOptions
+    tables: ClassVar[tuple[str, ...]] = ()
+    looks_inside: ClassVar[bool] = False
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, config: DataConfig | None = None) -> None:
@@ -106,6 +111,20 @@ class Dataset(ABC):
         Raises:
             CaseError: naming the file, what was expected and what was found.
         """
+
+    def files(self, raw_dir: Path) -> Iterable[File]:
+        """List every file of `raw_dir` but the tables that decides what `find` and `read` return.
+
+        What the version of a folder is made of, so that nothing else changes it: by default all files whose names have
+        no dot ahead. Quick, without opening files; in any order; paths begin with `raw_dir`. A folder that holds no
+        case gives none.
+        """
+        return files_below(raw_dir)
+
+    def is_read(self, path: Path) -> bool:
+        """Say whether `read` makes use of one of `files`; asked, once for each content, where `looks_inside`."""
+        del path
+        return True
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say what a person should know about this copy as a whole, a sentence each; usually nothing."""

@@ -71,8 +71,8 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
             None if config.prescription_gy and not config.sum_beams else plan_of(by_kind["RTPLAN"], by_kind["RTDOSE"])
         )
         prescription_gy = config.prescription_gy or (None if plan is None else prescription_of(plan))
+        structure_set = _structure_set(by_kind["RTSTRUCT"], by_kind["RTPLAN"] if plan is None else [plan])
         made_on = plan if plan is not None or len(by_kind["RTPLAN"]) != 1 else by_kind["RTPLAN"][0]
-        structure_set = _structure_set(by_kind["RTSTRUCT"], made_on)
         planned_on = _planned_on(structure_set, made_on, config)
         ct = volume_of(by_kind["CT"], structure_set)
         structures = structures_of(structure_set, ct, config)
@@ -138,18 +138,29 @@ def _without_holes(body: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.stack([ndimage.binary_fill_holes(body[:, :, index]) for index in range(body.shape[2])], axis=2)
 
 
-def _structure_set(found: Sequence[Dataset], plan: Dataset | None) -> Dataset:
-    """Return the structure set; of several the one that the plan refers to."""
+def _structure_set(found: Sequence[Dataset], plans: Sequence[Dataset]) -> Dataset:
+    """Return the structure set; of several the one that the plan refers to.
+
+    Args:
+        found: structure sets of the patient.
+        plans: the plan of the dose, or all plans where the settings give the prescription.
+    """
     if not found:
         raise DataError("no RTSTRUCT; expected a CT series, an RTSTRUCT and an RTDOSE")
-    if len(found) > 1 and plan is not None:
-        items = plan.get("ReferencedStructureSetSequence") or ()
-        referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items}
-        found = [s for s in found if str(s.get("SOPInstanceUID", "")) in referred] or found
-    if len(found) > 1:
-        says = "no RTPLAN says which one is meant" if plan is None else "the RTPLAN refers to none of them"
-        raise DataError(f"RTSTRUCT: {len(found)} structure sets and {says}; keep one")
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    items = [item for plan in plans for item in plan.get("ReferencedStructureSetSequence") or ()]
+    referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items}
+    meant = [structure_set for structure_set in found if str(structure_set.get("SOPInstanceUID", "")) in referred]
+    if len(meant) == 1:
+        return meant[0]
+    if not plans:
+        reason = "no RTPLAN says which one is meant"
+    elif meant:
+        reason = f"{len(plans)} RTPLAN refer to {len(meant)} of them"
+    else:
+        reason = "the RTPLAN refers to none of them"
+    raise DataError(f"RTSTRUCT: {len(found)} structure sets and {reason}; keep one")
 
 
 def _planned_on(structure_set: Dataset, plan: Dataset | None, config: DicomConfig) -> tuple[str, ...]:

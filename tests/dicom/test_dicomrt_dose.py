@@ -259,6 +259,16 @@ def test_of_several_structure_sets_the_one_of_the_plan_is_read(folder):
 
     change(folder / "draft", edit)
     np.testing.assert_array_equal(read(folder).masks["PTV"], expected.masks["PTV"])
+    # Also where the settings give the prescription, and the plan is not needed for it.
+    np.testing.assert_array_equal(read(folder, prescription_gy=60.0).masks["PTV"], expected.masks["PTV"])
+    plan = (folder / "rp").read_bytes()
+
+    def points_elsewhere(ds):
+        ds.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID = HEADER.uid("a third one")
+
+    change(folder / "rp", points_elsewhere)
+    assert reason(folder) == "RTSTRUCT: 2 structure sets and the RTPLAN refers to none of them; keep one"
+    (folder / "rp").write_bytes(plan)
     (folder / "rp").unlink()
     assert reason(folder) == "RTSTRUCT: 2 structure sets and no RTPLAN says which one is meant; keep one"
 

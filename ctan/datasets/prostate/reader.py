@@ -8,7 +8,7 @@ Prostate by default; which structures there are, which of them are targets, and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,11 @@ from ctan import versions
 from ctan.cases import CT, SPLIT_TRAIN, Augmentation, Case, DataSpec, RawCase
 from ctan.config import ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
+from ctan.datasets.listing import File, files_below
 from ctan.dicom.deidentify import Pseudonymiser, read_key
 from ctan.dicom.names import RoiNames
 from ctan.dicom.patient import read_planning
-from ctan.dicom.scan import DicomFile, identity, scan
+from ctan.dicom.scan import DicomFile, identity, read_header, scan
 from ctan.dicom.settings import DicomConfig
 from ctan.errors import CaseError, DataError
 from ctan.tasks import DoseRegression, Segmentation
@@ -42,6 +43,7 @@ class Prostate(Dataset):
 
     name = "prostate"
     version = 1
+    looks_inside = True
     Options = DicomConfig
     uses: ClassVar[Mapping[str, int]] = {"dicom": versions.DICOM}
     not_decisive = frozenset({"key_file"})  # other keys give other ids, which tell
@@ -99,6 +101,14 @@ class Prostate(Dataset):
             case_id = f"{case_id}-copy{copies}" if copies else case_id
             cases[case_id] = PlanningRawCase(case_id, patient, "", path, tuple(files))
         return [cases[case_id] for case_id in sorted(cases)]
+
+    def files(self, raw_dir: Path) -> Iterator[File]:
+        """List all files: DICOM files may have any name."""
+        return files_below(raw_dir, hidden=True)
+
+    def is_read(self, path: Path) -> bool:
+        """Say whether a file is of a kind that planning needs."""
+        return read_header(path) is not None
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say which patients have no ID of their own, and how many ROI names the name map does not know."""
