@@ -316,6 +316,7 @@ def compare(
     """
     with _step("compare", f"{len(evaluation_dirs)} models") as clock:
         from ctan.evaluation import compare as compare_evaluations
+        from ctan.evaluation.words import in_words
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
@@ -332,7 +333,7 @@ def compare(
         with atomic_path(Path(best_dir)) as folder:
             shutil.copytree(model_dirs[best["model_index"]], folder)
         _point_to_run(metadata, best_dir)
-        print("best: {arch}, fold {fold}, seed {seed} ({reason})".format_map(best))
+        print(in_words(comparison))
     return _numbers(comparison["models"][best["model_index"]]["scores"])
 
 

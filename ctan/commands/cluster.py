@@ -68,12 +68,15 @@ def submit(
     if not (wait or follow):
         return
     try:
-        end = cluster.wait(run.run_id, typer.echo, follow, poll_seconds)
+        end = cluster.wait(run, typer.echo, follow, poll_seconds)
     except KeyboardInterrupt:
         typer.echo(f"\nno longer waiting; the run goes on: {run.url}", err=True)
         raise typer.Exit(130) from None
+    for result in end.results:
+        typer.echo(result)
     for failure in end.failures:
         typer.echo(failure, err=True)
+    typer.echo(f"{end.state}: {run.url}")
     if not end.succeeded:
         raise typer.Exit(_CANCELED if end.state == "CANCELED" else 1)
 
