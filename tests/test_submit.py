@@ -116,7 +116,7 @@ def test_a_run_is_created_with_experiment_parameters_and_values(kfp_server: KfpS
     executors = run.pipeline_spec["pipeline_spec"]["deploymentSpec"]["executors"]
     assert executors["exec-train"]["container"]["resources"]["accelerator"]["resourceCount"] == "1"
     kubernetes = run.pipeline_spec["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert {mount["constant"] for mount in kubernetes["exec-train"]["pvcMount"]} == {"ctan-store", "ctan-checkpoints"}
+    assert [mount["mountPath"] for mount in kubernetes["exec-train"]["emptyDirMounts"]] == ["/dev/shm"]
 
 
 def test_without_values_the_pipeline_is_sent_as_compiled(
