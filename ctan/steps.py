@@ -56,7 +56,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Metrics:
     """Return the finite numbers of a nested mapping, flat, with names that KFP and MLflow both take."""
     flat: Metrics = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key}".rstrip(".")  # the total among the losses has no name of its own
         if isinstance(value, Mapping):
             flat |= _numbers(value, f"{name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"):

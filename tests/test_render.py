@@ -19,6 +19,7 @@ from ctan.cluster.render import render
 from ctan.cluster.values import Values, load_values
 from ctan.errors import ConfigError, DataError
 from pipelines.ctan import COMPILED
+from pipelines.retrain import COMPILED as RETRAIN
 
 INFRA = Path(__file__).parent.parent / "infra" / "values"
 DIGEST = "registry.example.org/python-steps@sha256:" + "0a" * 32
@@ -82,10 +83,21 @@ CASES: dict[str, tuple[Change, dict[str, Any]]] = {
         {"cpu_request": "500m", "cpu_limit": 4, "memory_request": "1500M", "memory_limit": "8Gi", "gpus": 2},
     ),
     "retry": (
-        lambda task: task.set_retry(3, backoff_duration="2m", backoff_factor=1.5, backoff_max_duration="1h"),
-        {"retry": {"count": 3, "backoff_duration": "2m", "backoff_factor": 1.5, "backoff_max_duration": "1h"}},
+        lambda task: kubernetes.set_timeout(
+            task.set_retry(3, backoff_duration="2m", backoff_factor=3, backoff_max_duration="6h"), 3600
+        ),
+        {
+            "retry": {"count": 3, "backoff_duration": "2m", "backoff_factor": 3, "backoff_max_duration": "6h"},
+            "timeout_seconds": 3600,
+        },
     ),
-    "kfp's defaults of a retry": (lambda task: task.set_retry(1), {"retry": {"count": 1}}),
+    "time for all tries": (  # 3 tries of 1000 s, 600 s for the pod of each, and waits of 60 s and 120 s
+        lambda task: kubernetes.set_timeout(
+            task.set_retry(2, backoff_duration="60s", backoff_factor=2, backoff_max_duration="4980s"), 1000
+        ),
+        {"retry": {"count": 2, "backoff_duration": "1m"}, "timeout_seconds": 1000},
+    ),
+    "no retry": (lambda task: task, {"retry": {"count": 0}}),
     "no caching": (lambda task: task.set_caching_options(False), {"cache": False}),
     "environment": (
         lambda task: task.set_env_variable("A", "1").set_env_variable("B", "2"),
@@ -128,6 +140,29 @@ def test_a_step_whose_results_must_be_fresh_cannot_be_cached(tmp_path: Path) -> 
     uncached = compiled(tmp_path, lambda task: task.set_caching_options(False))
     with pytest.raises(ConfigError, match="step second: cache: true, but the pipeline wants its results fresh"):
         render(uncached, values)
+
+
+def test_a_compiled_retry_can_be_taken_away(tmp_path: Path) -> None:
+    retried = compiled(tmp_path, lambda task: task.set_retry(2))
+    assert render(retried, Values.model_validate({"defaults": {"retry": {"count": 0}}})) == compiled(tmp_path)
+
+
+def test_settings_of_a_component_reach_every_use_of_it() -> None:
+    values = Values.model_validate({"steps": {"resolve": {"cpu_request": 3}, "train": {"cpu_request": 5}}})
+    spec = next(yaml.safe_load_all(render(RETRAIN.read_text(encoding="utf-8"), values)))
+    cpus = {
+        name: executor["container"]["resources"]["resourceCpuRequest"]
+        for name, executor in spec["deploymentSpec"]["executors"].items()
+    }
+    assert {name: cpu for name, cpu in cpus.items() if cpu != "1"} == {
+        "exec-resolve": "3", "exec-resolve-2": "3", "exec-train": "5"
+    }  # fmt: skip
+
+
+def test_settings_of_a_step_of_another_pipeline_of_ours_are_left_alone() -> None:
+    """One values file serves ctan.yaml and retrain.yaml, which alone has `check`."""
+    text = COMPILED.read_text(encoding="utf-8")
+    assert render(text, Values.model_validate({"steps": {"check": {"cpu_request": 2}}})) == text
 
 
 def test_a_compiled_gpu_limit_can_be_taken_away(tmp_path: Path) -> None:

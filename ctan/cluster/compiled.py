@@ -16,6 +16,7 @@ import yaml
 from ctan.errors import DataError
 
 _EXECUTOR = "exec-"
+_FUNCTION = "--function_to_execute"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C reads a pipeline in a tenth of the time
 
 
@@ -108,6 +109,12 @@ class CompiledPipeline:
             for label, executor in executors.items()
             if "container" in executor
         }
+
+    def component_of(self, step: str) -> str:
+        """Name of the component that a step's container runs: kfp calls the second use of `resolve` `resolve-2`."""
+        arguments = self.containers[step].get("args", [])
+        named = arguments[arguments.index(_FUNCTION) + 1] if _FUNCTION in arguments[:-1] else step
+        return str(named).replace("_", "-")
 
     @staticmethod
     def executor(step: str) -> str:

@@ -13,11 +13,11 @@ import yaml
 
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.parameters import check_parameters
-from ctan.cluster.values import EnvironmentSource, Retry, StepValues, Values, num_bytes, num_cores
+from ctan.cluster.values import EnvironmentSource, Retry, StepValues, Values, num_bytes, num_cores, num_seconds
 from ctan.errors import ConfigError
+from ctan.pipelines_client import PIPELINES, compiled_pipeline
 
 _IMAGE_VARIABLE = "CTAN_IMAGE"  # tells a step which image it runs in, for its MLflow run
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
@@ -36,12 +36,9 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
     """
     read = CompiledPipeline.parse(pipeline_yaml, source)
     pipeline = CompiledPipeline(source, copy.deepcopy(read.spec), copy.deepcopy(read.platform))
-    if unknown := [step for step in values.steps if step not in pipeline.containers]:
-        raise ConfigError(
-            f"steps.{unknown[0]}: {source} has no such step; its steps are: {', '.join(sorted(pipeline.containers))}"
-        )
+    _check_steps(pipeline, values)
     for step, container in pipeline.containers.items():
-        settings = values.for_step(step)
+        settings = values.for_step(step if step in values.steps else pipeline.component_of(step))
         _set_container(container, settings, values.image)
         _check_resources(step, container.get("resources", {}))
         for task in pipeline.tasks_of(step):
@@ -53,6 +50,18 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
         if values.parallelism and "parameterIterator" in task:
             task["iteratorPolicy"] = {"parallelismLimit": values.parallelism}
     return _to_yaml(pipeline)
+
+
+def _check_steps(pipeline: CompiledPipeline, values: Values) -> None:
+    """Refuse settings of a step that neither this pipeline nor one of ours has: one values file serves all of ours."""
+    components = {pipeline.component_of(step) for step in pipeline.containers}
+    unknown = values.steps.keys() - components - pipeline.containers.keys()
+    if unknown:
+        unknown -= {step for name in PIPELINES for step in CompiledPipeline.read(compiled_pipeline(name)).containers}
+    if unknown:
+        raise ConfigError(
+            f"steps.{min(unknown)}: {pipeline.source} has no such step; its steps are: {', '.join(sorted(components))}"
+        )
 
 
 def _set_container(container: dict[str, Any], settings: StepValues, image: str | None) -> None:
@@ -100,20 +109,19 @@ def _set_task(step: str, task: dict[str, Any], settings: StepValues) -> None:
     if settings.cache is False:
         task["cachingOptions"] = {}
     if settings.retry is not None:
-        task["retryPolicy"] = _retry_policy(settings.retry)
+        task.pop("retryPolicy", None)
+        if settings.retry.count:
+            task["retryPolicy"] = _retry_policy(settings.retry, settings.least_retry_seconds)
 
 
-def _retry_policy(retry: Retry) -> dict[str, Any]:
+def _retry_policy(retry: Retry, least_seconds: int) -> dict[str, Any]:
+    longest = num_seconds(retry.backoff_max_duration) if retry.backoff_max_duration else least_seconds
     return {
         "maxRetryCount": retry.count,
-        "backoffDuration": _seconds(retry.backoff_duration),
+        "backoffDuration": f"{num_seconds(retry.backoff_duration)}s",
         "backoffFactor": retry.backoff_factor,
-        "backoffMaxDuration": _seconds(retry.backoff_max_duration),
+        "backoffMaxDuration": f"{longest}s",
     }
-
-
-def _seconds(duration: str) -> str:
-    return f"{int(duration[:-1]) * _SECONDS[duration[-1]]}s"
 
 
 def _set_platform(pipeline: CompiledPipeline, step: str, config: dict[str, Any]) -> None:
