@@ -4,6 +4,8 @@ from kfp import dsl, kubernetes
 
 from components import IMAGE
 
+# A run that waits for ever (an image that cannot be pulled, say) ends then. A values file sets another.
+LIMITS = dsl.PipelineConfig(active_deadline_seconds=7 * 86400)
 _USER = _GROUP = 1000  # of the image; without them a namespace that enforces Pod Security `restricted` refuses the pods
 
 

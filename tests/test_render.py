@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp import compiler, components, dsl, kubernetes
 
+from ctan.cluster.compiled import CompiledPipeline
+from ctan.cluster.progress import Progress
 from ctan.cluster.render import render
 from ctan.cluster.values import Values, load_values
 from ctan.errors import ConfigError, DataError
@@ -179,6 +182,28 @@ def test_a_step_is_told_the_image_it_runs_in() -> None:
 def test_images_defaults_and_parallelism_are_those_of_a_pipeline_compiled_so(tmp_path: Path) -> None:
     values = Values.model_validate({"image": DIGEST, "parallelism": 4, "parameters": {"rate": 2}})
     assert render(compiled(tmp_path), values) == compiled(tmp_path, image=DIGEST, parallelism=4, rate=2.0)
+
+
+def test_the_deadline_of_the_run_is_the_compilers(tmp_path: Path) -> None:
+    @dsl.component(base_image="python:3.11", install_kfp_package=False)
+    def step() -> str:
+        return ""
+
+    def limited(seconds: int) -> str:
+        @dsl.pipeline(name="limited", pipeline_config=dsl.PipelineConfig(active_deadline_seconds=seconds))
+        def pipeline():
+            step()
+
+        compiler.Compiler().compile(pipeline, str(tmp_path / "limited.yaml"))
+        return (tmp_path / "limited.yaml").read_text(encoding="utf-8")
+
+    assert render(limited(60), Values(deadline_seconds=3600)) == limited(3600)
+    assert render(limited(60), Values()) == limited(60)
+
+
+@pytest.mark.parametrize("path", [COMPILED, RETRAIN], ids=lambda path: path.stem)
+def test_no_run_of_ours_goes_on_for_ever(path: Path) -> None:
+    assert 0 < Progress(SimpleNamespace(run_details=None), CompiledPipeline.read(path)).deadline_seconds <= 7 * 86400
 
 
 def test_pulling_is_set_for_every_step(tmp_path: Path) -> None:

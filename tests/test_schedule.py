@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("kfp")
 
+from ctan.cluster import image
 from ctan.cluster.client import packaged
 from ctan.cluster.cron import Cron
 from ctan.cluster.endpoint import ClusterError
@@ -45,6 +46,8 @@ def retrain(source: str, epochs: int = 5, rate: float = 0.1, archs: list = []):
 
 @pytest.fixture(autouse=True)
 def no_cluster_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "RELEASE", tmp_path / "no-release.json")
+    monkeypatch.delenv(image.VARIABLE, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     for name in ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT", "KFP_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("kfp")
 
+from ctan.cluster import image
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.endpoint import ClusterError, find_endpoint
 from ctan.cluster.parameters import check_complete, parse_parameters
@@ -31,6 +32,8 @@ NOBODY = "http://127.0.0.1:1"  # port 1 is not served
 
 @pytest.fixture(autouse=True)
 def no_cluster_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "RELEASE", tmp_path / "no-release.json")
+    monkeypatch.delenv(image.VARIABLE, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     for name in (
         "KFP_ENDPOINT",

@@ -55,6 +55,10 @@ def test_a_step_takes_what_it_does_not_set_from_the_defaults() -> None:
             "retry.backoff_max_duration 1h: is counted from the first start and would stop a later try; expected at "
             "least 23400s: 3 tries of 7200 s and 600 s until a pod is there",
         ),
+        (
+            {"deadline_seconds": 60, "defaults": {"timeout_seconds": 90}},
+            "deadline_seconds 60: is below timeout_seconds 90",
+        ),
         ({"image": "ctan"}, "image: expected name:tag or name@sha256:"),
         ({"image": "ctan@sha256:abc"}, "image: expected name:tag or name@sha256:"),
         (

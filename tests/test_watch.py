@@ -17,7 +17,7 @@ import kfp_server_api
 from helpers_kfp_runs import WORKFLOW, SimulatedRun, pod_of, recorded
 from helpers_report import ARCHS, write_inputs
 
-from ctan.cluster import logs, watch
+from ctan.cluster import image, logs, watch
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.nodes import Nodes, places
 from ctan.cluster.progress import Progress
@@ -52,6 +52,8 @@ F1129 12:58:20.000000      17 main.go:57] failed to execute component: exit stat
 
 @pytest.fixture(autouse=True)
 def no_cluster_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "RELEASE", tmp_path / "no-release.json")
+    monkeypatch.delenv(image.VARIABLE, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     for name in ("KFP_ENDPOINT", "KFP_NAMESPACE", "KFP_EXISTING_TOKEN", logs.ROOT_VARIABLE):
         monkeypatch.delenv(name, raising=False)
@@ -264,6 +266,18 @@ def test_one_failed_training_of_several_is_named_with_its_own_log(kfp_server: Kf
     assert "train 2/3: store: chunk 3 is damaged\n" in done.output
     assert "train 1/3: " not in done.output
     assert "train 3/3: " not in done.output
+
+
+def test_a_run_whose_time_is_over_says_so(kfp_server: KfpServer, tmp_path: Path) -> None:
+    pipeline = CompiledPipeline.read(COMPILED)
+    run = SimulatedRun(pipeline, outcomes={"train": "overrun"}, deadline_seconds=7200)
+    simulate(kfp_server, run)
+    values = tmp_path / "values.yaml"
+    values.write_text("deadline_seconds: 7200\n", encoding="utf-8")
+    done = submit(kfp_server, ONE, "--values", str(values))
+    assert done.exit_code == 1
+    assert "its time is over: the run was ended after 2 h, its deadline" in done.output
+    assert "train 1/1: failed" in done.output
 
 
 def test_canceling_is_told_and_ends_with_3(kfp_server: KfpServer) -> None:

@@ -49,6 +49,8 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
     for task in pipeline.tasks():
         if values.parallelism and "parameterIterator" in task:
             task["iteratorPolicy"] = {"parallelismLimit": values.parallelism}
+    if values.deadline_seconds:
+        _part(pipeline, "pipelineConfig")["activeDeadlineSeconds"] = values.deadline_seconds
     return _to_yaml(pipeline)
 
 
@@ -128,10 +130,16 @@ def _set_platform(pipeline: CompiledPipeline, step: str, config: dict[str, Any])
     """Add Kubernetes' settings of a step to the second document; those of the same kind are replaced."""
     if not config:
         return
-    part: dict[str, Any] = pipeline.platform
-    for key in ("platforms", "kubernetes", "deploymentSpec", "executors", pipeline.executor(step)):
-        part = part.setdefault(key, {})
+    part = _part(pipeline, "deploymentSpec", "executors", pipeline.executor(step))
     part |= _as_compiled(config)
+
+
+def _part(pipeline: CompiledPipeline, *keys: str) -> dict[str, Any]:
+    """Return a part of the second document, made where it is not there."""
+    part: dict[str, Any] = pipeline.platform
+    for key in ("platforms", "kubernetes", *keys):
+        part = part.setdefault(key, {})
+    return part
 
 
 def _as_compiled(config: dict[str, Any]) -> dict[str, Any]:

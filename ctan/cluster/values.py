@@ -167,6 +167,9 @@ class Values(Settings):
     image_pull_secrets: tuple[Name, ...] = Field((), description="Secrets that open the image's registry")
     service_account: Name | None = Field(None, description="account the steps run as; null: KFP's own. Not in YAML")
     parallelism: int | None = Field(None, ge=1, description="iterations of a loop that run at a time")
+    deadline_seconds: int | None = Field(
+        None, gt=0, le=2**31 - 1, description="the whole run is ended after so many seconds; null: as compiled, a week"
+    )
     parameters: dict[str, Any] = Field({}, description="new defaults of the pipeline's parameters, such as store_root")
     defaults: StepValues = StepValues()
     steps: dict[str, StepValues] = Field({}, description="settings of single steps; they replace those of defaults")
@@ -178,6 +181,11 @@ class Values(Settings):
                 self.for_step(step)
             except ValidationError as error:
                 raise ValueError(f"steps.{step}, with defaults: {_message(error.errors()[0])}") from error
+        longest = max((self.for_step(step).timeout_seconds or 0 for step in ("", *self.steps)), default=0)
+        if self.deadline_seconds and self.deadline_seconds < longest:
+            raise ValueError(
+                f"deadline_seconds {self.deadline_seconds}: is below timeout_seconds {longest} of a single step"
+            )
         return self
 
     def for_step(self, step: str) -> StepValues:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from ctan.cluster.compiled import CompiledPipeline
+    from ctan.cluster.values import Values
 
 _CANCELED = 3  # exit code; 1 is a failed run and any other error
 
@@ -56,12 +60,11 @@ def submit(
     from ctan.cluster.compiled import CompiledPipeline
     from ctan.cluster.parameters import parse_parameters
     from ctan.cluster.submit import Cluster
-    from ctan.cluster.values import load_values
 
     file, items = _file_and_parameters(arguments or [])
     pipeline = CompiledPipeline.read(file)
     parameters = parse_parameters(pipeline, items)
-    settings = load_values(values) if values else None
+    settings = settings_for(pipeline, values, endpoint)
     cluster = Cluster(endpoint, namespace)
     run = cluster.submit(file.read_text(encoding="utf-8"), parameters, settings, experiment, run_name)
     typer.echo(f"submitted {run.name!r} to experiment {run.experiment!r}: {run.url}")
@@ -108,6 +111,19 @@ def render(
         typer.echo(text, nl=False)
     else:
         write_text(output, text)
+
+
+def settings_for(pipeline: CompiledPipeline, values: Path | None, endpoint: str | None) -> Values | None:
+    """Return the settings to write into a pipeline before it is sent: a values file, and an image to pull."""
+    from ctan.cluster.endpoint import find_endpoint
+    from ctan.cluster.image import choose_image, with_image
+    from ctan.cluster.values import load_values
+
+    settings = load_values(values) if values else None
+    image = choose_image(pipeline, find_endpoint(endpoint), settings)
+    if image.note:
+        typer.echo(image.note, err=True)
+    return with_image(settings, image)
 
 
 def _file_and_parameters(arguments: list[str]) -> tuple[Path, list[str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from ctan.commands.cluster import Endpoint, Namespace, ValuesFile
+from ctan.commands.cluster import Endpoint, Namespace, ValuesFile, settings_for
 from ctan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ def _apply(
     from ctan.cluster.cron import parse_cron
     from ctan.cluster.parameters import parse_parameters
     from ctan.cluster.schedule import Schedules
-    from ctan.cluster.values import load_values
 
     times = parse_cron(cron, _now())
-    parameters = parse_parameters(CompiledPipeline.read(file), items)
-    settings = load_values(values) if values else None
+    pipeline = CompiledPipeline.read(file)
+    parameters = parse_parameters(pipeline, items)
+    settings = settings_for(pipeline, values, endpoint)
     package = packaged(file.read_text(encoding="utf-8"), parameters, settings, str(file))
     _show_applied(Schedules(endpoint, namespace).apply(times, package, name))
 
