@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("kfp")
 
+from ctan import steps
 from ctan.cluster import image
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.endpoint import ClusterError, find_endpoint
@@ -20,6 +21,7 @@ from ctan.cluster.submit import Cluster
 from ctan.commands import cluster as commands
 from ctan.errors import ConfigError
 from pipelines.ctan import COMPILED
+from pipelines.retrain import COMPILED as RETRAIN
 
 if TYPE_CHECKING:
     from helpers_kfp import KfpServer
@@ -135,6 +137,23 @@ def test_without_values_the_pipeline_is_sent_as_compiled(
     assert set(kfp_server.namespaces) == {"alice"}
     assert kfp_server.tokens[-1] == "Bearer a-token"
     assert kfp_server.runs[0].pipeline_spec["pipeline_spec"]["pipelineInfo"]["name"] == "ctan"
+
+
+@pytest.mark.parametrize("path", [COMPILED, RETRAIN], ids=lambda path: path.stem)
+def test_without_the_cache_every_step_runs_those_of_an_inner_pipeline_too(kfp_server: KfpServer, path: Path) -> None:
+    for option in ("--cache", "--no-cache"):
+        assert ctan("submit", str(path), "source=phantom", option, "--endpoint", kfp_server.url).exit_code == 0
+    with_cache, without = (str(run.pipeline_spec).count("'enableCache': True") for run in kfp_server.runs)
+    assert with_cache >= 2, "ingest and validate"
+    assert without == 0
+
+
+def test_outputs_that_the_cache_names_and_nobody_has_are_told_with_what_to_do(tmp_path: Path) -> None:
+    """The launcher downloads nothing, without an error: the step finds no folder, or an empty one."""
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "missing"):
+        with pytest.raises(ConfigError, match=r"the output of an earlier step is empty.*ctan submit --no-cache"):
+            steps.plan(str(folder))
 
 
 def test_an_unknown_parameter_sends_nothing(kfp_server: KfpServer) -> None:

@@ -20,7 +20,7 @@ from ctan.pipelines_client import PIPELINES, compiled_pipeline
 _IMAGE_VARIABLE = "CTAN_IMAGE"  # tells a step which image it runs in, for its MLflow run
 
 
-def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
+def render(pipeline_yaml: str, values: Values, source: str = "pipeline", cache: bool = True) -> str:
     """Return a compiled pipeline with the settings of a values file.
 
     Settings that the values leave out stay as they were compiled. Rendering twice gives the same as rendering once.
@@ -29,6 +29,7 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
         pipeline_yaml: compiled pipeline, one or two YAML documents.
         values: settings.
         source: where the pipeline was read, for messages.
+        cache: False has every step run, whatever pipeline and values say; kfp's own override misses inner pipelines.
 
     Raises:
         ConfigError: when the values name a step or a parameter that the pipeline does not have.
@@ -49,6 +50,8 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
     for task in pipeline.tasks():
         if values.parallelism and "parameterIterator" in task:
             task["iteratorPolicy"] = {"parallelismLimit": values.parallelism}
+        if not cache:
+            task["cachingOptions"] = {}
     if values.deadline_seconds:
         _part(pipeline, "pipelineConfig")["activeDeadlineSeconds"] = values.deadline_seconds
     return _to_yaml(pipeline)

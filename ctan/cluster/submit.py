@@ -62,6 +62,7 @@ class Cluster:
         values: Values | None = None,
         experiment: str | None = None,
         run_name: str | None = None,
+        cache: bool = True,
     ) -> SubmittedRun:
         """Create a run.
 
@@ -71,12 +72,13 @@ class Cluster:
             values: settings of the cluster to write into it first; None to leave it as it is.
             experiment: experiment to file it under; None for one of the pipeline's name.
             run_name: display name; None for the pipeline's name and the time.
+            cache: whether KFP may reuse outputs of earlier runs where the pipeline allows it.
 
         Raises:
             ConfigError: when values or parameters do not fit the pipeline.
             ClusterError: when the server refuses.
         """
-        package = packaged(pipeline_yaml, parameters, values)
+        package = packaged(pipeline_yaml, parameters, values, cache=cache)
         experiment = experiment or package.pipeline.name
         run_name = run_name or f"{package.pipeline.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
         namespace = self._connection.namespace

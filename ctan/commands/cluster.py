@@ -47,6 +47,10 @@ def submit(
         Optional[str],  # noqa: UP045
         typer.Option(help="Name of the run.", show_default="the pipeline's name and the time"),
     ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", help="Reuse what earlier runs read and validated, or run every step."),
+    ] = True,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end; exit code 1 when it failed, 3 canceled.")
     ] = False,
@@ -66,7 +70,7 @@ def submit(
     parameters = parse_parameters(pipeline, items)
     settings = settings_for(pipeline, values, endpoint)
     cluster = Cluster(endpoint, namespace)
-    run = cluster.submit(file.read_text(encoding="utf-8"), parameters, settings, experiment, run_name)
+    run = cluster.submit(file.read_text(encoding="utf-8"), parameters, settings, experiment, run_name, cache)
     typer.echo(f"submitted {run.name!r} to experiment {run.experiment!r}: {run.url}")
     if not (wait or follow):
         return
