@@ -42,9 +42,9 @@ class _Clock:
 
 @contextmanager
 def _step(name: str, what: str = "") -> Iterator[_Clock]:
-    from ctan.telemetry import disable_telemetry
+    from ctan.step_environment import prepare_step
 
-    disable_telemetry()
+    prepare_step()
     print(f"{STEP_PREFIX}{name} {what}".rstrip(), flush=True)
     clock = _Clock()
     yield clock

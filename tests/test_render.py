@@ -249,7 +249,7 @@ def test_the_packaged_values_fit_the_pipeline_and_it_still_loads(name: str) -> N
         if "accelerator" in executor["container"]["resources"]
     }
     assert gpus == (set() if name == "cpu" else {"exec-train", "exec-evaluate"})
-    assert "AWS_SECRET_ACCESS_KEY" in str(platform)  # by reference
+    assert "CTAN_S3_SECRET_ACCESS_KEY" in str(platform)  # by reference
     assert loaded.platform_spec.platforms["kubernetes"]
 
 
