@@ -13,9 +13,9 @@ from typing import Any
 from ctan.cluster.client import Package, connect, kfp_errors, packaged, quiet
 from ctan.cluster.endpoint import ClusterError
 from ctan.cluster.logs import Logs
+from ctan.cluster.parameters import settings_of
 from ctan.cluster.values import Values
 from ctan.cluster.watch import RunEnd, Show, Watch, clock
-from ctan.errors import CtanError
 
 _PATIENCE = 10  # answers that may fail in a row while waiting: a run outlives a restart of the server
 
@@ -139,14 +139,6 @@ def num_trainings(package: Package) -> int:
     The step `plan` makes the list in its pod; here it is made from the same parameters.
     """
     from ctan.planning import plan
-    from ctan.settings import resolve_config
 
-    names = ("profile", "dataset", "architectures", "folds", "seeds", "overrides")
-    defaults = {name: one.get("defaultValue") for name, one in package.pipeline.parameters.items()}
-    given: dict[str, Any] = {name: value for name, value in (defaults | package.parameters).items() if name in names}
-    if set(given) != set(names):
-        return 0
-    try:
-        return len(plan(resolve_config(**given)))
-    except CtanError:  # a profile that only the image has, say
-        return 0
+    config = settings_of(package.pipeline, package.parameters)
+    return len(plan(config)) if config else 0

@@ -90,14 +90,18 @@ def _apply(
     from ctan.cluster.client import packaged
     from ctan.cluster.compiled import CompiledPipeline
     from ctan.cluster.cron import parse_cron
-    from ctan.cluster.parameters import parse_parameters
+    from ctan.cluster.parameters import parse_parameters, settings_of
     from ctan.cluster.schedule import Schedules
+    from ctan.retrain import check_decides
 
     times = parse_cron(cron, _now())
     pipeline = CompiledPipeline.read(file)
     parameters = parse_parameters(pipeline, items)
     settings = settings_for(pipeline, values, endpoint)
     package = packaged(file.read_text(encoding="utf-8"), parameters, settings, str(file))
+    config = settings_of(package.pipeline, package.parameters)
+    if config and "check" in package.pipeline.containers:
+        check_decides(config)
     _show_applied(Schedules(endpoint, namespace).apply(times, package, name))
 
 
