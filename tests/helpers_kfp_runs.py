@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def pod_of(path: str) -> str:
     return f"{WORKFLOW}-system-container-impl-{_fnv1a(path)}"
 
 
+@cache
 def _fnv1a(text: str) -> int:
     return reduce(lambda value, byte: (value ^ byte) * 0x01000193 % 2**32, text.encode(), 0x811C9DC5)
 
@@ -73,7 +74,7 @@ class SimulatedRun:
         self._records: list[dict[str, Any]] = []
         self._history = [self._status("PENDING")]
 
-    def answers(self) -> list[dict[str, Any]]:
+    def answers(self, only_the_last: bool = False) -> list[dict[str, Any]]:
         """Return what the server answers, from the first look to the last."""
         found = [self._answer("PENDING")]
         self._history.append(self._status("RUNNING"))
@@ -83,7 +84,7 @@ class SimulatedRun:
             self._begin(path)
         try:
             for _ in tree:
-                found.append(self._answer("RUNNING"))
+                found += [] if only_the_last else [self._answer("RUNNING")]
         except _Ended as reason:
             if str(reason) == "stuck":
                 return found
@@ -174,7 +175,12 @@ class SimulatedRun:
         return {"update_time": _written(self._now), "state": state}
 
     def _answer(self, state: str) -> dict[str, Any]:
-        tasks = [{"task_id": f"{_fnv1a('task' + path):08x}"} | self._told(path) for path in sorted(self._nodes)]
+        children: dict[str, list[dict[str, str]]] = {}
+        for path in self._nodes:
+            children.setdefault(_parent(path), []).append({"pod_name": f"{WORKFLOW}-{_fnv1a(path)}"})
+        tasks = [
+            {"task_id": f"{_fnv1a('task' + path):08x}"} | self._told(path, children) for path in sorted(self._nodes)
+        ]
         tasks += [{"task_id": f"record-{number}"} | record for number, record in enumerate(self._records)]
         return {
             "state": state,
@@ -183,15 +189,14 @@ class SimulatedRun:
             "run_details": {"task_details": tasks},
         }
 
-    def _told(self, path: str) -> dict[str, Any]:
+    def _told(self, path: str, children: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
         node = {key: value for key, value in self._nodes[path].items() if value}
-        children = [{"pod_name": f"{WORKFLOW}-{_fnv1a(other)}"} for other in self._nodes if _is_child(other, path)]
-        return node | ({"child_tasks": children} if children else {})
+        return node | ({"child_tasks": children[path]} if path in children else {})
 
 
-def _is_child(path: str, parent: str) -> bool:
-    rest = path.removeprefix(parent)
-    return rest != path and (rest == "(0)" or (rest.startswith(".") and "." not in rest[1:] and "(0)" not in rest))
+def _parent(path: str) -> str:
+    """Return the path of the node that names a node as its child; a try's is the node that is tried."""
+    return path.removesuffix("(0)") if path.endswith("(0)") else path.rpartition(".")[0]
 
 
 def _last(path: str) -> str:

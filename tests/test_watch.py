@@ -89,6 +89,10 @@ def simulate(server: KfpServer, run: SimulatedRun) -> None:
     server.logs = run.logs
 
 
+def children(task: Any) -> set[str]:
+    return {child.pod_name for child in task.child_tasks or []}
+
+
 # ---- what a recorded answer means
 
 
@@ -148,7 +152,8 @@ def test_every_pod_found_is_a_child_that_the_server_named(name: str) -> None:
         if place.step.name in ran and (name != "run-retrain-nothing-to-do" or len(place.step.path) == 1):
             assert len(pods) == 1, place
             assert pods[0].rpartition("-")[2] in ids
-            assert sum(nodes.is_at(task, place) for task in tasks) == 1
+            (mine,) = nodes.children(place)
+            assert [task.display_name for task in tasks if mine in children(task)] == [place.step.name]
         else:
             assert pods == [], place
 
@@ -253,6 +258,13 @@ def test_a_run_is_followed_to_its_result(kfp_server: KfpServer) -> None:
     assert done.output.endswith(f"SUCCEEDED: {kfp_server.url}/#/runs/details/run-0\n")
 
 
+def test_many_trainings_at_once_keep_their_numbers() -> None:
+    run = SimulatedRun(CompiledPipeline.read(COMPILED), iterations=90, outcomes={"train[71]": "failed"})
+    progress = Progress(read(run.answers(only_the_last=True)[-1]), run.pipeline, 90)
+    assert [step.label for step in progress.steps if step.state == "FAILED"] == ["train 72/90"]
+    assert progress.count == (5 + 71 * 2, 7 + 90 * 2)
+
+
 def test_one_failed_training_of_several_is_named_with_its_own_log(kfp_server: KfpServer) -> None:
     said = {"train": "ctan step: train\nctan.errors.DataError: store: chunk 3 is damaged"}
     run = SimulatedRun(CompiledPipeline.read(COMPILED), iterations=3, outcomes={"train[1]": "failed"}, said=said)
@@ -309,6 +321,15 @@ def test_a_container_that_does_not_start_is_told_once_with_the_causes(
     assert done.output.count("no step has started yet; resolve: its container has not started for 0 s") == 1
     assert "its image cannot be pulled" in done.output
     assert f"kubectl describe pod --namespace kubeflow {WORKFLOW}-system-container-impl-" in done.output
+
+
+def test_a_run_that_not_even_begins_is_told(kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "START_SECONDS", 0.0)
+    kfp_server.states = ["PENDING", "PENDING", {"state": "RUNNING"}, "FAILED"]
+    done = submit(kfp_server)
+    assert done.exit_code == 1
+    assert done.output.count("no step has started for 0 s, and no container is waiting") == 1
+    assert "Kubeflow names no step that failed and no reason" in done.output
 
 
 def test_a_step_whose_container_runs_is_not_taken_for_one_that_waits(

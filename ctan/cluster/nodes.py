@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ctan.cluster.compiled import PlacedStep
@@ -31,16 +32,14 @@ class Nodes:
     """The nodes of one answer."""
 
     def __init__(self, tasks: list[Any]) -> None:
-        self._children = {task.task_id: {child.pod_name for child in task.child_tasks or []} for task in tasks}
-        self._ids = {one for children in self._children.values() for one in children}
+        self._ids = {child.pod_name for task in tasks for child in task.child_tasks or []}
         self._workflow = next(iter(self._ids), "").rpartition("-")[0]
 
-    def is_at(self, task: Any, place: Place) -> bool:
-        """Whether a task is the node of a step: only that one has the children that the step's node has."""
-        children = self._children[task.task_id]
-        return any(
-            self._id(child) in children for path in self._paths(place) for child in (f"{path}(0)", f"{path}.{EXECUTOR}")
-        )
+    def children(self, place: Place) -> set[str]:
+        """Return the ids that the node of a step names as children, and no other node: its try, or its container."""
+        paths = self._paths(place)
+        below = {self._id(child) for path in paths for child in (f"{path}(0)", f"{path}.{EXECUTOR}")}
+        return below & self._ids
 
     def num_iterations(self, step: PlacedStep) -> int:
         """Return how many iterations of a step's loop have a node."""
@@ -96,6 +95,7 @@ def _iteration(number: int) -> str:
     return f"iteration-iterations({number}:{number})"
 
 
+@lru_cache(maxsize=2**16)  # the same paths at every look at a run
 def _hash(text: str) -> int:
     value = _FNV_OFFSET
     for byte in text.encode():

@@ -85,7 +85,7 @@ class Progress:
         everywhere = list(places(placed, num))
         found = self._matched(everywhere)
         self._began = {place: task.start_time for place, task in found.items() if task.start_time}
-        began = sorted(self._began, key=self._began.__getitem__)
+        began = sorted((place for place in everywhere if place in self._began), key=self._began.__getitem__)
         to_come = [place for place in everywhere if place not in self._began]
         return [self._step(place, found.get(place), num) for place in (*began, *to_come)]
 
@@ -138,17 +138,17 @@ class Progress:
     def _matched(self, everywhere: list[Place]) -> dict[Place, Any]:
         """Return the task of each place: by its node where that has children yet, else by the order of beginning."""
         found: dict[Place, Any] = {}
-        for name in {place.step.name for place in everywhere}:
+        for name in dict.fromkeys(place.step.name for place in everywhere):
             free = [place for place in everywhere if place.step.name == name]
+            owners = {child: place for place in free for child in self.nodes.children(place)}
             left = []
             for task in self._named(name):
-                place = next((one for one in free if self.nodes.is_at(task, one)), None)
-                if place is None:
-                    left.append(task)
+                own = [owners[child.pod_name] for child in task.child_tasks or [] if child.pod_name in owners]
+                if own and own[0] not in found:
+                    found[own[0]] = task
                 else:
-                    found[place] = task
-                    free.remove(place)
-            found |= dict(zip(free, left, strict=False))
+                    left.append(task)
+            found |= dict(zip((place for place in free if place not in found), left, strict=False))
         return found
 
     def _step(self, place: Place, task: Any, num_iterations: int) -> Step:

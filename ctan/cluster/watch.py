@@ -17,6 +17,7 @@ Show = Callable[[str], None]
 _HEARTBEAT_SECONDS = 60.0
 START_SECONDS = 120.0  # after which a container that does not start is worth a word
 _TAIL_LINES = 15
+_NOTHING = ""  # stands for the whole run among the steps that were warned of
 _TOLD_AT_THE_END = ("check", "compare", "promote")  # steps whose words are the result
 _CAUSES = (
     "its image cannot be pulled (does your registry hold it? `image:` and `image_pull_secrets:` of the values file), "
@@ -113,13 +114,21 @@ class Watch:
             if step.label in late:
                 self._warn(progress, step)
         self._warned |= late
+        nothing = not waiting and all(step.state == "WAITING" for step in progress.steps)
+        if nothing and now - self._started >= START_SECONDS and _NOTHING not in self._warned:
+            self._warned.add(_NOTHING)
+            self._show(
+                f"{clock()} no step has started for {START_SECONDS:.0f} s, and no container is waiting: Argo's "
+                "workflow controller or KFP's drivers do not run, or a quota is used up. Look at: "
+                f"kubectl get workflows,pods,events --namespace {self._logs.namespace}"
+            )
 
     def _warn(self, progress: Progress, step: Step) -> None:
         nothing = "no step has started yet; " if progress.count[0] == 0 else ""
         image = self._pipeline.containers[step.place.step.container]["image"]
         self._show(
             f"{clock()} {nothing}{step.label}: its container has not started for {START_SECONDS:.0f} s. Kubeflow does "
-            f"not say why, and waits for ever. Look at: {_CAUSES}. Its image is {image}"
+            f"not say why, and waits until the run's deadline. Look at: {_CAUSES}. Its image is {image}"
         )
         for pod in progress.nodes.pods(step.place)[-1:]:
             self._show(f"{clock()}   kubectl describe pod --namespace {self._logs.namespace} {pod}")
