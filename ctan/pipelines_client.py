@@ -31,6 +31,7 @@ from ctan.tracking.lineage import LOCAL_RUN_VARIABLE
 from ctan.tracking.server import prepare
 from ctan.workspace import workspace
 
+PIPELINES = ("ctan", "retrain")  # compiled and installed with ctan
 LOG_FILE, REQUEST_FILE = "run.log", "request.json"
 _GRACE_SECONDS = 20.0  # between asking steps to stop and killing them
 _COLOUR = re.compile(r"\x1b\[\d*m")

@@ -86,6 +86,12 @@ def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunC
         ConfigError: when the file is missing or does not hold valid settings.
     """
     path = Path(manifest_dir) / CONFIG_FILE
+    if not path.parent.is_dir() or not any(path.parent.iterdir()):
+        raise ConfigError(
+            f"{path.parent}: the output of an earlier step is empty. On Kubeflow that step was taken from the cache, "
+            "which does not look whether its files exist: somebody deleted them from the pipeline root. Run every step "
+            "again with `ctan submit --no-cache`, or `cache: false` under `defaults:` of the values file"
+        )
     config = config_from_yaml(path)
     return load_config(str(path), [*overrides, f"profile={json.dumps(config.profile)}"]) if overrides else config
 

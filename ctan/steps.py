@@ -44,9 +44,9 @@ class _Clock:
 
 @contextmanager
 def _step(name: str, what: str = "") -> Iterator[_Clock]:
-    from ctan.telemetry import disable_telemetry
+    from ctan.step_environment import prepare_step
 
-    disable_telemetry()
+    prepare_step()
     print(f"{STEP_PREFIX}{name} {what}".rstrip(), flush=True)
     clock = _Clock()
     yield clock
@@ -58,7 +58,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Metrics:
     """Return the finite numbers of a nested mapping, flat, with names that KFP and MLflow both take."""
     flat: Metrics = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key}".rstrip(".")  # the total among the losses has no name of its own
         if isinstance(value, Mapping):
             flat |= _numbers(value, f"{name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"):
@@ -318,6 +318,7 @@ def compare(
     """
     with _step("compare", f"{len(evaluation_dirs)} models") as clock:
         from ctan.evaluation import compare as compare_evaluations
+        from ctan.evaluation.words import in_words
         from ctan.report import write_report
 
         clock.loaded()
@@ -330,7 +331,7 @@ def compare(
         with atomic_path(Path(best_dir)) as folder:
             shutil.copytree(model_dirs[best["model_index"]], folder)
         _point_to_run(metadata, best_dir)
-        print("best: {arch}, fold {fold}, seed {seed} ({reason})".format_map(best))
+        print(in_words(comparison))
     return _numbers(comparison["models"][best["model_index"]]["scores"])
 
 

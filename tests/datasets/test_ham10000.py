@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from ctan.config import DataConfig, ValidationConfig
+from ctan.datasets.ham10000 import table as ham10000_table
 from ctan.datasets.ham10000.defects import DEFECTS, spoil
 from ctan.datasets.ham10000.phantom import write_ham10000_phantoms
 from ctan.datasets.ham10000.reader import HAM10000
-from ctan.datasets.ham10000 import table as ham10000_table
 from ctan.datasets.ham10000.table import read_table
 from ctan.errors import CaseError, DataError
 from ctan.intake.measure import case_row
