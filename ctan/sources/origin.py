@@ -14,11 +14,12 @@ from typing import Any
 
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, DataError
-from ctan.files import code_hash, sha256_of_json, write_json
+from ctan.files import code_hash, parse_json, read_json, sha256_of_json, write_json
 from ctan.sources import parse_phantom, source_folder
 from ctan.sources.versions import DataVersion, folder_md5, is_version, resolve_version
 
 ORIGIN_FILE = "origin.json"
+_ADVICE = "run `ctan data ingest` again"
 
 # The rooms whose code decides what comes out of a run, from raw files to scores.
 _DECISIVE_ROOMS = (
@@ -83,17 +84,27 @@ class Origin:
 
     @classmethod
     def from_json(cls, text: str) -> Origin:
-        """Read what `to_json` or `save` wrote.
+        """Read what `to_json` returned.
 
         Raises:
             DataError: when it is something else.
         """
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"origin of the run: not valid JSON ({error})") from error
+        return cls._of(parse_json(text, "origin of the run", _ADVICE), "origin of the run")
+
+    @classmethod
+    def load(cls, manifest_dir: Path) -> Origin:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: when it is missing or something else.
+        """
+        path = manifest_dir / ORIGIN_FILE
+        return cls._of(read_json(path, _ADVICE), str(path))
+
+    @classmethod
+    def _of(cls, value: Any, where: str) -> Origin:
         if not isinstance(value, dict) or set(value) != {known.name for known in fields(cls)}:
-            raise DataError("origin of the run: not what the step `resolve` writes")
+            raise DataError(f"{where}: not what the step `resolve` writes; {_ADVICE}")
         return cls(**value)
 
     def save(self, manifest_dir: Path) -> None:
@@ -107,11 +118,7 @@ def read_origin(manifest_dir: str | Path) -> Origin:
     Raises:
         DataError: when it is missing or damaged.
     """
-    path = Path(manifest_dir) / ORIGIN_FILE
-    try:
-        return Origin.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); run `ctan data ingest` again") from error
+    return Origin.load(Path(manifest_dir))
 
 
 def _version(source: str) -> tuple[str, str, DataVersion | None]:

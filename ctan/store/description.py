@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ctan.errors import DataError
+from ctan.files import parse_json
 from ctan.store.layout import ARRAYS_FOLDER, FORMAT_VERSION, STORE_FILE, array_files
 
 REBUILD = "delete the folder and run `ctan data preprocess` again"
@@ -38,11 +38,8 @@ def parse_description(content: bytes, where: str, advice: str) -> dict[str, Any]
     Raises:
         DataError: when they are no JSON, or the store has another format version.
     """
-    try:
-        description: dict[str, Any] = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{where}/{STORE_FILE}: not valid JSON ({error}); {advice}") from error
-    version = description.get("format_version")
+    description: dict[str, Any] = parse_json(content, f"{where}/{STORE_FILE}", advice)
+    version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
             f"{where}: the store has format version {version}, this ctan reads {FORMAT_VERSION}; "
