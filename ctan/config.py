@@ -37,6 +37,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class NoOptions(Settings):
+    """Settings of a plug that has none of its own."""
+
+
 def _known(group: str, name: str) -> str:
     """Return the name of a plug that is installed."""
     try:
@@ -135,7 +139,7 @@ class PlanningConfig(Settings):
 
 
 class NetworkConfig(Settings):
-    """The parts all architectures share, and the options of MTAN and CTAN."""
+    """The parts all architectures share, and options of single ones, which these describe themselves."""
 
     spatial_dims: Literal[2, 3] = 3
     num_stages: int = Field(5, ge=1, le=7, description="encoder stages; every stage but the first halves the grid")
@@ -152,25 +156,9 @@ class NetworkConfig(Settings):
         0.5, gt=0, lt=1, description="probability that contouring heads start from; small for small structures"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before image-level heads")
-    mask_reduction: int = Field(
-        4, ge=1, description="MTAN and CTAN: middle channels of the masks are C divided by this"
+    options: dict[str, dict[str, Any]] = Field(
+        {}, description="architecture -> settings of its own, such as {ctan: {ctae: false}}"
     )
-    mask_down: Literal["stride", "pool"] = Field(
-        "stride", description="MTAN and CTAN: how f_i halves the grid; pool after the convolution is as published"
-    )
-    decoder_attention: bool = Field(
-        False, description="MTAN: attention in the decoder too (the authors' SegNet layout)"
-    )
-    ctae: bool = Field(True, description="CTAN: cross-task attention encoder")
-    ctae_exchange: Literal["add", "gate", "mask_from_other", "none"] = Field(
-        "add", description="CTAN: how tasks exchange their views in the encoder"
-    )
-    ctae_residual: bool = Field(True, description="CTAN: keep the shared features p_i in each task's view")
-    ctab: bool = Field(True, description="CTAN: cross-task attention bottleneck")
-    ctab_heads: int = Field(4, ge=1, description="CTAN: attention heads of the bottleneck")
-    ctab_pos: Literal["none", "sincos"] = Field("none", description="CTAN: position code of the bottleneck's tokens")
-    ctab_self: bool = Field(False, description="CTAN: each task also attends to itself")
-    ctab_ffn: bool = Field(False, description="CTAN: feed-forward block after the bottleneck's attention")
 
 
 class TrainingConfig(Settings):

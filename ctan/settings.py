@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from ctan import plugins
 from ctan.cases import DataSpec
 from ctan.cases.sides import unpaired
-from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, RunConfig, Settings, explain
+from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, NetworkConfig, RunConfig, Settings, explain
 from ctan.datasets import get_dataset
 from ctan.errors import ConfigError
 from ctan.migrations import migrate_settings
@@ -142,6 +143,19 @@ def config_from_text(text: str, where: str = "settings") -> RunConfig:
     return _build(_parse_yaml(text, where), where)
 
 
+def config_from_values(values: Mapping[str, Any], where: str) -> RunConfig:
+    """Return settings that were recorded as plain values, maybe by an earlier ctan.
+
+    Args:
+        values: what `RunConfig.model_dump` returned.
+        where: they come from, for messages.
+
+    Raises:
+        ConfigError: when they are not settings that this ctan knows.
+    """
+    return _build(dict(values), where)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -225,6 +239,7 @@ def _set(values: dict[str, Any], field: str, value: Any) -> None:
 def _build(values: dict[str, Any], where: str) -> RunConfig:
     config = _validated(RunConfig, _without_planned(migrate_settings(values, where)), where)
     _check_sides(get_dataset(config.data).spec, config, where)
+    _check_options(config.network)
     return config
 
 
@@ -238,6 +253,16 @@ def _check_sides(spec: DataSpec, config: RunConfig, where: str) -> None:
             f"(data.options.mirrored_pairs), or set training.flip_probability to 0 and evaluation.test_time_flip to "
             f"false"
         )
+
+
+def _check_options(network: NetworkConfig) -> None:
+    """See that architectures have the options that are set; importing one imports torch, which takes seconds."""
+    for arch, options in network.options.items():
+        plugins.check(plugins.NETWORKS, arch, "network.options")
+        if options:
+            from ctan.networks import options_of
+
+            options_of(arch, network)
 
 
 _Model = TypeVar("_Model", bound=Settings)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from ctan.cases import Case, DataSpec, RawCase
-from ctan.config import DataConfig, Settings, ValidationConfig, explain
+from ctan.config import DataConfig, NoOptions, Settings, ValidationConfig, explain
 from ctan.datasets.listing import File, files_below
 from ctan.errors import ConfigError
 
@@ -41,10 +41,6 @@ def between(name: str, column: str, low: float | None, high: float | None, unit:
     """Return the expectation that the values of a column lie in a range (None: no bound; null values pass)."""
     arguments = {"column": column, "min_value": low, "max_value": high}
     return Expectation(name, sentence, unit, "ExpectColumnValuesToBeBetween", arguments)
-
-
-class NoOptions(Settings):
-    """Settings of a data set that has none of its own."""
 
 
 class Dataset(ABC):

@@ -10,18 +10,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from ctan import versions
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.errors import ConfigError, DataError
-from ctan.files import sha256_of_json, write_json
+from ctan.files import parse_json, read_json, sha256_of_json, write_json
 from ctan.sources import parse_phantom, source_folder
 from ctan.sources.contents import md5s_of, version_of
 from ctan.sources.versions import DataVersion, is_version, resolve_version, tree_md5
 from ctan.tasks import tasks_of
 
 ORIGIN_FILE = "origin.json"
+_ADVICE = "run `ctan data ingest` again"
 
 
 def _versions(config: RunConfig) -> dict[str, int]:
@@ -86,17 +88,27 @@ class Origin:
 
     @classmethod
     def from_json(cls, text: str) -> Origin:
-        """Read what `to_json` or `save` wrote.
+        """Read what `to_json` returned.
 
         Raises:
             DataError: when it is something else.
         """
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"origin of the run: not valid JSON ({error})") from error
+        return cls._of(parse_json(text, "origin of the run", _ADVICE), "origin of the run")
+
+    @classmethod
+    def load(cls, manifest_dir: Path) -> Origin:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: when it is missing or something else.
+        """
+        path = manifest_dir / ORIGIN_FILE
+        return cls._of(read_json(path, _ADVICE), str(path))
+
+    @classmethod
+    def _of(cls, value: Any, where: str) -> Origin:
         if not isinstance(value, dict) or set(value) != {known.name for known in fields(cls)}:
-            raise DataError("origin of the run: not what the step `resolve` writes")
+            raise DataError(f"{where}: not what the step `resolve` writes; {_ADVICE}")
         return cls(**value)
 
     def save(self, manifest_dir: Path) -> None:
@@ -110,11 +122,7 @@ def read_origin(manifest_dir: str | Path) -> Origin:
     Raises:
         DataError: when it is missing or damaged.
     """
-    path = Path(manifest_dir) / ORIGIN_FILE
-    try:
-        return Origin.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); run `ctan data ingest` again") from error
+    return Origin.load(Path(manifest_dir))
 
 
 def _version(source: str, config: RunConfig) -> tuple[str, str, DataVersion | None]:

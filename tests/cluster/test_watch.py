@@ -222,10 +222,10 @@ def test_the_comparison_is_told_in_a_line_an_architecture(tmp_path: Path) -> Non
     first, *rows, last = in_words(comparison).splitlines()
     assert first.startswith("scores on ")
     assert [row.partition(":")[0].removesuffix(" (best)") for row in rows] == list(ARCHS)
-    dice = comparison["architectures"][0]["scores"]["evaluation"]["contouring"]["dice_mean"]["value"]
+    dice = comparison.architectures[0].scores["evaluation"]["contouring"]["dice_mean"].value
     assert f"contouring Dice {dice:.3f}, " in rows[0]
     assert all(" % against stl" in row for row in rows[1:])
-    assert last.startswith(f"best: {comparison['best']['arch']}, fold 0, seed 0 (")
+    assert last.startswith(f"best: {comparison.best.arch}, fold 0, seed 0 (")
 
 
 # ---- waiting, on simulated runs
