@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctan.errors import DataError
 from ctan.files import atomic_path
+from ctan.tasks import Row
 
 CASES_FILE = "cases.parquet"
 TUNING, EVALUATION = "tuning", "evaluation"
-Row = dict[str, Any]
 SCHEMA = pa.schema(
     [
         ("arch", pa.string()),

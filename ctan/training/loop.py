@@ -22,7 +22,7 @@ from ctan.memory import keep_freed_memory
 from ctan.networks import count_macs, count_parameters
 from ctan.precision import Precision, autocast, resolve_precision
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import Task, tasks_of, with_class_weights
+from ctan.tasks import Task, fitted, tasks_of
 from ctan.tracking.runs import TrainingRun, training_run
 from ctan.training.checkpoint import CheckpointKey, Checkpoints, Position
 from ctan.training.console import Console
@@ -95,7 +95,7 @@ def train(
 
     store = open_store(pointer)
     train_ids, tuning_ids = _cases_of(store, fold, config)
-    tasks = with_class_weights(tasks_of(store.spec), store.labels(train_ids))
+    tasks = fitted(tasks_of(store.spec), store.labels(train_ids), store.numbers(train_ids))
     order = EpochOrder(len(train_ids), seed)
     loader = accelerator.prepare(make_loader(TrainingCases(store, train_ids, tasks, config, seed), order, config))
     tuning = make_loader(TrainingCases(store, tuning_ids, tasks, config, None), None, config)
