@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctan.cases import Case, DataSpec, StoredCase
-    from ctan.config import EvaluationConfig
+    from ctan.cases.expectation import Expectation
+    from ctan.config import EvaluationConfig, ValidationConfig
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]  # of `cases.parquet`
@@ -181,6 +182,11 @@ class Task(ABC):
     @abstractmethod
     def error(self, output: Tensor, target: dict[str, Tensor]) -> float:
         """Return a cheap error on the working grid, about 0 (perfect) to 1 (simple baseline), to rank epochs by."""
+
+    def expectations(self, spec: DataSpec, limits: ValidationConfig) -> list[Expectation]:
+        """Return what must hold of the manifest for this task beyond what holds of all data described like this."""
+        del spec, limits
+        return []
 
     # What is predicted
 

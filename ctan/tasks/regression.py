@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases.expectation import Expectation, between
 from ctan.errors import DataError
 from ctan.metrics import PatientMetric, RSquared
 from ctan.tasks.base import Array, Baselines, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctan.cases import Case, DataSpec, StoredCase
-    from ctan.config import EvaluationConfig
+    from ctan.config import EvaluationConfig, ValidationConfig
 
 R_SQUARED = MetricSpec("r_squared", True, "", "R²")
 MEAN_NUMBER = "baseline-mean-number"
@@ -53,6 +54,12 @@ class Regression(Task):
     @property
     def num_outputs(self) -> int:
         return 1
+
+    def expectations(self, spec: DataSpec, limits: ValidationConfig) -> list[Expectation]:
+        """Return that the number is finite where it is known: one infinity would be the mean of all."""
+        most = float(np.finfo(np.float32).max)  # what a network computes in
+        sentence = f"{self.name}, where known, is a finite number"
+        return [between(f"{self.name}-number", f"number_{self.name}", -most, most, spec.numbers[self.name], sentence)]
 
     @property
     def _spread(self) -> float:
