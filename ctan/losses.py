@@ -96,3 +96,16 @@ def classification_loss(logits: Tensor, label: Tensor, known: Tensor, class_weig
         return logits.float().sum() * 0
     weight = torch.tensor(class_weights, dtype=torch.float32, device=logits.device) if class_weights else None
     return functional.cross_entropy(logits[known].float(), label[known], weight=weight, reduction="none").mean()
+
+
+def regression_loss(output: Tensor, number: Tensor, known: Tensor) -> Tensor:
+    """Return the smooth L1 loss, mean over the cases whose number is known: squared below one spread, linear above.
+
+    Args:
+        output: (B, 1) predicted number, standardised.
+        number: (B,) true one, standardised.
+        known: (B,) bool.
+    """
+    if not known.any():
+        return output.float().sum() * 0
+    return functional.smooth_l1_loss(output[known, 0].float(), number[known].float())

@@ -13,7 +13,7 @@ from rich.table import Table
 from ctan.config import RunConfig
 from ctan.pipelines_client import RunResult
 from ctan.records import ComparisonRecord, Interval
-from ctan.tasks import METRICS
+from ctan.tasks import MetricSpec
 
 _PIPE_WIDTH = 120  # columns, where there is no terminal to ask
 
@@ -57,7 +57,7 @@ def show_comparison(comparison: ComparisonRecord, role: str = "evaluation") -> N
     table = Table(title=f"Comparison on {num_cases} {role} cases", title_justify="left", title_style="bold")
     table.add_column("model")
     for task, metric in metrics:
-        table.add_column(f"{task}\n{METRICS[metric].heading}", justify="right")
+        table.add_column(f"{task}\n{metric.heading}", justify="right")
     table.add_column(f"against\n{comparison.reference_arch}", justify="right")
     table.add_column("parameters", justify="right")
     sizes = {model.arch: model.num_parameters for model in comparison.models}
@@ -105,14 +105,14 @@ def show_times(result: RunResult) -> None:
     console.print(table)
 
 
-def _metrics(comparison: ComparisonRecord, role: str) -> list[tuple[str, str]]:
-    """Return (task, metric) in the order of the first architecture."""
+def _metrics(comparison: ComparisonRecord, role: str) -> list[tuple[str, MetricSpec]]:
+    """Return task and metric of all scores that the first architecture has."""
     scores = comparison.architectures[0].scores.get(role, {})
-    return [(task, metric) for task, metrics in scores.items() for metric in metrics]
+    return [(task.name, m) for task in comparison.tasks for m in task.metrics if m.name in scores.get(task.name, {})]
 
 
-def _score(scores: Mapping[str, Any], task: str, metric: str) -> str:
-    return _interval(scores.get(task, {}).get(metric), "{:.2f}" if METRICS[metric].unit else "{:.3f}")
+def _score(scores: Mapping[str, Any], task: str, metric: MetricSpec) -> str:
+    return _interval(scores.get(task, {}).get(metric.name), "{:.2f}" if metric.unit else "{:.3f}")
 
 
 def _interval(found: Interval | float | None, number: str, unit: str = "") -> str:

@@ -4,43 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
 from ctan.cases import Case, DataSpec, RawCase
+from ctan.cases.expectation import Expectation, between
 from ctan.config import DataConfig, NoOptions, Settings, ValidationConfig, explain
 from ctan.datasets.listing import File, files_below
 from ctan.errors import ConfigError
 
-
-@dataclass(frozen=True)
-class Expectation:
-    """One thing that must hold of a manifest.
-
-    Attributes:
-        name: short and unique, such as `"spacing"`.
-        sentence: what is expected, in words.
-        unit: of the observed values.
-        type: name of the class in `great_expectations.expectations`.
-        arguments: of that class.
-        about_cases: False when it is about the table as a whole.
-    """
-
-    name: str
-    sentence: str
-    unit: str
-    type: str
-    arguments: Mapping[str, Any]
-    about_cases: bool = True
-
-
-def between(name: str, column: str, low: float | None, high: float | None, unit: str, sentence: str) -> Expectation:
-    """Return the expectation that the values of a column lie in a range (None: no bound; null values pass)."""
-    arguments = {"column": column, "min_value": low, "max_value": high}
-    return Expectation(name, sentence, unit, "ExpectColumnValuesToBeBetween", arguments)
+__all__ = ["Dataset", "Expectation", "NoOptions", "between"]  # what a reader needs, in one place
 
 
 class Dataset(ABC):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,8 +11,8 @@ import pyarrow.parquet as pq
 from ctan.errors import DataError
 from ctan.files import atomic_path
 from ctan.records import CASES_FILE, EVALUATION, TUNING
+from ctan.tasks import Row
 
-Row = dict[str, Any]
 SCHEMA = pa.schema(
     [
         ("arch", pa.string()),

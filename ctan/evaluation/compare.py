@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 from ctan.cases import SPLIT_TRAIN
 from ctan.config import RunConfig
 from ctan.errors import DataError
-from ctan.evaluation.baselines import DISTANCE, LABELS, MEAN, DoseStatistics, baseline_rows, floor_rows
-from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, read_cases, write_cases
+from ctan.evaluation.baselines import GRID_FLOOR, Simple
+from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, read_cases, write_cases
 from ctan.evaluation.evaluate import evaluation_cases, evaluation_hash
 from ctan.evaluation.improvement import all_patients, patient_weights, relative_improvement, resampled_metric
 from ctan.evaluation.summary import describe_selection_error, scores, selection_error
-from ctan.metrics import CLASS_FREQUENCIES, MIN_SEEDS, chance_rows, interval
-from ctan.progress import track
+from ctan.metrics import MIN_SEEDS, interval
 from ctan.records import (
     ArchitectureEntry,
     BaselineEntry,
@@ -30,8 +29,8 @@ from ctan.records import (
     ModelEntry,
     ModelRecord,
 )
-from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import Classification, DoseRegression, Task
+from ctan.store import StorePointer, open_store
+from ctan.tasks import Task
 
 REFERENCE_ARCH = "stl"
 ROLES = (TUNING, EVALUATION)
@@ -71,7 +70,10 @@ def compare(
     models = [_read(folder, pointer) for folder in evaluation_dirs]
     _check_unique(models, evaluation_dirs)
     store, tasks = open_store(pointer), _all_tasks(models)
-    simple = pa.Table.from_pylist(_simple_rows(store, models[0], tasks, config), SCHEMA)
+    simple = Simple(store, tasks, config.evaluation)
+    train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=models[0].record.fold)
+    simple_cases = pa.Table.from_pylist(simple.rows(train_ids, evaluation_cases(store)), SCHEMA)
+    in_grid = pc.field("arch") == GRID_FLOOR
     comparison = ComparisonRecord(
         dataset=pointer.dataset,
         store_key=pointer.key,
@@ -82,10 +84,11 @@ def compare(
         num_tuning_cases=len(pc.unique(pa.concat_tables([m.rows(TUNING) for m in models])["case_id"])),
         num_evaluation_cases=len(evaluation_cases(store)),
         **_compare(models, tasks, config),
-        baselines=_baselines(simple, tasks),
-        grid_floor=scores(simple.filter(pc.field("arch") == "grid-floor"), tasks),
+        tasks=tasks,
+        baselines=_baselines(simple_cases, simple.labels, tasks),
+        grid_floor=scores(simple_cases.filter(in_grid), tasks),
     )
-    kept = simple.filter(pc.field("arch") != "grid-floor")
+    kept = simple_cases.filter(~in_grid)
     write_cases(pa.concat_tables([*(model.cases for model in models), kept]), output_dir / CASES_FILE)
     comparison.save(output_dir)
     return comparison
@@ -119,47 +122,6 @@ def _all_tasks(models: list[_Model]) -> tuple[Task, ...]:
         for task in model.record.tasks:
             tasks.setdefault(task.name, task)
     return tuple(tasks.values())
-
-
-def _simple_rows(store: Store, model: _Model, tasks: tuple[Task, ...], config: RunConfig) -> list[Row]:
-    """Return the per-case rows of the baselines and of the grid's floor on the evaluation cases."""
-    train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=model.record.fold)
-    case_ids = evaluation_cases(store)
-    rows = _chance_rows(store, train_ids, case_ids, tasks)
-    dense = tuple(task for task in tasks if task.head == "dense")
-    if not dense:
-        return rows
-    learned_from = train_ids if any(isinstance(task, DoseRegression) for task in dense) else []
-    scored = _score_simple(store, learned_from, case_ids, dense, config)
-    return rows + [row for found in track(scored, len(learned_from) + len(case_ids), "baselines") for row in found]
-
-
-def _chance_rows(store: Store, train_ids: list[str], case_ids: list[str], tasks: tuple[Task, ...]) -> list[Row]:
-    """Return the rows of the baseline that says the class frequencies of the training cases of every case."""
-    train_labels, labels = store.labels(train_ids), store.labels(case_ids)
-    rows: list[Row] = []
-    for task in tasks:
-        if isinstance(task, Classification):
-            known = [of_case[task.name] for of_case in train_labels if task.name in of_case]
-            cases = [
-                (case_id, store.group_id(case_id), of_case.get(task.name))
-                for case_id, of_case in zip(case_ids, labels, strict=True)
-            ]
-            rows += [{"role": EVALUATION, **row} for row in chance_rows(task.name, task.classes, known, cases)]
-    return rows
-
-
-def _score_simple(
-    store: Store, train_ids: list[str], case_ids: list[str], tasks: tuple[Task, ...], config: RunConfig
-) -> Iterator[list[Row]]:
-    statistics = DoseStatistics()
-    for case_id in train_ids:
-        statistics.add(store.load(case_id))
-        yield []
-    for case_id in case_ids:
-        reference = store.reference(case_id)
-        rows = baseline_rows(reference, statistics, tasks, store.spec, config.evaluation)
-        yield rows + floor_rows(store, reference, tasks, config.evaluation)
 
 
 def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -> dict[str, Any]:
@@ -224,27 +186,37 @@ def _structures(group: list[_Model]) -> dict[str, float]:
     return dict(zip(means["structure"].to_pylist(), means["value_mean"].to_pylist(), strict=True))
 
 
-def _baselines(simple: pa.Table, tasks: tuple[Task, ...]) -> list[BaselineEntry]:
+def _baselines(simple: pa.Table, labels: Mapping[str, str], tasks: tuple[Task, ...]) -> list[BaselineEntry]:
     found = []
-    for arch in (MEAN, DISTANCE, CLASS_FREQUENCIES):
+    for arch, label in labels.items():
         rows = simple.filter(pc.field("arch") == arch)
         if rows.num_rows:
-            found.append(BaselineEntry(arch=arch, label=LABELS[arch], scores={EVALUATION: scores(rows, tasks)}))
+            found.append(BaselineEntry(arch=arch, label=label, scores={EVALUATION: scores(rows, tasks)}))
     return found
 
 
 def _best(models: list[_Model], tasks: tuple[Task, ...]) -> Choice:
-    """Choose the architecture, then among its folds and seeds, by the tuning cases alone."""
+    """Choose the architecture, then among its folds and seeds, by the tuning cases alone; of equals the cheaper."""
     errors = [selection_error(scores(model.rows(TUNING), tasks), tasks) for model in models]
-    by_arch: dict[str, list[float]] = {}
-    for model, error in zip(models, errors, strict=True):
-        by_arch.setdefault(model.record.arch, []).append(error)
-    ranking = sorted(((sum(found) / len(found), arch) for arch, found in by_arch.items()))
-    arch = ranking[0][1]
-    index = min((error, i) for i, error in enumerate(errors) if models[i].record.arch == arch)[1]
-    ranked = ", ".join(f"{name} {error:.4f}" for error, name in ranking)
+    by_arch: dict[str, list[int]] = {}
+    for index, model in enumerate(models):
+        by_arch.setdefault(model.record.arch, []).append(index)
+    ranking = sorted(
+        (sum(errors[i] for i in found) / len(found), min(_cost(models[i]) for i in found), arch)
+        for arch, found in by_arch.items()
+    )
+    arch = ranking[0][2]
+    index = min((errors[i], _cost(models[i]), i) for i in by_arch[arch])[2]
+    ranked = ", ".join(f"{name} {error:.4f}" for error, _, name in ranking)
     reason = f"{arch} has the lowest error on the tuning cases, the mean of {describe_selection_error(tasks)}: {ranked}"
     if len(ranking) == 1:
         reason = f"{arch} is the only architecture"
+    elif ranking[0][0] == ranking[1][0]:
+        reason += f"; of those with the lowest it is {'the cheapest' if ranking[0][1] < ranking[1][1] else 'the first'}"
     chosen = models[index].record
     return Choice(arch=arch, fold=chosen.fold, seed=chosen.seed, model_index=index, reason=reason)
+
+
+def _cost(model: _Model) -> tuple[float, float]:
+    """Return multiply-accumulates a case and number of parameters, what of equal models decides."""
+    return float(model.record.macs_per_case), float(model.record.num_parameters)

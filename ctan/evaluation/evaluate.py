@@ -17,15 +17,15 @@ from ctan import versions
 from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, check_same_spec
 from ctan.config import RunConfig
 from ctan.errors import DataError
-from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, write_cases
-from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
+from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, write_cases
+from ctan.evaluation.figures import DVH_SCHEMA, pictures
 from ctan.evaluation.scoring import Scored, score_case
 from ctan.evaluation.summary import scores
 from ctan.files import atomic_path, sha256_of_json
 from ctan.progress import track
 from ctan.records import DVH_FILE, FIGURES_FILE, HISTORY_FILE, EvaluationRecord
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import DoseRegression, tasks_of
+from ctan.tasks import Row, tasks_of
 
 if TYPE_CHECKING:
     from ctan.cases import Case
@@ -99,8 +99,9 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
         rows += [{**identity, **row} for row in scored.rows]
         if role == EVALUATION and reference.case_id in figure_ids:
             figures |= pictures(reference, scored.native, model.tasks, store.spec)
-            doses = [scored.native[task.name] for task in model.tasks if isinstance(task, DoseRegression)]
-            curves += [{**named, **row} for dose in doses for row in dvh_rows(reference, dose, store.spec)]
+            for task in model.tasks:
+                found = task.curves(scored.native[task.name], reference, store.spec)
+                curves += [{**named, **row} for row in found]
 
     table = pa.Table.from_pylist(rows, SCHEMA)
     by_role = {role: scores(table.filter(pc.field("role") == role), model.tasks) for role in roles}

@@ -1,4 +1,4 @@
-"""What the report draws of a case: DVH curves, and slices with contours and dose."""
+"""What the report draws of a case: slices with contours and dose."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from ctan.cases import Case, DataSpec
 from ctan.cases.volumes import HU_OFFSET
-from ctan.metrics import dvh_curve
-from ctan.tasks import DoseRegression, Segmentation, Task
+from ctan.tasks import Task
 
 DVH_SCHEMA = pa.schema(
     [
@@ -26,33 +25,9 @@ DVH_SCHEMA = pa.schema(
         ("predicted", pa.float64()),
     ]
 )
-_DOSE_STEP_GY = 0.5
 _MARGIN_VOXELS = 6
 # the axis that is cut, and whether the picture is drawn with its columns and rows exchanged; axes are (P, L, I)
 _VIEWS = {"axial": (2, False), "coronal": (0, True), "sagittal": (1, True)}
-
-
-def dvh_rows(reference: Case, dose: npt.NDArray[np.float32], spec: DataSpec) -> list[dict[str, Any]]:
-    """Return the DVH curve of every contoured structure, planned and predicted.
-
-    Args:
-        reference: the case at native resolution.
-        dose: (D, H, W) predicted, Gy.
-        spec: names the structures.
-    """
-    planned = reference.doses["dose"]
-    grid = np.arange(0, max(planned.max(), dose.max()) + 2 * _DOSE_STEP_GY, _DOSE_STEP_GY)
-    rows = []
-    for name in spec.structures:
-        mask = reference.masks.get(name)
-        if mask is None or not mask.any():
-            continue
-        curves = zip(grid, dvh_curve(planned[mask], grid), dvh_curve(dose[mask], grid), strict=True)
-        rows += [
-            {"case_id": reference.case_id, "structure": name, "dose_gy": gy, "planned": a, "predicted": b}
-            for gy, a, b in curves
-        ]
-    return rows
 
 
 def pictures(
@@ -110,13 +85,7 @@ def _drawn(
     if spec.targets:
         what["targets"] = np.stack([cut(reference.masks.get(name, empty)) for name in spec.targets])
     for task in tasks:
-        if isinstance(task, DoseRegression):
-            what["planned"], what["predicted"] = cut(reference.doses["dose"]), cut(native[task.name])
-        elif isinstance(task, Segmentation):
-            known = [name in reference.masks for name in task.structures]
-            true = [cut(reference.masks.get(name, empty)) for name in task.structures]
-            what["true_contours"], what["known"] = np.stack(true), np.array(known)
-            what["predicted_contours"] = cut(native[task.name])
+        what |= task.drawn(native[task.name], reference, cut)
     return what
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ctan.config import EvaluationConfig
 from ctan.errors import DataError
-from ctan.evaluation.summary import label_strata, metric_sums, patients_of
+from ctan.evaluation.summary import label_strata, patients_of
 from ctan.metrics import improvement, interval, mean_over_trainings, resampling_weights
 from ctan.metrics.resampling import Floats
 from ctan.tasks import MetricSpec, Task
@@ -49,7 +49,7 @@ def resampled_metric(
     """
     values = []
     for table in tables:
-        sums = metric_sums(table, task, metric, patients)
+        sums = task.patient_metric(table, metric, patients)
         if sums is None:
             return None
         values.append(sums.of(weights))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ctan.records import EVALUATION, ComparisonRecord
-from ctan.tasks import METRICS
 
 
 def in_words(comparison: ComparisonRecord, role: str = EVALUATION) -> str:
@@ -18,9 +17,10 @@ def in_words(comparison: ComparisonRecord, role: str = EVALUATION) -> str:
     for entry in comparison.architectures:
         name = f"{entry.arch} (best)" if entry.arch == best.arch else entry.arch
         scores = [
-            f"{task} {METRICS[metric].label} {_number(scored.value, METRICS[metric].unit)}"
-            for task, metrics in entry.scores.get(role, {}).items()
-            for metric, scored in metrics.items()
+            f"{task.name} {metric.label} {_number(scored.value, metric.unit)}"
+            for task in comparison.tasks
+            for metric in task.metrics
+            if (scored := entry.scores.get(role, {}).get(task.name, {}).get(metric.name))
         ]
         average = entry.relative_improvement.get(role, {}).get("average")
         gained = average is not None and average.value is not None

@@ -14,7 +14,7 @@ from ctan.errors import DataError
 from ctan.files import atomic_path
 from ctan.inputs import Inputs, network_input
 from ctan.records import MODEL_FILE, WEIGHTS_FILE, ModelRecord
-from ctan.tasks import DoseRegression, Segmentation, Task
+from ctan.tasks import Task
 
 if TYPE_CHECKING:
     import torch
@@ -140,10 +140,7 @@ class LoadedModel:
             Task name -> (num_outputs, D, H, W) float32: probabilities, Gy. Image-level tasks: (num_outputs,).
         """
         outputs = self.predict_batch(network_input(stored, self.spec, self.inputs)[None])
-        for task in self.tasks:
-            if isinstance(task, DoseRegression) and task.scale_gy != stored.prescription_gy:
-                outputs[task.name] = outputs[task.name] * np.float32(stored.prescription_gy / task.scale_gy)
-        return {name: output[0] for name, output in outputs.items()}
+        return {task.name: task.rescaled(outputs[task.name][0], stored) for task in self.tasks}
 
     def predict_batch(self, image: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         """Predict from the network's input.
@@ -160,10 +157,9 @@ class LoadedModel:
         with torch.inference_mode():
             tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
             outputs = self._activated(tensor)
-            if self.test_time_flip and self._flip_axis is not None:
-                flipped = self._activated(tensor[:, self.inputs.mirrored_channels(self.spec)].flip(self._flip_axis))
-                outputs = {task.name: (outputs[task.name] + self._flip_back(flipped[task.name], task)) / 2
-                           for task in self.tasks}  # fmt: skip
+            if self.test_time_flip and self.spec.augmentation.flip_axes:
+                flipped = self._of_flipped(tensor)
+                outputs = {name: (output + flipped[name]) / 2 for name, output in outputs.items()}
             return {name: output.cpu().numpy() for name, output in outputs.items()}
 
     def _activated(self, image: Tensor) -> dict[str, Tensor]:
@@ -173,15 +169,14 @@ class LoadedModel:
             raw = self.network(image)
         return {task.name: task.activate(raw[task.name]) for task in self.tasks}
 
-    @property
-    def _flip_axis(self) -> int | None:
-        """Axis of (B, C, D, H, W), counted from the end, that an image may be flipped along; None for none."""
-        axes = self.spec.augmentation.flip_axes
-        return axes[0] - self.spec.spatial_dims if axes else None
-
-    def _flip_back(self, output: Tensor, task: Task) -> Tensor:
-        """Undo a flip of the image in a prediction: (B, num_outputs, D, H, W)."""
-        if task.head == "image" or self._flip_axis is None:
-            return output
-        output = output.flip(self._flip_axis)
-        return output[:, list(task.mirrored_order)] if isinstance(task, Segmentation) else output
+    def _of_flipped(self, image: Tensor) -> dict[str, Tensor]:
+        """Return what is predicted of the image mirrored along the first axis that allows it, mirrored back."""
+        allowed = self.spec.augmentation
+        axis, left_right = (
+            allowed.flip_axes[0] - self.spec.spatial_dims,
+            allowed.flip_axes[0] == allowed.left_right_axis,
+        )
+        if left_right:
+            image = image[:, self.inputs.mirrored_channels(self.spec)]
+        outputs = self._activated(image.flip(axis))
+        return {task.name: task.unflipped(outputs[task.name], axis, left_right) for task in self.tasks}

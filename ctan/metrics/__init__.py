@@ -2,12 +2,10 @@
 
 from ctan.metrics.classification import (
     AUC,
-    CLASS_FREQUENCIES,
     PROBABILITY,
     BalancedAccuracy,
     MacroAUC,
     calibration_error,
-    chance_rows,
     confusion_matrix,
     mean_of_defined,
     probability_rows,
@@ -16,6 +14,7 @@ from ctan.metrics.classification import (
     true_positive_rate_at,
 )
 from ctan.metrics.dose import DvhValue, dose_score, dvh_curve, dvh_values, score_dose
+from ctan.metrics.regression import RSquared
 from ctan.metrics.resampling import (
     MIN_SEEDS,
     MetricSums,
@@ -29,7 +28,6 @@ from ctan.metrics.segmentation import dice, hd95_mm, thresholded_jaccard
 
 __all__ = [
     "AUC",
-    "CLASS_FREQUENCIES",
     "MIN_SEEDS",
     "PROBABILITY",
     "BalancedAccuracy",
@@ -37,8 +35,8 @@ __all__ = [
     "MacroAUC",
     "MetricSums",
     "PatientMetric",
+    "RSquared",
     "calibration_error",
-    "chance_rows",
     "confusion_matrix",
     "dice",
     "dose_score",

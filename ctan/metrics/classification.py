@@ -19,7 +19,6 @@ from ctan.metrics.resampling import Floats
 Indices = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
 PROBABILITY = "probability"  # rows of the per-case table: one a case and class
-CLASS_FREQUENCIES = "baseline-frequency"
 _BLOCK = 64  # resamples at once: 2,000 cases take 1 MB
 
 
@@ -197,26 +196,3 @@ def probability_rows(classes: Sequence[str], label: str | None, probabilities: S
          "predicted": float(value), "planned": float(name == label)}
         for name, value in zip(classes, probabilities, strict=True)
     ]  # fmt: skip
-
-
-def chance_rows(
-    task: str, classes: Sequence[str], train_labels: Sequence[str | None], cases: Sequence[tuple[str, str, str | None]]
-) -> list[dict[str, Any]]:
-    """Return the rows of a baseline that sees no image: the class frequencies of the training cases for every case.
-
-    It scores a balanced accuracy of 1 / K (where all K classes occur) and an AUC of 0.5.
-
-    Args:
-        task: name of the task.
-        classes: K names.
-        train_labels: of the training cases; unknown ones do not count. Without a known one all classes are as likely.
-        cases: `(case_id, group_id, label)` of the evaluation cases; those of unknown label have no rows.
-    """
-    counts = np.array([sum(label == name for label in train_labels) for name in classes], np.float64)
-    frequencies = counts / counts.sum() if counts.any() else np.full(len(classes), 1 / len(classes))
-    identity = {"arch": CLASS_FREQUENCIES, "fold": -1, "seed": -1, "role": "evaluation", "task": task}
-    return [
-        identity | {"case_id": case_id, "group_id": group_id} | row
-        for case_id, group_id, label in cases
-        for row in probability_rows(classes, label, frequencies.tolist())
-    ]

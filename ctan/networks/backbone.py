@@ -94,7 +94,7 @@ class DenseOutput(nn.Module):
         self.io_stride = config.io_stride
         num_outputs = task.num_outputs * config.io_stride**config.spatial_dims
         self.conv = conv(config.spatial_dims, stage_widths(config)[0], num_outputs, 1, bias=True)
-        if task.kind == "segmentation":
+        if task.starts_rare:
             odds = config.foreground_prior / (1 - config.foreground_prior)
             nn.init.constant_(cast(Tensor, self.conv.bias), math.log(odds))
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
 from ctan.cases.spec import Description
-from ctan.errors import DataError
+from ctan.errors import CtanError, DataError
 from ctan.files import read_json, write_text
+from ctan.tasks import Task, task_from_json
 
 
 def _finite(value: Any) -> Any:
@@ -21,6 +22,18 @@ def _finite(value: Any) -> Any:
 
 Number = Annotated[float | None, BeforeValidator(_finite)]  # NaN and infinity, which JSON does not know, are null
 Scores = dict[str, dict[str, Number]]  # task -> metric -> value
+
+
+def _task(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return task_from_json(dict(value))
+    except (KeyError, TypeError, CtanError) as error:
+        raise ValueError(f"{value.get('name', '?')!r} is not a task that this ctan knows ({error})") from error
+
+
+SavedTask = Annotated[InstanceOf[Task], BeforeValidator(_task), PlainSerializer(lambda task: task.to_json())]
 
 
 class Training(Protocol):

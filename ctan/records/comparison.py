@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ctan.cases.spec import Description
-from ctan.records.base import Number, Record, Scores
+from ctan.records.base import Number, Record, SavedTask, Scores
 from ctan.records.model import ModelRecord
 from ctan.records.names import COMPARISON_FILE
 
@@ -89,6 +89,7 @@ class ComparisonRecord(Record):
         num_tuning_cases, num_evaluation_cases: how many cases were scored.
         reference_arch: what improvements are relative to.
         excludes_training_variance: there are too few seeds for intervals over trainings.
+        tasks: what was scored; release 0.1 did not say.
         models: one a training.
         architectures: one an architecture.
         baselines: what does without a network.
@@ -111,6 +112,7 @@ class ComparisonRecord(Record):
     num_evaluation_cases: int
     reference_arch: str
     excludes_training_variance: bool
+    tasks: tuple[SavedTask, ...] = ()
     models: tuple[ModelEntry, ...]
     architectures: tuple[ArchitectureEntry, ...]
     baselines: tuple[BaselineEntry, ...]

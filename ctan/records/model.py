@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, InstanceOf, PlainSerializer
+from typing import Any, Literal
 
 from ctan.cases import DataSpec
 from ctan.cases.spec import Description
 from ctan.config import NetworkConfig, PreprocessConfig
-from ctan.errors import CtanError
 from ctan.inputs import Inputs
-from ctan.records.base import Record
+from ctan.records.base import Record, SavedTask
 from ctan.records.names import MODEL_FILE
-from ctan.tasks import Task, task_from_json
-
-
-def _task(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    try:
-        return task_from_json(dict(value))
-    except (KeyError, TypeError, CtanError) as error:
-        raise ValueError(f"{value.get('name', '?')!r} is not a task that this ctan knows ({error})") from error
-
-
-_Task = Annotated[InstanceOf[Task], BeforeValidator(_task), PlainSerializer(lambda task: task.to_json())]
 
 
 class Grid(Description):
@@ -80,7 +64,7 @@ class ModelRecord(Record):
     seed: int
     spec: DataSpec
     inputs: Inputs
-    tasks: tuple[_Task, ...]
+    tasks: tuple[SavedTask, ...]
     in_channels: int
     network: NetworkConfig
     grid: Grid

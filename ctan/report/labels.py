@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 
 from ctan.drawing import FAINT, INK, structure_colours, style
 from ctan.evaluation.cases import EVALUATION
-from ctan.evaluation.summary import Diagnoses, diagnoses
 from ctan.html import Markup, element, table
 from ctan.metrics import (
     AUC,
@@ -33,7 +32,7 @@ from ctan.report.style import (
     format_metric,
 )
 from ctan.tasks import AUC as AUC_SPEC
-from ctan.tasks import MACRO_AUC, Classification
+from ctan.tasks import MACRO_AUC, Classification, Diagnoses, diagnoses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

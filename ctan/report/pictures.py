@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,18 +49,3 @@ def outlines_picture(cases: Mapping[str, Arrays], image: str, captions: Mapping[
         if any("true_contours" in arrays for arrays in cases.values()):
             figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
-
-
-def label_captions(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """Return `"diagnosis: mel, predicted nv (0.62)"` by case, from rows with metric `probability` of one model."""
-    by_case: dict[tuple[str, str], list[Mapping[str, object]]] = {}
-    for row in rows:
-        by_case.setdefault((str(row["case_id"]), str(row["task"])), []).append(row)
-    captions: dict[str, list[str]] = {}
-    for (case_id, task), classes in by_case.items():
-        best = max(classes, key=lambda row: float(str(row["value"])))
-        true = next((str(row["structure"]) for row in classes if row["planned"] == 1), "not known")
-        captions.setdefault(case_id, []).append(
-            f"{task}: {true}, predicted {best['structure']} ({float(str(best['value'])):.2f})"
-        )
-    return {case_id: "; ".join(lines) for case_id, lines in captions.items()}

@@ -198,10 +198,12 @@ def cases_chart(data: ReportData) -> Figure | None:
 
 
 def case_values(data: ReportData, task: Task) -> pd.DataFrame:
-    """Return a task's primary metric of every evaluation case, (cases, architectures); the mean over trainings."""
+    """Return a task's primary metric of every evaluation case, (cases, architectures); the mean over trainings.
+
+    Empty where a single case has none.
+    """
     cases = data.cases
-    wanted = {"dice_mean": "dice"}.get(task.primary_metric.name, task.primary_metric.name)
-    rows = cases[(cases["role"] == EVALUATION) & (cases["task"] == task.name) & (cases["metric"] == wanted)]
+    rows = cases[(cases["role"] == EVALUATION) & (cases["task"] == task.name) & (cases["metric"] == task.case_rows)]
     by_model = rows.groupby(["case_id", "arch", "fold", "seed"], sort=False)["value"].mean()
     table = by_model.groupby(["case_id", "arch"], sort=False).mean().unstack("arch")
     return table.reindex(columns=[arch for arch in data.archs if arch in table.columns])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 import yaml
@@ -13,21 +14,14 @@ from ctan.evaluation.cases import EVALUATION, TUNING
 from ctan.files import write_text
 from ctan.html import Markup, element, image, join, page
 from ctan.report.data import ReportData, read_report_data
-from ctan.report.dose import Contours, criteria_chart, dvh_chart, slices_picture
+from ctan.report.dose import Contours, slices_picture
 from ctan.report.headline import facts, headline
-from ctan.report.labels import confusion_chart, recall_table, roc_chart
-from ctan.report.pictures import label_captions, outlines_picture
-from ctan.report.plots import cases_chart, improvement_chart, loss_chart, schedule_chart, structures_chart
+from ctan.report.pictures import outlines_picture
+from ctan.report.plots import cases_chart, improvement_chart, loss_chart, schedule_chart
+from ctan.report.sections import picture
 from ctan.report.style import architecture_label
-from ctan.report.tables import (
-    against_table,
-    comparison_table,
-    criteria_table,
-    structures_table,
-    trainings_table,
-    worst_table,
-)
-from ctan.tasks import Classification, Segmentation
+from ctan.report.tables import against_table, comparison_table, trainings_table, worst_table
+from ctan.tasks import Row, Section, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,8 +44,10 @@ def write_report(comparison: ComparisonRecord, evaluation_dirs: list[Path], repo
         DataError: when an evaluation is missing or damaged, or not the one that was compared.
     """
     data = read_report_data(comparison, evaluation_dirs)
-    made = [(title, _anchor(title), make(data)) for title, make in _SECTIONS]
-    sections = [(title, anchor, content) for title, anchor, content in made if content]
+    made = [(title, make(data)) for title, make in _FIRST]
+    made += _of_tasks(data)
+    made += [(title, make(data)) for title, make in _LAST]
+    sections = [(title, _anchor(title), content) for title, content in made if content]
     parts = [headline(data), element("nav", *(element("a", title, href=f"#{anchor}") for title, anchor, _ in sections))]
     parts += [element("section", element("h2", title), content, id=anchor) for title, anchor, content in sections]
     name = f"{architecture_label(data.best_arch)} on {comparison.dataset}: comparison of architectures"
@@ -60,10 +56,6 @@ def write_report(comparison: ComparisonRecord, evaluation_dirs: list[Path], repo
 
 def _anchor(title: str) -> str:
     return title.lower().replace(" ", "-")
-
-
-def _picture(figure: Figure | None, alt: str, caption: object = "") -> Markup:
-    return Markup("") if figure is None else image(png(figure), alt, caption)
 
 
 def _evaluation(data: ReportData) -> Markup:
@@ -96,80 +88,42 @@ def _tuning(data: ReportData) -> Markup:
 
 def _improvement(data: ReportData) -> Markup:
     reference = architecture_label(data.reference)
-    return _picture(
+    return picture(
         improvement_chart(data), f"Relative improvement over {reference} per task and on average, by architecture",
         f"Points: relative improvement over {reference} (the vertical line at 0). Bars: {data.confidence} intervals, "
         "paired over patients.",
     )  # fmt: skip
 
 
-def _structures(data: ReportData) -> Markup:
-    parts = []
-    for task in data.tasks:
-        if isinstance(task, Segmentation) and (figure := structures_chart(data, task)) is not None:
-            alt = "Mean Dice of every structure by architecture; the numbers are in the table below"
-            caption = "Mean Dice on the evaluation cases; bars span the middle half of the cases. Structures that were not contoured do not count."  # noqa: E501
-            parts += [_picture(figure, alt, caption), structures_table(data, task)]
-    return join(*parts)
-
-
-def _diagnoses(data: ReportData) -> Markup:
-    parts = []
-    for task in data.tasks:
-        if isinstance(task, Classification):
-            roc = _picture(roc_chart(data, task), f"Receiver operating characteristic and reliability of {task.name}",
-                           f"{task.name} on the evaluation cases.")  # fmt: skip
-            confusion = _picture(confusion_chart(data, task), f"Confusion matrix and recall of {task.name}")
-            if roc or confusion:
-                parts += [element("h3", task.name), roc, confusion, recall_table(data, task)]
-    return join(*parts)
-
-
 def _losses(data: ReportData) -> Markup:
     figure = loss_chart(data)
     if figure is None:
         return Markup("")
-    schedule = _picture(schedule_chart(data), "Learning rate and task weights by epoch",
+    schedule = picture(schedule_chart(data), "Learning rate and task weights by epoch",
                         "Learning rate; task weights where they are not constant.")  # fmt: skip
-    return join(_picture(figure, "Training loss by epoch of every task and architecture",
+    return join(picture(figure, "Training loss by epoch of every task and architecture",
                          "Training loss, mean of each epoch; a line a training."), schedule)  # fmt: skip
-
-
-def _dvh(data: ReportData) -> Markup:
-    best = architecture_label(data.best_arch)
-    rows = data.best.cases.to_pandas()
-    rows = rows[(rows["role"] == EVALUATION) & (rows["metric"] == "dvh")]
-    parts = [
-        _picture(dvh_chart(data.best.dvh(), data.colours),
-                 f"Dose-volume histograms of {best}, predicted (dashed) against planned (solid)",
-                 f"Share of a structure's volume that receives at least a dose: planned solid, by {best} dashed."),
-        _picture(criteria_chart(rows, data.targets, data.colours),
-                 f"Predicted against planned DVH criteria of {best} on all evaluation cases",
-                 f"DVH criteria of {best} on all evaluation cases; on the line the prediction equals the plan."),
-        criteria_table(data),
-    ]  # fmt: skip
-    return join(*(part for part in parts if part))
 
 
 def _slices(data: ReportData) -> Markup:
     if data.spec.spatial_dims == 2:
         return _outlines(data)
     cases, has_dose = data.best.figures(), data.spec.has_dose
-    task = next((task for task in data.tasks if isinstance(task, Segmentation)), None)
-    contours = Contours(task.structures if task else (), tuple(data.targets), data.colours)
+    outlined = next((task.outlined for task in data.tasks if task.outlined), ())
+    contours = Contours(outlined, tuple(data.targets), data.colours)
     figures = [(case_id, figure) for case_id, views in cases.items() if (figure := slices_picture(views, contours))]
     pictures = _within(_SLICES_BYTES, [figure for _, figure in figures])
     best, captions = architecture_label(data.best_arch), _captions(data)
     shown = "contours, planned and predicted dose" if has_dose else "the CT and what was predicted"
     parts = [
-        join(element("h3", case_id), image(picture, f"Slices of case {case_id}: {shown}", captions.get(case_id, "")))
-        for (case_id, _), picture in zip(figures, pictures, strict=True)
+        join(element("h3", case_id), image(shot, f"Slices of case {case_id}: {shown}", captions.get(case_id, "")))
+        for (case_id, _), shot in zip(figures, pictures, strict=True)
     ]
     if not parts:
         return Markup("")
     where = "the region of highest planned dose" if has_dose else "the middle"
     sentences = [f"Slices through {where}, predicted by {best}. CT window −160 to 240 HU."]
-    if task:
+    if outlined:
         sentences.append("True contours are solid, predicted ones dashed, targets dotted.")
     if has_dose:
         sentences.append(
@@ -183,14 +137,22 @@ def _outlines(data: ReportData) -> Markup:
     cases = {case_id: views["picture"] for case_id, views in data.best.figures().items() if "picture" in views}
     figure = outlines_picture(cases, data.spec.image.name, _captions(data))
     best = architecture_label(data.best_arch)
-    return _picture(figure, f"The first evaluation pictures with outlines, true and predicted by {best}",
+    return picture(figure, f"The first evaluation pictures with outlines, true and predicted by {best}",
                     f"The first evaluation pictures, predicted by {best}. {data.spec.licence}")  # fmt: skip
 
 
 def _captions(data: ReportData) -> dict[str, str]:
-    """Return by case what image-level tasks say, by the best model."""
-    rows = data.best.cases.to_pylist()
-    return label_captions([row for row in rows if row["role"] == EVALUATION and row["metric"] == "probability"])
+    """Return by case what the tasks say under its picture, by the best model."""
+    by_case: dict[str, list[Row]] = {}
+    for row in data.best.cases.to_pylist():
+        if row["role"] == EVALUATION:
+            by_case.setdefault(row["case_id"], []).append(row)
+    return {
+        case_id: "; ".join(
+            filter(None, (task.caption([r for r in rows if r["task"] == task.name]) for task in data.tasks))
+        )
+        for case_id, rows in by_case.items()
+    }
 
 
 def _within(limit: int, figures: Sequence[Figure]) -> list[bytes]:
@@ -208,7 +170,7 @@ def _cases(data: ReportData) -> Markup:
     if figure is None:
         return Markup("")
     caption = "A point a case; boxes span the middle half, the thick line is the median."
-    parts = [_picture(figure, "Distribution of the scores over the evaluation cases by architecture", caption)]
+    parts = [picture(figure, "Distribution of the scores over the evaluation cases by architecture", caption)]
     return join(*parts, element("div", *(worst_table(data, task) for task in data.tasks), class_="side"))
 
 
@@ -224,13 +186,22 @@ def _settings(data: ReportData) -> Markup:
                                                      element("pre", text)))  # fmt: skip
 
 
-_SECTIONS: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
+def _of_tasks(data: ReportData) -> list[tuple[str, Markup]]:
+    """Return the sections that the kinds of the tasks bring, in the order of the tasks."""
+    tasks_of: dict[Section, list[Task]] = {}
+    for task in data.tasks:
+        for section in task.sections:
+            tasks_of.setdefault(section, []).append(task)
+    return [(section.title, join(*(resolve_name(section.make)(data, task) for task in tasks)))
+            for section, tasks in tasks_of.items()]  # fmt: skip
+
+
+_FIRST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
     ("Evaluation cases", _evaluation),
     ("Relative improvement", _improvement),
     ("Tuning cases", _tuning),
-    ("Dice per structure", _structures),
-    ("Diagnoses", _diagnoses),
-    ("Dose-volume histograms", _dvh),
+)
+_LAST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
     ("Predictions", _slices),
     ("Case by case", _cases),
     ("Training", _losses),

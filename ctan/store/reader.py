@@ -68,6 +68,10 @@ class Store:
         """Return the image-level labels of cases, name -> class; those that are not known have no entry."""
         return [self._entries[case_id]["labels"] for case_id in case_ids]
 
+    def numbers(self, case_ids: Sequence[str]) -> list[Mapping[str, float]]:
+        """Return the image-level numbers of cases by name; those that are not known have no entry."""
+        return [self._entries[case_id].get("numbers", {}) for case_id in case_ids]
+
     def geometry(self, case_id: str) -> geo.Geometry:
         """Return where the working grid of a case lies on its native grid.
 
@@ -77,8 +81,12 @@ class Store:
         self._row(case_id)
         return geo.Geometry.from_json(self._entries[case_id]["geometry"])
 
-    def load(self, case_id: str) -> StoredCase:
+    def load(self, case_id: str, arrays: bool = True) -> StoredCase:
         """Read a case on the working grid.
+
+        Args:
+            case_id: which.
+            arrays: False to know only what is beside the image, without reading it: `image` and arrays are empty.
 
         Raises:
             DataError: when the store has no such case.
@@ -86,9 +94,9 @@ class Store:
         """
         row, geometry, layout = self._row(case_id), self.geometry(case_id), self._layout
         entry, empty = self._entries[case_id], np.zeros(0, bool)
-        masks = self._masks("working/masks", case_id, geometry.shape)
+        masks = self._masks("working/masks", case_id, geometry.shape) if arrays else empty
         dose, distance, possible = empty.astype(np.float32), empty.astype(np.int8), empty
-        if layout.has_dose:
+        if layout.has_dose and arrays:
             dose = self._read("working/dose", case_id) * np.float32(entry["dose_step_gy"])
             distance, possible = self._read("working/target_distance", case_id), masks[-1]
         return StoredCase(
@@ -96,7 +104,7 @@ class Store:
             group_id=row["group_id"],
             split=row["split"],
             fold=row["fold"],
-            image={layout.image: self._read(f"working/{layout.image}", case_id)},
+            image={layout.image: self._read(f"working/{layout.image}", case_id)} if arrays else {},
             masks=masks[: len(self.spec.structures)],
             known=np.array([name not in row["missing"] for name in self.spec.structures], bool),
             dose=dose,
@@ -108,10 +116,15 @@ class Store:
             numbers=entry.get("numbers", {}),
         )
 
-    def reference(self, case_id: str) -> Case:
+    def reference(self, case_id: str, arrays: bool = True) -> Case:
         """Read a case at native resolution, exactly as its raw files say, to score against.
 
         Where the data set keeps no native images the case is that of the working grid.
+
+        Args:
+            case_id: which.
+            arrays: False to know only what is beside the image, without reading it: `images`, `masks` and `doses` are
+                empty.
 
         Raises:
             DataError: when the store has no such case.
@@ -123,18 +136,24 @@ class Store:
         kind, shape, spacing_mm = "native", geometry.native_shape, geometry.native_spacing_mm
         if not layout.keeps_native:
             kind, shape, spacing_mm = "working", geometry.shape, geometry.spacing_mm
-        inside = tuple(slice(size) for size in shape)
-        image = self._read(f"{kind}/{layout.image}", case_id)
-        masks = self._masks(f"{kind}/masks", case_id, image.shape[-len(shape) :])[(slice(None), *inside)]
-        absent = set(row["missing"])
+        images: dict[str, npt.NDArray[Any]] = {}
+        masks: dict[str, npt.NDArray[np.bool_]] = {}
+        doses: dict[str, npt.NDArray[np.float32]] = {}
+        if arrays:
+            inside: tuple[Any, ...] = tuple(slice(size) for size in shape)
+            image = self._read(f"{kind}/{layout.image}", case_id)
+            images = {layout.image: image[(Ellipsis, *inside)]}
+            found = self._masks(f"{kind}/masks", case_id, image.shape[-len(shape) :])[(slice(None), *inside)]
+            masks = {n: m for n, m in zip(layout.masks, found, strict=True) if n not in row["missing"]}
+            doses = {"dose": self._read(f"{kind}/dose", case_id)[inside]} if layout.has_dose else {}
         return Case(
             case_id=case_id,
             group_id=row["group_id"],
             split=row["split"],
             spacing_mm=spacing_mm,
-            images={layout.image: image[(Ellipsis, *inside)]},  # type: ignore[arg-type]
-            masks={name: mask for name, mask in zip(layout.masks, masks, strict=True) if name not in absent},
-            doses={"dose": self._read(f"{kind}/dose", case_id)[inside]} if layout.has_dose else {},
+            images=images,
+            masks=masks,
+            doses=doses,
             sha256=row["sha256"],
             labels=self._entries[case_id]["labels"],
             numbers=self._entries[case_id].get("numbers", {}),

@@ -35,6 +35,8 @@ class Verdict:
 def against_baselines(candidate: Candidate, baselines: Sequence[BaselineEntry]) -> Verdict:
     """Judge the first model: it must beat every simple baseline on the primary metric of every task that has one.
 
+    Tasks that no baseline judges are named.
+
     Args:
         candidate: the chosen model.
         baselines: as in `comparison.json`.
@@ -42,9 +44,11 @@ def against_baselines(candidate: Candidate, baselines: Sequence[BaselineEntry]) 
     Raises:
         DataError: when a score of the candidate is missing.
     """
-    lines, numbers, lost = [], {}, 0
+    lines: list[str] = []
+    numbers: dict[str, float] = {}
+    lost, unjudged = 0, []
     for task in candidate.record.tasks:
-        metric = task.primary_metric
+        metric, before = task.primary_metric, len(lines)
         for baseline in baselines:
             value = baseline.scores.get(EVALUATION, {}).get(task.name, {}).get(metric.name)
             if value is None:
@@ -56,9 +60,13 @@ def against_baselines(candidate: Candidate, baselines: Sequence[BaselineEntry]) 
             numbers[f"{task.name}.{metric.name}.{baseline.arch}"] = value
             verb = "beats" if better else "does not beat"
             lines.append(f"{verb} {baseline.arch} ({_show(own, metric)} against {_show(value, metric)})")
+        unjudged += [task.name] if len(lines) == before else []
     if not lines:
         return Verdict(False, "there is no champion and no simple baseline to beat: evaluate baselines first", numbers)
-    return Verdict(not lost, f"first candidate for champion: {candidate.arch} {', '.join(lines)}", numbers)
+    reason = f"first candidate for champion: {candidate.arch} {', '.join(lines)}"
+    if unjudged:
+        reason += f"; no baseline judges {' and '.join(unjudged)}"
+    return Verdict(not lost, reason, numbers)
 
 
 def against_champion(

@@ -23,7 +23,7 @@ from ctan.networks import count_macs, count_parameters, with_options
 from ctan.precision import Precision, autocast, resolve_precision
 from ctan.records import HISTORY_FILE, Grid, ModelRecord
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import Task, tasks_of, with_class_weights
+from ctan.tasks import Task, fitted, tasks_of
 from ctan.tracking.runs import TrainingRun, training_run
 from ctan.training.checkpoint import CheckpointKey, Checkpoints, Position
 from ctan.training.console import Console
@@ -96,7 +96,7 @@ def train(
 
     store = open_store(pointer)
     train_ids, tuning_ids = _cases_of(store, fold, config)
-    tasks = with_class_weights(tasks_of(store.spec), store.labels(train_ids))
+    tasks = fitted(tasks_of(store.spec), store.labels(train_ids), store.numbers(train_ids))
     order = EpochOrder(len(train_ids), seed)
     loader = accelerator.prepare(make_loader(TrainingCases(store, train_ids, tasks, config, seed), order, config))
     tuning = make_loader(TrainingCases(store, tuning_ids, tasks, config, None), None, config)

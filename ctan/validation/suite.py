@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, DataSpec
+from ctan.cases.expectation import Expectation, between
 from ctan.config import RunConfig, ValidationConfig
-from ctan.datasets.base import Dataset, Expectation, between
+from ctan.datasets.base import Dataset
 from ctan.store.manifest import SCHEMA
+from ctan.tasks import tasks_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,10 +53,10 @@ class Outcome:
 
 
 def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
-    """Return what must hold for the manifest of a data set: of all data sets, of CT, of doses, and its own.
+    """Return what must hold for the manifest of a data set: of all, of CT, of doses, for its tasks, and its own.
 
     Args:
-        dataset: names structures, targets and labels, and adds its own expectations.
+        dataset: names structures, targets, labels and tasks, and adds its own expectations.
         config: bounds.
     """
     found = _of_all(dataset.spec, config)
@@ -69,6 +71,8 @@ def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
         sentence = f"{name}, where known, is one of {', '.join(classes)}"
         arguments = {"column": f"label_{name}", "value_set": list(classes)}
         found.append(Expectation(f"{name}-class", sentence, "", "ExpectColumnValuesToBeInSet", arguments))
+    for task in tasks_of(dataset.spec):
+        found += task.expectations(dataset.spec, config.validation)
     found += dataset.expectations(config.validation)
     # Great Expectations keeps one of several that ask the same
     return list({(one.type, json.dumps(one.arguments, sort_keys=True)): one for one in reversed(found)}.values())[::-1]

@@ -24,7 +24,7 @@ from ctan.commands import cluster as commands
 from ctan.evaluation.words import in_words
 from pipelines.ctan import COMPILED
 from pipelines.retrain import COMPILED as RETRAIN
-from tests.helpers.report import ARCHS, write_inputs
+from tests.helpers.report import ARCHS, record_of, write_inputs
 
 if TYPE_CHECKING:
     from tests.helpers.kfp import KfpServer
@@ -218,7 +218,8 @@ def test_a_run_that_has_nothing_to_do_says_why(kfp_server: KfpServer) -> None:
 
 
 def test_the_comparison_is_told_in_a_line_an_architecture(tmp_path: Path) -> None:
-    comparison, _ = write_inputs(tmp_path)
+    content, _ = write_inputs(tmp_path)
+    comparison = record_of(content)
     first, *rows, last = in_words(comparison).splitlines()
     assert first.startswith("scores on ")
     assert [row.partition(":")[0].removesuffix(" (best)") for row in rows] == list(ARCHS)

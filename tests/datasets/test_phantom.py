@@ -10,9 +10,9 @@ from scipy import ndimage
 from ctan.datasets import get_dataset
 from ctan.datasets.openkbp.phantom import write_openkbp_phantoms
 from ctan.errors import DataError
-from ctan.evaluation.baselines import DoseStatistics, dose_by_distance, mean_dose
 from ctan.metrics import dose_score
 from ctan.settings import load_config
+from ctan.tasks import DoseBaselines
 from tests.helpers.files import digests
 
 DATASET = get_dataset("openkbp")
@@ -198,13 +198,13 @@ def test_distance_to_the_targets_explains_part_of_the_dose_only(tmp_path):
     source = "phantom:train=6,validation=2,seed=0"
     ingest(source, tmp_path / "manifest", config, num_workers=0)
     store = open_store(preprocess(source, tmp_path / "manifest", str(tmp_path), config, num_workers=1))
-    statistics = DoseStatistics()
+    statistics = DoseBaselines(store.spec)
     for case_id in store.case_ids(split="train"):
-        statistics.add(store.load(case_id))
+        statistics.learn(store.load(case_id))
     for case_id in store.case_ids(split="validation"):
         case = store.reference(case_id)
         possible, truth = case.masks[POSSIBLE], case.doses["dose"]
-        by_distance = dose_score(truth, dose_by_distance(case, statistics, DATASET), possible)
-        mean = dose_score(truth, mean_dose(case, statistics), possible)
+        by_distance = dose_score(truth, statistics.dose_by_distance(case), possible)
+        mean = dose_score(truth, statistics.mean_dose(case), possible)
         assert 5 < by_distance < 8
         assert mean > 1.5 * by_distance

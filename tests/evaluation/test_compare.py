@@ -16,12 +16,11 @@ from scipy import ndimage
 from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.evaluation import compare, evaluate, evaluation_hash
-from ctan.evaluation.baselines import DoseStatistics, dose_by_distance, mean_dose
 from ctan.evaluation.cases import read_cases, write_cases
 from ctan.metrics import dose_score
 from ctan.report import write_report
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import task_from_json
+from ctan.tasks import DoseBaselines, task_from_json
 from tests.helpers.evaluation import DATASET, read_json, write_network
 
 Scores = Mapping[str, float]
@@ -143,6 +142,17 @@ def test_the_best_is_chosen_on_the_tuning_cases_alone(write: Write, compared: Co
     assert f"hps {error:.4f}" in best["reason"]
 
 
+def test_of_equal_models_the_cheaper_is_chosen(write: Write, compared: Compare) -> None:
+    costs = {"ctan": (9e9, 10), "mtan": (2e9, 30), "stl": (2e9, 20), "hps": (3e9, 5)}
+    folders = [write(arch, {"dice": 0.6, "dose": 3.0}) for arch in costs]
+    for folder, (macs, parameters) in zip(folders, costs.values(), strict=True):
+        described = read_json(folder / "model.json") | {"macs_per_case": macs, "num_parameters": parameters}
+        (folder / "model.json").write_text(json.dumps(described))
+    best = compared(folders)["best"]
+    assert best["arch"] == "stl"  # as few operations as mtan, fewer parameters
+    assert best["reason"].endswith("of those with the lowest it is the cheapest")
+
+
 def test_the_model_index_points_into_the_folders_that_were_given(write: Write, compared: Compare) -> None:
     folders = [
         write("hps", {"dice": 0.5, "dose": 4.0}),
@@ -199,13 +209,18 @@ def test_all_rows_and_those_of_the_baselines_are_kept(
     content = compared(folders)
     cases = read_cases(tmp_path / "comparison" / "cases.parquet").to_pandas()
     models = sum(read_cases(folder / "cases.parquet").num_rows for folder in folders)
-    baselines = cases[cases["arch"].isin(["baseline-mean", "baseline-distance"])]
+    baselines = cases[cases["arch"].str.startswith("baseline-")]
+    names = ["baseline-empty", "baseline-mean-mask", "baseline-mean", "baseline-distance"]
+    assert [entry["arch"] for entry in content["baselines"]] == names
     assert len(cases) == models + len(baselines)
     assert set(baselines["case_id"]) == set(store.case_ids(split="validation"))
     assert set(baselines["fold"]) == set(baselines["seed"]) == {-1}
     for entry in content["baselines"]:
-        rows = baselines[(baselines["arch"] == entry["arch"]) & (baselines["metric"] == "dose_score")]
-        assert entry["scores"]["evaluation"]["dose"]["dose_score"] == pytest.approx(rows["value"].mean())
+        rows = baselines[baselines["arch"] == entry["arch"]]
+        metric = "dice" if "mask" in entry["arch"] or "empty" in entry["arch"] else "dose_score"
+        by_case = rows[rows["metric"] == metric].groupby("case_id")["value"].mean()
+        (scores,) = entry["scores"]["evaluation"].values()
+        assert next(iter(scores.values())) == pytest.approx(by_case.mean())
 
 
 def test_the_baselines_learn_from_the_training_cases_outside_the_tuning_fold(
@@ -219,15 +234,16 @@ def test_the_baselines_learn_from_the_training_cases_outside_the_tuning_fold(
         reference = store.reference(case_id)
         mask, planned = reference.masks["possible_dose_mask"], reference.doses["dose"].astype(np.float64)
         scores.append(np.abs(planned - mask * mean_gy).sum() / mask.sum())
-    found = {entry["arch"]: entry["scores"]["evaluation"]["dose"]["dose_score"] for entry in content["baselines"]}
+    found = {entry["arch"]: entry["scores"]["evaluation"].get("dose", {}) for entry in content["baselines"]}
+    found = {arch: scores["dose_score"] for arch, scores in found.items() if scores}
     assert found["baseline-mean"] == pytest.approx(np.mean(scores), rel=1e-6)
     assert found["baseline-distance"] < found["baseline-mean"]
 
 
 def test_the_distance_baseline_looks_the_dose_up_by_distance_to_the_nearest_target(store: Store) -> None:
-    statistics = DoseStatistics()
+    statistics = DoseBaselines(DATASET.spec)
     for case_id in store.case_ids(split="train"):
-        statistics.add(store.load(case_id))
+        statistics.learn(store.load(case_id))
     reference = store.reference(store.case_ids(split="validation")[0])
     targets = {name: gy for name, gy in DATASET.spec.targets.items() if name in reference.masks}
     union = np.any([reference.masks[name] for name in targets], axis=0)
@@ -236,13 +252,13 @@ def test_the_distance_baseline_looks_the_dose_up_by_distance_to_the_nearest_targ
     for name, gy in sorted(targets.items(), key=lambda item: item[1]):
         expected[reference.masks[name]] = gy
     expected[~reference.masks["possible_dose_mask"]] = 0
-    np.testing.assert_allclose(dose_by_distance(reference, statistics, DATASET.spec), expected, atol=1e-4)
+    np.testing.assert_allclose(statistics.dose_by_distance(reference), expected, atol=1e-4)
 
 
 def test_the_dose_by_distance_is_the_mean_over_all_training_voxels_at_that_distance(store: Store) -> None:
-    statistics, case = DoseStatistics(), store.load(store.case_ids(split="train")[0])
-    statistics.add(case)
-    statistics.add(case)
+    statistics, case = DoseBaselines(DATASET.spec), store.load(store.case_ids(split="train")[0])
+    statistics.learn(case)
+    statistics.learn(case)
     distance_mm = int(case.target_distance[case.dose_mask & (case.target_distance > 0)][0])
     at_distance = case.dose_mask & (case.target_distance == distance_mm)
     assert statistics.by_distance_gy[127 + distance_mm] == pytest.approx(case.dose[at_distance].mean(), rel=1e-5)
@@ -250,13 +266,13 @@ def test_the_dose_by_distance_is_the_mean_over_all_training_voxels_at_that_dista
 
 
 def test_the_baselines_do_not_look_at_the_planned_dose(store: Store) -> None:
-    statistics = DoseStatistics()
-    statistics.add(store.load(store.case_ids(split="train")[0]))
+    statistics = DoseBaselines(DATASET.spec)
+    statistics.learn(store.load(store.case_ids(split="train")[0]))
     reference = store.reference(store.case_ids(split="validation")[0])
-    doses = [mean_dose(reference, statistics), dose_by_distance(reference, statistics, DATASET.spec)]
+    doses = [statistics.mean_dose(reference), statistics.dose_by_distance(reference)]
     reference.doses["dose"][:] = 0
-    np.testing.assert_array_equal(doses[0], mean_dose(reference, statistics))
-    np.testing.assert_array_equal(doses[1], dose_by_distance(reference, statistics, DATASET.spec))
+    np.testing.assert_array_equal(doses[0], statistics.mean_dose(reference))
+    np.testing.assert_array_equal(doses[1], statistics.dose_by_distance(reference))
 
 
 def test_the_floor_is_the_truth_sent_to_the_working_grid_and_back(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ from ctan.datasets import get_dataset
 from ctan.errors import DataError
 from ctan.evaluation import evaluate, evaluation_hash
 from ctan.evaluation.cases import SCHEMA, read_cases
-from ctan.evaluation.scoring import native_contours, native_dose, score_case
+from ctan.evaluation.scoring import score_case
 from ctan.inference import load_network
 from ctan.metrics import dice, hd95_mm
 from ctan.records import EvaluationRecord
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import tasks_of
+from ctan.tasks import DoseRegression, Segmentation, tasks_of
 from tests.helpers.evaluation import DATASET, write_network
 
 
@@ -125,8 +126,9 @@ def test_dose_is_clamped_at_zero_and_zero_outside_the_mask(store: Store) -> None
     case_id = store.case_ids(split="validation")[0]
     reference, shape = store.reference(case_id), store.load(case_id).dose.shape
     mask = reference.masks["possible_dose_mask"]
-    assert native_dose(store, reference, np.full(shape, -5, np.float32)).max() == 0
-    dose = native_dose(store, reference, np.full((1, *shape), 5, np.float32))
+    task, resample = DoseRegression("dose"), partial(store.to_native, case_id)
+    assert task.to_native(np.full(shape, -5, np.float32), reference, resample).max() == 0
+    dose = task.to_native(np.full((1, *shape), 5, np.float32), reference, resample)
     assert dose.shape == mask.shape
     assert dose[~mask].max() == 0
     assert dose[mask] == pytest.approx(5, abs=1e-4)
@@ -135,7 +137,8 @@ def test_dose_is_clamped_at_zero_and_zero_outside_the_mask(store: Store) -> None
 def test_probabilities_are_upsampled_before_they_become_contours(store: Store) -> None:
     case_id = store.case_ids(split="validation")[0]
     probabilities = np.random.default_rng(0).random((2, *store.load(case_id).dose.shape), np.float32)
-    found = native_contours(store, store.reference(case_id), probabilities)
+    task, resample = Segmentation("contours", ("A", "B")), partial(store.to_native, case_id)
+    found = task.to_native(probabilities, store.reference(case_id), resample)
     np.testing.assert_array_equal(found, store.to_native(case_id, probabilities, 0.0) >= 0.5)
     thresholded_first = store.to_native(case_id, (probabilities >= 0.5).astype(np.float32), 0.0) >= 0.5
     assert (found != thresholded_first).any()

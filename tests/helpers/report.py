@@ -13,7 +13,7 @@ from ctan.cases import Case
 from ctan.config import EvaluationConfig
 from ctan.datasets import get_dataset
 from ctan.evaluation.cases import EVALUATION, TUNING, write_cases
-from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
+from ctan.evaluation.figures import DVH_SCHEMA, pictures
 from ctan.evaluation.improvement import relative_improvement
 from ctan.evaluation.summary import scores
 from ctan.records import ComparisonRecord, ModelEntry, ModelRecord
@@ -166,7 +166,7 @@ def _write_figures(folder: Path, arch: str, fold: int, seed: int, count: int, pr
             elif isinstance(task, DoseRegression):
                 native[task.name] = dose
                 curves += [
-                    {"arch": arch, "fold": fold, "seed": seed} | r for r in dvh_rows(reference, dose, dataset.spec)
+                    {"arch": arch, "fold": fold, "seed": seed} | r for r in task.curves(dose, reference, dataset.spec)
                 ]
         arrays |= pictures(reference, native, predicted, dataset.spec)
     pq.write_table(pa.Table.from_pylist(curves, DVH_SCHEMA), folder / "dvh.parquet")

@@ -369,3 +369,14 @@ def test_promotions_at_the_same_time_happen_one_after_the_other(site: Site) -> N
         assert after["champion_before"] == before["champion_after"]
     best = next(entry["version"] for entry in entries if entry["seed"] == 2)
     assert site.aliases()["champion"] == best
+
+
+def test_a_task_that_no_baseline_judges_is_named(site: Site) -> None:
+    model = site.train(seed=0)
+    assert site.promote(model, dose=8.5).reason.endswith("; no baseline judges contours")
+    both = {"contours": {"dice_mean": 0.2}, "dose": {"dose_score": 9.0}}
+    baselines = [{"arch": "simple", "label": "Simple", "scores": {"evaluation": both}}]
+    decision = site.promote(model, site.compare(model, baselines=baselines))
+    assert decision.promoted
+    assert decision.reason.count("beats simple") == 2
+    assert "no baseline judges" not in decision.reason
