@@ -65,11 +65,13 @@ test: $(READY)  ## Run all tests
 test-fast: $(READY)  ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
 
-lint: $(READY)  ## Check format, lint, types, and that the compiled pipeline is up to date
+lint: $(READY)  ## Check format, lint, types, the rooms' contracts, and that the compiled pipeline is up to date
+	@mkdir -p build
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@mkdir -p build
+	@$(BIN)/lint-imports --no-logo > build/imports.log 2>&1 || { cat build/imports.log; exit 1; }
+	@$(BIN)/python -m pipelines.signatures --check
 	@for name in ctan retrain; do $(BIN)/python -m pipelines.$$name build/$$name.yaml && \
 		cmp --silent build/$$name.yaml pipelines/$$name.yaml || { echo "pipelines/$$name.yaml is stale: run make pipeline"; exit 1; }; done
 
@@ -77,7 +79,8 @@ format: $(READY)  ## Format the sources and fix what ruff can
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-pipeline: $(READY)  ## Compile pipelines/*.py to YAML
+pipeline: $(READY)  ## Write the parameters into pipelines/*.py and compile them to YAML
+	@$(BIN)/python -m pipelines.signatures
 	@$(BIN)/python -m pipelines.ctan
 	@$(BIN)/python -m pipelines.retrain
 

@@ -14,14 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ctan import plugins
 from ctan.errors import ConfigError
 from ctan.files import sha256_of_json
+from ctan.parameters import DEFAULT_ARCHITECTURES
 
 SETTINGS_VERSION = 2  # see `ctan.migrations`
-DEFAULT_ARCHITECTURES = (
-    "stl",
-    "hps",
-    "mtan",
-    "ctan",
-)  # plugs never join unasked
 PLANNED = "planned"  # value of a field that is left to the data, see `ctan.intake.planning`
 PLANNED_FIELDS = (
     ("preprocess", "grid_shape"),

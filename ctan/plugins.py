@@ -29,13 +29,19 @@ def _found(group: str) -> dict[str, list[EntryPoint]]:
     return found
 
 
-def names(group: str) -> tuple[str, ...]:
-    """Return the names of a group: ctan's own first, then those of other packages, each in alphabetical order."""
+def names(group: str, own: bool = False) -> tuple[str, ...]:
+    """Return the names of a group: ctan's own first, then those of other packages, each in alphabetical order.
+
+    Args:
+        group: `DATASETS`, `NETWORKS` or `TASKS`.
+        own: leave out those of other packages.
+    """
 
     def foreign(name: str) -> bool:
         return not any(point.value.startswith("ctan.") for point in _found(group)[name])
 
-    return tuple(sorted(_found(group), key=lambda name: (foreign(name), name)))
+    found = sorted(_found(group), key=lambda name: (foreign(name), name))
+    return tuple(name for name in found if not (own and foreign(name)))
 
 
 def check(group: str, name: str, field: str) -> str:

@@ -22,58 +22,23 @@ from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, NetworkConfig, RunC
 from ctan.datasets import get_dataset
 from ctan.errors import ConfigError
 from ctan.migrations import migrate_settings
+from ctan.parameters import DEFAULT_PROFILE, PROFILES, overrides_of
 
-PROFILES = ("smoke", "cpu", "gpu")
-DEFAULT_PROFILE = "smoke"
 CONFIG_FILE = "config.yaml"
 
 
-def resolve_config(
-    profile: str = DEFAULT_PROFILE,
-    *,
-    dataset: str = "",
-    architectures: Sequence[str] = (),
-    folds: Sequence[int] = (),
-    seeds: Sequence[int] = (),
-    epochs: int = 0,
-    batch_size: int = 0,
-    learning_rate: float = 0.0,
-    task_weighting: str = "",
-    inputs: str = "",
-    max_train_cases: int = 0,
-    max_evaluation_cases: int = 0,
-    model_name: str = "",
-    promote: bool = True,
-    overrides: Sequence[str] = (),
-) -> RunConfig:
+def resolve_config(profile: str = DEFAULT_PROFILE, **parameters: Any) -> RunConfig:
     """Resolve a profile and the pipeline's parameters into settings; an empty value or 0 leaves the profile's.
 
     Args:
         profile: a packaged profile or the path of a YAML file.
-        promote: False turns promotion off; True leaves what the profile says.
-        overrides: `FIELD=VALUE`; they win over all others.
+        parameters: those of `ctan.parameters`; `overrides` win over all others, `source` is for data sets that are
+            described by their source.
 
     Raises:
         ConfigError: naming the field and what is allowed.
     """
-    values: dict[str, Any] = {
-        "data.dataset": dataset,
-        "architectures": list(architectures),
-        "folds": list(folds),
-        "seeds": list(seeds),
-        "training.epochs": epochs,
-        "training.batch_size": batch_size,
-        "training.learning_rate": learning_rate,
-        "training.task_weighting": task_weighting,
-        "data.inputs": inputs,
-        "data.max_train_cases": max_train_cases,
-        "data.max_evaluation_cases": max_evaluation_cases,
-        "promotion.model_name": model_name,
-    }
-    chosen = {field: value for field, value in values.items() if value}
-    if not promote:
-        chosen["promotion.enabled"] = False
-    return load_config(profile, [f"{field}={json.dumps(value)}" for field, value in chosen.items()] + list(overrides))
+    return load_config(profile, overrides_of(parameters))
 
 
 def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

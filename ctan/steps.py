@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctan.cases import DataSpec
 from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import atomic_path, write_json
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 Metadata = dict[str, Any]  # of an artifact of the pipeline
-
-DEFAULT_SOURCE = "phantom:train=12,validation=4,seed=0"
 
 
 class _Clock:
@@ -380,6 +377,8 @@ def _store(pointer: str, manifest_dir: str) -> StorePointer:
     from ctan.store import StorePointer
 
     named = StorePointer.load(Path(pointer))
+    from ctan.cases import DataSpec
+
     asked = DataSpec.load(Path(manifest_dir))
     if named.spec_hash != asked.sha256:
         raise DataError(

@@ -18,9 +18,9 @@ COMPILED = Path(__file__).with_suffix(".yaml")
 
 @dsl.pipeline(name="ctan-retrain", display_name="ctan: retrain when something changed", pipeline_config=LIMITS)
 def retrain(
-    source: str,
+    source: str = "phantom:train=12,validation=4,seed=0",
     profile: str = "smoke",
-    dataset: str = "openkbp",
+    dataset: str = "",
     architectures: list[str] = [],  # noqa: B006
     folds: list[int] = [],  # noqa: B006
     seeds: list[int] = [],  # noqa: B006
@@ -40,25 +40,27 @@ def retrain(
     """Stop at once when the registry has a model of this data version, these settings and this code; else train.
 
     Args:
-        source: What to train on, looked up at every run: a version that DVC pins (dvc:REPOSITORY@REVISION[:PATH]; a
-            branch as revision is followed), a folder, or s3://bucket/prefix.
-        profile: Settings to start from: smoke (phantoms), cpu (real data, two cores), gpu, or the path of a YAML file.
-        dataset: Data set, the raw format of the source: openkbp, prostate, ham10000 or stoic.
-        architectures: Architectures to train, of stl, hps, mtan, ctan. Empty: those of the profile (all four).
-        folds: Folds to train; fold f of the training patients is left out for tuning. Empty: those of the profile (0).
-        seeds: Seeds to train with. Empty: those of the profile (0).
+        source: Raw files: a folder that every step can read, s3://bucket/prefix, a version that DVC pins
+            (dvc:REPOSITORY@REVISION), or phantom:train=N,validation=N,seed=N (synthetic).
+        profile: Settings to start from: smoke, cpu, gpu or the path of a YAML file.
+        dataset: Data set, the raw format of the source: ham10000, openkbp, prostate, stoic. Empty: openkbp.
+        architectures: Architectures to train: stl, hps, mtan, ctan. Empty: from the profile.
+        folds: Folds to train; fold f of the training cases is left out for tuning. Empty: from the profile.
+        seeds: Seeds to train with. Empty: from the profile.
         epochs: Passes over the training cases. 0: from the profile.
         batch_size: Cases a training step. 0: from the profile.
         learning_rate: Learning rate of AdamW after warm-up. 0: from the profile.
         task_weighting: How task losses are summed: equal, dwa or uncertainty. Empty: from the profile.
         inputs: What the networks see: ct, ct+targets or oracle. Empty: from the profile.
-        max_train_cases: Use only the first N training cases. 0: from the profile (all).
-        max_evaluation_cases: Use only the first N evaluation cases. 0: from the profile (all).
-        store_root: Folder or s3://bucket/prefix of stores and ledger, seen by every step. Empty: in the workspace.
-        checkpoint_root: Folder or s3://bucket/prefix of checkpoints, seen by every step. Empty: in the workspace.
-        model_name: Name of the registered model. Empty: ctan-<dataset>.
+        max_train_cases: Use only N training cases. 0: from the profile.
+        max_evaluation_cases: Use only N evaluation cases. 0: from the profile.
+        store_root: Folder or s3://bucket/prefix of the stores and the ledger, seen by every step. Empty: in the
+            workspace.
+        checkpoint_root: Folder or s3://bucket/prefix of the checkpoints, seen by every step. Empty: in the workspace.
+        model_name: Registered model. Empty: ctan-<dataset>.
         promote: Whether the best model may be registered and become champion; false compares only.
-        overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others.
+        overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others. Empty:
+            none.
     """
     resolved = prepared(
         resolve(

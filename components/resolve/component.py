@@ -29,22 +29,24 @@ def resolve(
     """Find out which settings and which version of the data are meant now; all later steps use these.
 
     Args:
-        source: Folder, s3://bucket/prefix, dvc:REPOSITORY@REVISION, or phantom:train=N,validation=N,seed=N.
-        profile: Settings to start from.
-        dataset: Data set, the raw format of the source.
-        architectures: Architectures to train; empty for those of the profile.
-        folds: Folds to train; empty for those of the profile.
-        seeds: Seeds to train; empty for those of the profile.
-        epochs: Passes over the training cases; 0 for the profile's.
-        batch_size: Cases a training step; 0 for the profile's.
-        learning_rate: AdamW's learning rate after warm-up; 0 for the profile's.
-        task_weighting: How task losses are summed; empty for the profile's.
-        inputs: What the networks see; empty for the profile's.
-        max_train_cases: Use only the first N training cases; 0 for the profile's.
-        max_evaluation_cases: Use only the first N evaluation cases; 0 for the profile's.
-        model_name: Registered model; empty for ctan-<dataset>.
-        promote: Whether the best model may be registered and promoted.
-        overrides: Any other setting as FIELD=VALUE.
+        source: Raw files: a folder that every step can read, s3://bucket/prefix, a version that DVC pins
+            (dvc:REPOSITORY@REVISION), or phantom:train=N,validation=N,seed=N (synthetic).
+        profile: Settings to start from: smoke, cpu, gpu or the path of a YAML file.
+        dataset: Data set, the raw format of the source: ham10000, openkbp, prostate, stoic. Empty: openkbp.
+        architectures: Architectures to train: stl, hps, mtan, ctan. Empty: from the profile.
+        folds: Folds to train; fold f of the training cases is left out for tuning. Empty: from the profile.
+        seeds: Seeds to train with. Empty: from the profile.
+        epochs: Passes over the training cases. 0: from the profile.
+        batch_size: Cases a training step. 0: from the profile.
+        learning_rate: Learning rate of AdamW after warm-up. 0: from the profile.
+        task_weighting: How task losses are summed: equal, dwa or uncertainty. Empty: from the profile.
+        inputs: What the networks see: ct, ct+targets or oracle. Empty: from the profile.
+        max_train_cases: Use only N training cases. 0: from the profile.
+        max_evaluation_cases: Use only N evaluation cases. 0: from the profile.
+        model_name: Registered model. Empty: ctan-<dataset>.
+        promote: Whether the best model may be registered and become champion; false compares only.
+        overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others. Empty:
+            none.
 
     Returns:
         source: The source, pinned to the version it has now.
@@ -57,6 +59,7 @@ def resolve(
         source,
         steps.resolve_config(
             profile,
+            source=source,
             dataset=dataset,
             architectures=architectures,
             folds=folds,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import math
 import re
@@ -90,10 +89,11 @@ def settings_of(pipeline: CompiledPipeline, given: Mapping[str, Any]) -> RunConf
         pipeline: with its defaults.
         given: values of its parameters; those not named keep their defaults.
     """
+    from ctan.parameters import BY_NAME
     from ctan.settings import resolve_config
 
     defaults = {name: definition.get("defaultValue") for name, definition in pipeline.parameters.items()}
-    names = inspect.signature(resolve_config).parameters.keys() & defaults.keys()
+    names = {name for name, parameter in BY_NAME.items() if parameter.resolved} & defaults.keys()
     if not {"profile", "architectures"} <= names:
         return None
     values: dict[str, Any] = {name: value for name, value in (defaults | dict(given)).items() if name in names}

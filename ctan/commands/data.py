@@ -10,7 +10,7 @@ import typer
 
 from ctan import steps
 from ctan.commands import options as o
-from ctan.settings import DEFAULT_PROFILE, resolve_config
+from ctan.parameters import DEFAULT_PROFILE
 
 app = typer.Typer(no_args_is_help=True, help="Raw files: get them, look at them, and step by step to a store.")
 
@@ -64,6 +64,8 @@ def ingest(
 
     Example: ctan data ingest data/openkbp --profile cpu --set data.max_train_cases=24
     """
+    from ctan.settings import resolve_config
+
     config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
     outputs = o.StepFolder.of(folder)
     shutil.rmtree(outputs.manifest, ignore_errors=True)
@@ -111,6 +113,8 @@ def show(
 
     Example: ctan data show data/openkbp pt_1 --output pt_1.png
     """
+    from ctan.settings import resolve_config
+
     config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
     from ctan.intake.look import show_cases
 
@@ -131,6 +135,7 @@ def names(
     Example: ctan data names data/clinic --profile breast.yaml
     """
     from ctan.datasets.prostate.reader import Prostate
+    from ctan.settings import resolve_config
 
     found = Prostate(resolve_config(profile, dataset="prostate", overrides=overrides or []).data).roi_names(folder)
     for name, (count, structure) in found.items():
@@ -203,6 +208,7 @@ def convert(
     from ctan.datasets import get_dataset
     from ctan.intake.convert import convert_to_openkbp, parse_names, read_cases
     from ctan.progress import track
+    from ctan.settings import resolve_config
     from ctan.sources import open_source
 
     config = resolve_config(profile, dataset=dataset, overrides=overrides or [])

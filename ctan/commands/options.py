@@ -2,96 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeAlias
 
 import typer
 
-from ctan.config import RunConfig
 from ctan.errors import DataError
-from ctan.settings import DEFAULT_PROFILE, resolve_config
+from ctan.parameters import BY_NAME, DEFAULT_PROFILE, PARAMETERS
 
 _SETTINGS = "Settings"
-_FROM_PROFILE = "from the profile"
+_TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "list[str]": list[str],
+                          "list[int]": list[int]}  # fmt: skip
 
-Profile = Annotated[
-    str,
-    typer.Option(help="Settings to start from: smoke, cpu, gpu or the path of a YAML file.", rich_help_panel=_SETTINGS),
-]
-Dataset = Annotated[
-    str,
-    typer.Option(
-        help="Data set, the raw format of the source: openkbp, prostate, ham10000, stoic.", rich_help_panel=_SETTINGS
-    ),
-]
-Architectures = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer evaluates it
-    typer.Option(
-        "--arch",
-        help="Architecture to train: stl, hps, mtan, ctan. Repeatable.",
-        show_default=_FROM_PROFILE,
-        rich_help_panel=_SETTINGS,
-    ),
-]
-Folds = Annotated[
-    Optional[list[int]],  # noqa: UP045
-    typer.Option(
-        "--fold", help="Fold left out for tuning. Repeatable.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS
-    ),
-]
-Seeds = Annotated[
-    Optional[list[int]],  # noqa: UP045
-    typer.Option(
-        "--seed", help="Seed to train with. Repeatable.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS
-    ),
-]
-Epochs = Annotated[
-    int, typer.Option(help="Passes over the training cases.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS)
-]
-BatchSize = Annotated[
-    int, typer.Option(help="Cases a training step.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS)
-]
-LearningRate = Annotated[
-    float, typer.Option(help="AdamW's, after warm-up.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS)
-]
-TaskWeighting = Annotated[
-    str, typer.Option(help="equal, dwa or uncertainty.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS)
-]
-Inputs = Annotated[
-    str, typer.Option(help="ct, ct+targets or oracle.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS)
-]
-MaxTrainCases = Annotated[
-    int,
-    typer.Option(help="Use only N training cases, by hash.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS),
-]
-MaxEvaluationCases = Annotated[
-    int,
-    typer.Option(help="Use only N evaluation cases, by hash.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS),
-]
-ModelName = Annotated[
-    str, typer.Option(help="Registered model.", show_default="ctan-<dataset>", rich_help_panel=_SETTINGS)
-]
-Promote = Annotated[
-    bool, typer.Option(help="Register the best model and let it become champion.", rich_help_panel=_SETTINGS)
-]
-Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="Any other setting, such as training.ema_decay=0.99; `ctan config` lists them. Repeatable.",
-        rich_help_panel=_SETTINGS,
-    ),
-]
-StoreRoot = Annotated[
-    str,
-    typer.Option(help="Folder or s3://bucket/prefix of the stores and the ledger.", show_default="in the workspace"),
-]
-CheckpointRoot = Annotated[
-    str, typer.Option(help="Folder or s3://bucket/prefix of the checkpoints.", show_default="in the workspace")
-]
+
+def option(name: str) -> Any:
+    """Return the type of a command's option for a parameter of the pipeline, as typer reads it."""
+    parameter = BY_NAME[name]
+    kind = _TYPES[parameter.kind]
+    names = (parameter.option,) if parameter.option else ()
+    shown = parameter.empty if parameter.default is None else True
+    many = parameter.kind.startswith("list")
+    made = typer.Option(
+        *names,
+        help=f"{parameter.text()}{' Repeatable.' if many else ''}",
+        show_default=shown,
+        metavar="FIELD=VALUE" if name == "overrides" else None,
+        rich_help_panel=_SETTINGS if parameter.resolved and name != "source" else None,
+    )
+    return Annotated[Optional[kind] if many else kind, made]  # noqa: UP045 - typer evaluates it
+
+
+def takes_parameters(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `f(**parameters)` an option for every parameter of the pipeline."""
+    of_command = [
+        inspect.Parameter(
+            parameter.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if parameter.kind.startswith("list") else parameter.value,
+            annotation=option(parameter.name),
+        )
+        for parameter in PARAMETERS
+    ]
+    command.__signature__ = inspect.Signature(of_command)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in of_command}
+    return command
+
+
+if TYPE_CHECKING:
+    from ctan.config import RunConfig
+
+    Profile: TypeAlias = str
+    Dataset: TypeAlias = str
+    StoreRoot: TypeAlias = str
+    CheckpointRoot: TypeAlias = str
+    Overrides: TypeAlias = list[str] | None
+else:
+    Profile, Dataset, StoreRoot = option("profile"), option("dataset"), option("store_root")
+    CheckpointRoot, Overrides = option("checkpoint_root"), option("overrides")
 Folder = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
@@ -110,8 +80,9 @@ def chosen(values: dict[str, Any]) -> dict[str, Any]:
 
 def configured(parameters: dict[str, Any]) -> RunConfig:
     """Resolve the pipeline's parameters into settings, those that are not settings left aside."""
-    elsewhere = {"source", "store_root", "checkpoint_root"}
-    settings = {name: value for name, value in parameters.items() if name not in elsewhere}
+    from ctan.settings import resolve_config
+
+    settings = {name: value for name, value in parameters.items() if BY_NAME[name].resolved}
     return resolve_config(settings.pop("profile", DEFAULT_PROFILE), **settings)
 
 

@@ -9,35 +9,11 @@ import typer
 
 from ctan import plugins
 from ctan.commands import options as o
-from ctan.settings import DEFAULT_PROFILE
-from ctan.steps import DEFAULT_SOURCE
+from ctan.parameters import DEFAULT_PROFILE, DEFAULT_SOURCE
 
 
-def run(
-    source: Annotated[
-        str,
-        typer.Option(
-            help="Folder, s3://bucket/prefix, dvc:REPOSITORY@REVISION, or phantom:train=N,validation=N,seed=N."
-        ),
-    ] = DEFAULT_SOURCE,
-    profile: o.Profile = DEFAULT_PROFILE,
-    dataset: o.Dataset = "openkbp",
-    architectures: o.Architectures = None,
-    folds: o.Folds = None,
-    seeds: o.Seeds = None,
-    epochs: o.Epochs = 0,
-    batch_size: o.BatchSize = 0,
-    learning_rate: o.LearningRate = 0.0,
-    task_weighting: o.TaskWeighting = "",
-    inputs: o.Inputs = "",
-    max_train_cases: o.MaxTrainCases = 0,
-    max_evaluation_cases: o.MaxEvaluationCases = 0,
-    store_root: o.StoreRoot = "",
-    checkpoint_root: o.CheckpointRoot = "",
-    model_name: o.ModelName = "",
-    promote: o.Promote = True,
-    overrides: o.Overrides = None,
-) -> None:
+@o.takes_parameters
+def run(**given: Any) -> None:
     """Run the whole pipeline here: raw files in, architectures trained and compared, best model promoted.
 
     Options left out (or 0) come from the profile. A run that was stopped goes on from its checkpoints.
@@ -47,10 +23,10 @@ def run(
     from ctan.commands.show import show_result, show_settings
     from ctan.pipelines_client import run_local
 
-    parameters = _parameters(locals())
+    parameters = o.chosen(given)
     config = o.configured(parameters)
     parameters["promote"] = config.promotion.enabled
-    show_settings(config, source)
+    show_settings(config, parameters.get("source", DEFAULT_SOURCE))
     try:
         result = run_local(parameters)
     except KeyboardInterrupt:
@@ -90,9 +66,3 @@ def _describe(settings: Any, prefix: str = "") -> None:
         else:
             shown = json.dumps(settings.model_dump(mode="json")[name])
             typer.echo(f"{prefix}{name} = {shown}" + (f"  # {field.description}" if field.description else ""))
-
-
-def _parameters(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the pipeline's parameters that differ from its defaults."""
-    known = {name: values[name] for name in run.__annotations__ if name in values and name != "return"}
-    return o.chosen(known)

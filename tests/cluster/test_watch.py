@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 pytest.importorskip("kfp")
 
 import kfp_server_api
-from helpers_kfp_runs import WORKFLOW, SimulatedRun, pod_of, recorded
 
 from ctan.cluster import image, logs, watch
 from ctan.cluster.compiled import CompiledPipeline
@@ -24,6 +23,7 @@ from ctan.commands import cluster as commands
 from ctan.evaluation.words import in_words
 from pipelines.ctan import COMPILED
 from pipelines.retrain import COMPILED as RETRAIN
+from tests.helpers.kfp_runs import WORKFLOW, SimulatedRun, pod_of, recorded
 from tests.helpers.report import ARCHS, record_of, write_inputs
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -50,11 +49,9 @@ def test_help_answers_at_once_and_imports_no_heavy_library() -> None:
         "try: ctan.cli.app(['--help'])\n"
         f"finally: print('IMPORTED', [name for name in {HEAVY!r} if name in sys.modules])\n"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert "IMPORTED []" in done.stdout
     assert "raw files to a" in done.stdout
-    assert time.monotonic() - start < 5  # 0.5 s on an idle machine; a heavy import would cost more than this
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
