@@ -134,7 +134,9 @@ def test_it_survives_the_way_through_json_and_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"source": "x"}', '{"source": '])
 def test_another_file_in_its_place_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "origin.json").write_text(text)
-    with pytest.raises(DataError, match="origin of the run"):
+    with pytest.raises(
+        DataError, match=r"origin.json: not (valid JSON|what the step `resolve` writes).*; run `ctan data ingest` again"
+    ):
         read_origin(tmp_path)
 
 
