@@ -7,6 +7,7 @@ same door. Names are known without importing anything; the module is imported wh
 from __future__ import annotations
 
 import difflib
+import inspect
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -73,3 +74,15 @@ def load(group: str, name: str, field: str) -> Any:
             f"{field}: the {_WHAT[group]} {name!r} of the package {package} cannot be loaded "
             f"({type(error).__name__}: {error}); install its requirements, or uninstall it"
         ) from error
+
+
+def about(group: str, name: str) -> tuple[str, str]:
+    """Return the package that brings a plug, and the first sentence of its module, or why it cannot be loaded."""
+    (point, *others) = _found(group)[name]
+    package = " and ".join(one.dist.name if one.dist else one.value for one in (point, *others))
+    try:
+        made = load(group, name, name)
+    except ConfigError as error:
+        return package, str(error)
+    described = (inspect.getdoc(inspect.getmodule(made)) or inspect.getdoc(made) or "").partition("\n\n")[0]
+    return package, " ".join(described.split()).partition(". ")[0].rstrip(".")

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, RunConfig, Settings, explain
-from ctan.datasets import get_dataset
+from ctan.datasets import get_dataset, is_described_by_source
 from ctan.errors import ConfigError
 from ctan.migrations import migrate_settings
 
@@ -41,6 +41,7 @@ def resolve_config(
     model_name: str = "",
     promote: bool = True,
     overrides: Sequence[str] = (),
+    source: str = "",
 ) -> RunConfig:
     """Resolve a profile and the pipeline's parameters into settings; an empty value or 0 leaves the profile's.
 
@@ -48,6 +49,7 @@ def resolve_config(
         profile: a packaged profile or the path of a YAML file.
         promote: False turns promotion off; True leaves what the profile says.
         overrides: `FIELD=VALUE`; they win over all others.
+        source: of raw files, see `load_config`.
 
     Raises:
         ConfigError: naming the field and what is allowed.
@@ -69,7 +71,8 @@ def resolve_config(
     chosen = {field: value for field, value in values.items() if value}
     if not promote:
         chosen["promotion.enabled"] = False
-    return load_config(profile, [f"{field}={json.dumps(value)}" for field, value in chosen.items()] + list(overrides))
+    given = [f"{field}={json.dumps(value)}" for field, value in chosen.items()] + list(overrides)
+    return load_config(profile, given, source)
 
 
 def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -87,7 +90,9 @@ def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunC
     return load_config(str(path), [*overrides, f"profile={json.dumps(config.profile)}"]) if overrides else config
 
 
-def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | None = None) -> RunConfig:
+def load_config(
+    profile: str = "cpu", overrides: dict[str, Any] | list[str] | None = None, source: str = ""
+) -> RunConfig:
     """Resolve a profile and overrides into settings.
 
     A packaged profile comes first, then its part for pictures or volumes, then what the data set says of the profile,
@@ -97,6 +102,7 @@ def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | No
         profile: a packaged profile (`smoke`, `cpu`, `gpu`) or the path of a YAML file, which may name a packaged
             one to start from under the key `profile`.
         overrides: dotted fields and values, `{"training.epochs": 5}` or `["training.epochs=5"]` (values are YAML).
+        source: of raw files; opened only for a data set that its source describes (`Dataset.options_from`).
 
     Raises:
         ConfigError: naming the field and what is allowed.
@@ -104,11 +110,25 @@ def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | No
     where, own = f"profile {profile!r}", _own_values(profile)
     for field, value in _parse_overrides(overrides).items():
         _set(own, field, value)
-    own = migrate_settings(own, where)
+    own = _with_source(migrate_settings(own, where), source)
     base = profile if profile in PROFILES else own.get("profile")
     start = _profile_values(base, own, where) if base in PROFILES else {}
     name = profile if profile in PROFILES else Path(profile).stem
     return _build(_merge(start, own) | {"profile": name}, where)
+
+
+def _with_source(own: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return settings with what the source says of the data, for data sets that it describes."""
+    data = own["data"] if isinstance(own.get("data"), dict) else {}
+    name = data.get("dataset")
+    if not source or not isinstance(name, str) or not is_described_by_source(name):
+        return own
+    from ctan.sources import open_source
+
+    dataset = get_dataset(name)
+    with open_source(source, dataset) as folder:
+        options = dataset.options_from(folder, data.get("options") or {})
+    return {**own, "data": {**data, "options": options}}
 
 
 def config_from_yaml(path: Path) -> RunConfig:

@@ -71,5 +71,6 @@ def resolve(
             model_name=model_name,
             promote=promote,
             overrides=overrides,
+            source=source,
         ),
     )

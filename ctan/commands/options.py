@@ -23,7 +23,9 @@ Profile = Annotated[
 Dataset = Annotated[
     str,
     typer.Option(
-        help="Data set, the raw format of the source: openkbp, prostate, ham10000, stoic.", rich_help_panel=_SETTINGS
+        help="Data set, the raw format of the source: openkbp, prostate, ham10000, stoic, folder, or another that "
+        "`ctan data list` shows.",
+        rich_help_panel=_SETTINGS,
     ),
 ]
 Architectures = Annotated[
@@ -110,7 +112,7 @@ def chosen(values: dict[str, Any]) -> dict[str, Any]:
 
 def configured(parameters: dict[str, Any]) -> RunConfig:
     """Resolve the pipeline's parameters into settings, those that are not settings left aside."""
-    elsewhere = {"source", "store_root", "checkpoint_root"}
+    elsewhere = {"store_root", "checkpoint_root"}
     settings = {name: value for name, value in parameters.items() if name not in elsewhere}
     return resolve_config(settings.pop("profile", DEFAULT_PROFILE), **settings)
 

@@ -55,6 +55,7 @@ class Dataset(ABC):
         name: as in the entry point.
         version: of the reader. Raise it when the same raw files give another case: stores are made anew.
         Options: the data set's own settings, `data.options`.
+        masks_may_be_empty: a structure may be known not to be there; else an empty mask is a fault of its case.
         profiles: what a packaged profile (`"smoke"`, `"cpu"`, `"gpu"`; `"*"` for all) sets otherwise for this data set,
             in the form of a settings file.
 
@@ -68,6 +69,7 @@ class Dataset(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     Options: ClassVar[type[Settings]] = NoOptions
+    masks_may_be_empty: ClassVar[bool] = False
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, config: DataConfig | None = None) -> None:
@@ -97,6 +99,23 @@ class Dataset(ABC):
         Raises:
             CaseError: naming the file, what was expected and what was found.
         """
+
+    @classmethod
+    def options_from(cls, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `data.options` as they are once the source is known; usually unchanged.
+
+        A data set that is described by its own folder overrides this: the settings of a run are then made with the
+        source opened, and carry what it says to every process.
+
+        Args:
+            folder: of raw files.
+            options: as given.
+
+        Raises:
+            DataError: when the folder does not say what is needed.
+        """
+        del folder
+        return dict(options)
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say what a person should know about this copy as a whole, a sentence each; usually nothing."""

@@ -130,9 +130,9 @@ def _check_manifest(manifest: pa.Table, manifest_dir: Path, dataset: Dataset) ->
     path = manifest_dir / MANIFEST_FILE
     if manifest.num_rows == 0:
         raise DataError(f"{path}: holds no case; {manifest_dir / QUARANTINE_FILE} gives the reason for each")
-    others = sorted(set(manifest["dataset"].to_pylist()) - {dataset.name})
+    others = sorted(set(manifest["dataset"].to_pylist()) - {dataset.spec.dataset})
     if others:
-        raise DataError(f"{path}: holds cases of {', '.join(others)}, but data.dataset is {dataset.name}")
+        raise DataError(f"{path}: holds cases of {', '.join(others)}, but the data set is {dataset.spec.dataset}")
     case_ids = manifest["case_id"].to_pylist()
     repeated = sorted({case_id for case_id in case_ids if case_ids.count(case_id) > 1})
     if repeated:
@@ -147,7 +147,7 @@ def _pointer(manifest: pa.Table, spec: DataSpec, store_root: str, config: RunCon
     key = sha256_of_json(
         [FORMAT_VERSION, data_hash, config_hash, code_hash("cases", "datasets", "dicom", "intake", "store")]
     )[:16]
-    return StorePointer(store_root, key, data_hash, config.data.dataset, config_hash, manifest.num_rows)
+    return StorePointer(store_root, key, data_hash, spec.dataset, config_hash, manifest.num_rows)
 
 
 def _builder_lock(pointer: StorePointer) -> Any:

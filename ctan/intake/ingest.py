@@ -71,19 +71,20 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
     """
     started = time.monotonic()
     dataset = get_dataset(config.data)
+    spec = dataset.spec
     check_dims(dataset, config)
     with open_source(source, dataset) as raw_dir:
         cases, remarks = _limit(dataset.find(raw_dir), config), tuple(dataset.remarks(raw_dir))
         results = dict(track(_measure_all(config.data, cases, num_workers), len(cases), "ingest"))
     rows = [row for case in cases if isinstance(row := results[_key(case)], dict)]
     broken = [
-        {"dataset": dataset.name, "case_id": case.case_id, "split": case.split, "step": "ingest", "reason": reason}
+        {"dataset": spec.dataset, "case_id": case.case_id, "split": case.split, "step": "ingest", "reason": reason}
         for case in cases
         if isinstance(reason := results[_key(case)], str)
     ]
     _assign(rows, dataset, config)
     training = [row for row in rows if row["split"] == SPLIT_TRAIN]
-    proposals = propose(training, dataset.spec, config) if training else []
+    proposals = propose(training, spec, config) if training else []
     config = apply(proposals, config)
     remarks += tuple(f"planned {p.field} = {p.value}: {p.reason}" for p in proposals if p.used)
     counts: dict[str, int] = {}
@@ -91,9 +92,9 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
         counts[row["split"]] = counts.get(row["split"], 0) + 1
     summary = IngestSummary(len(rows), len(broken), counts, round(time.monotonic() - started, 3), remarks)
     write_manifest(broken, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
-    write_manifest(rows, output_dir / MANIFEST_FILE, SCHEMA(dataset.spec))
+    write_manifest(rows, output_dir / MANIFEST_FILE, SCHEMA(spec))
     write_text(output_dir / "config.yaml", config.to_yaml())
-    dataset.spec.save(output_dir)
+    spec.save(output_dir)
     write_text(output_dir / PLAN_FILE, yaml.safe_dump({p.field: p.to_json() for p in proposals}, sort_keys=False))
     write_json(output_dir / "summary.json", asdict(summary))
     if not rows:
