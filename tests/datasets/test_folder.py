@@ -1,10 +1,7 @@
 """A folder that describes itself: patterns, masks, table, nnU-Net's dataset.json, and what each fault is told as."""
 
 import csv
-import io
 import json
-import os
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +12,18 @@ from PIL import Image
 
 from ctan.config import DataConfig, RunConfig
 from ctan.datasets import get_dataset
+from ctan.datasets.folder.describe import describe
 from ctan.datasets.folder.load import load_description
 from ctan.datasets.folder.reader import Folder
 from ctan.datasets.folder.sides import mirrored_pairs, unpaired
 from ctan.errors import CaseError, ConfigError, DataError
+from ctan.intake.contact_sheet import contact_sheet
 from ctan.intake.ingest import ingest
+from ctan.intake.measure import case_row
 from ctan.settings import load_config, resolve_config
-from ctan.store.manifest import read_manifest
+from ctan.store.manifest import SCHEMA, read_manifest
 from ctan.validation import validate
+from tests.helpers.folders import ORGANS, needs_data, pelvis, real_nnunet, real_pictures, rows_of_ham10000
 from tests.helpers.nifti import write_nifti
 
 SHAPE = (6, 5, 4)  # (z, y, x)
@@ -486,17 +487,14 @@ def test_phantoms_are_ingested_and_pass_the_gate_with_what_is_unknown(tmp_path) 
     assert len(read_manifest(tmp_path / "validated" / "manifest.parquet")) == 8
 
 
-needs_data = pytest.mark.skipif("CTAN_TEST_DATA" not in os.environ, reason="needs CTAN_TEST_DATA")
-
-
 @needs_data
 def test_a_real_ct_cut_into_cases_is_read_as_an_nnunet_folder(tmp_path) -> None:
     folder = real_nnunet(tmp_path / "Dataset901_Pelvis")
     data = dataset(folder)
     assert data.spec.mirrored_pairs == (("femur_left", "femur_right"),)
     cases = [data.read(raw) for raw in data.find(folder)]
-    organs = sitk.GetArrayFromImage(sitk.ReadImage(str(Path(os.environ["CTAN_TEST_DATA"]) / "ct/pelvis_organs.nii.gz")))
-    for name, value in (("femur_left", 75), ("femur_right", 76), ("colon", 20), ("sacrum", 25)):
+    organs = sitk.GetArrayFromImage(pelvis("organs"))[:112]
+    for name, value in ORGANS.items():
         assert sum(case.masks[name].sum() for case in cases) == (organs == value).sum() > 0
     lowest = cases[0]
     left, right = (np.argwhere(lowest.masks[f"femur_{side}"]).mean(0) for side in ("left", "right"))
@@ -506,70 +504,111 @@ def test_a_real_ct_cut_into_cases_is_read_as_an_nnunet_folder(tmp_path) -> None:
     assert lowest.images["ct"].shape == (101, 122, 28)
 
 
-def real_nnunet(folder: Path) -> Path:
-    """Cut the pelvis CT of the shared data into four cases of an nnU-Net v2 folder."""
-    source = Path(os.environ["CTAN_TEST_DATA"]) / "ct"
-    ct, organs = (sitk.ReadImage(str(source / f"pelvis_{name}.nii.gz")) for name in ("ct", "organs"))
-    names = {"colon": 20, "sacrum": 25, "femur_left": 75, "femur_right": 76}
-    values = np.zeros(sitk.GetArrayFromImage(organs).shape, np.uint8)
-    for number, value in enumerate(names.values(), start=1):
-        values[sitk.GetArrayFromImage(organs) == value] = number
-    labels = sitk.GetImageFromArray(values)
-    labels.CopyInformation(organs)
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
-    for number in range(4):
-        piece = slice(28 * number, 28 * number + 28)
-        sitk.WriteImage(ct[:, :, piece], str(folder / "imagesTr" / f"piece_{number}_0000.nii.gz"))
-        sitk.WriteImage(labels[:, :, piece], str(folder / "labelsTr" / f"piece_{number}.nii.gz"))
-    described = {"channel_names": {"0": "CT"}, "numTraining": 4, "file_ending": ".nii.gz"}
-    described["labels"] = {"background": 0} | {name: number for number, name in enumerate(names, start=1)}
-    (folder / "dataset.json").write_text(json.dumps(described))
-    return folder
-
-
 @needs_data
 def test_real_pictures_with_a_table_are_read(tmp_path) -> None:
     folder = real_pictures(tmp_path, 12)
     data = dataset(folder)
-    found = data.find(folder)
+    found, official = data.find(folder), rows_of_ham10000()
     assert len(found) == 12
-    official = rows_of_ham10000()
     for raw in found:
-        case = data.read(raw)
-        assert (case.group_id, case.labels) == (
-            official[raw.case_id]["lesion_id"],
-            {"diagnosis": official[raw.case_id]["dx"]},
-        )
+        case, row = data.read(raw), official[raw.case_id]
+        assert (case.group_id, case.labels) == (row["lesion_id"], {"diagnosis": row["dx"]})
         assert case.images["rgb"].shape == (3, 150, 200)
         assert 0 < case.masks["Lesion"].mean() < 1
 
 
-def rows_of_ham10000() -> dict[str, dict[str, str]]:
-    with tarfile.open(Path(os.environ["CTAN_TEST_DATA"]) / "ham10000" / "small-200x150.tar") as archive:
-        name = next(name for name in archive.getnames() if name.endswith("HAM10000_metadata.csv"))
-        text = archive.extractfile(name).read().decode()
-    return {row["image_id"]: row for row in csv.DictReader(io.StringIO(text))}
+@needs_data
+def test_describing_real_pictures_finds_masks_patients_and_diagnoses(tmp_path) -> None:
+    folder = real_pictures(tmp_path, 40)
+    by_hand = load_description(folder)
+    describe(folder, force=True)
+    found = load_description(folder)
+    assert (found.image, found.table) == (by_hand.image, by_hand.table)
+    assert list(found.masks.values()) == list(by_hand.masks.values())
+    assert set(found.labels["dx"].classes) == {row["dx"] for row in _rows(folder)}
+    assert len(dataset(folder).find(folder)) == 40
 
 
-def real_pictures(folder: Path, count: int) -> Path:
-    """Unpack some dermoscopy pictures of the shared data into a plain folder with masks and a table."""
-    rows = rows_of_ham10000()
-    for part in ("images", "masks"):
-        (folder / part).mkdir(parents=True)
-    with tarfile.open(Path(os.environ["CTAN_TEST_DATA"]) / "ham10000" / "small-200x150.tar") as archive:
-        members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
-        chosen = [name for name in sorted(rows) if f"{name}.jpg" in members][:count]
-        for name in chosen:
-            for part, file in (("images", f"{name}.jpg"), ("masks", f"{name}_segmentation.png")):
-                (folder / part / file).write_bytes(archive.extractfile(members[file]).read())
-    lines = ["image_id,lesion_id,dx"] + [f"{name},{rows[name]['lesion_id']},{rows[name]['dx']}" for name in chosen]
-    (folder / "table.csv").write_text("\n".join(lines) + "\n")
-    described(
-        folder,
-        image={"files": ["images/{case}.jpg"], "modality": "photo"},
-        masks={"Lesion": "masks/{case}_segmentation.png"},
-        table={"file": "table.csv", "case": "image_id", "group": "lesion_id"},
-        labels={"diagnosis": {"column": "dx", "classes": ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]}},
-    )
-    return folder
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "table.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+# Drawing and measuring
+
+
+def drawn_range(figure) -> tuple[float, float]:
+    """Return the values drawn black and white in the first panel."""
+    return figure.axes[0].images[0].get_clim()
+
+
+def test_a_volume_without_hounsfield_units_is_drawn_between_its_own_percentiles(tmp_path) -> None:
+    folder = nnunet(tmp_path, channels=2, channel_names={"0": "T1", "1": "T2"})
+    case = read(folder)
+    expected = np.percentile(case.images["mr"][0], (0.5, 99.5))
+    assert drawn_range(contact_sheet(case, dataset(folder).spec)) == pytest.approx(expected)
+
+
+def test_a_grey_picture_is_drawn_in_grey(tmp_path) -> None:
+    folder = picture_folder(tmp_path, mode="L", image={"modality": "other", "dtype": "uint8"})
+    figure = contact_sheet(read(folder), dataset(folder).spec)
+    assert figure.axes[0].images[0].get_array().shape == (20, 30)
+
+
+def test_fractions_are_not_rounded_in_the_manifest(tmp_path) -> None:
+    folder = described(tmp_path, image={"files": ["{case}.nii"], "modality": "mr"}, masks={"A": "m/{case}.nii"})
+    write_nifti(folder / "a.nii", np.linspace(0.25, 0.75, LABELS.size, dtype=np.float32).reshape(SHAPE))
+    write_nifti(folder / "m" / "a.nii", LABELS // 2)
+    spec = dataset(folder).spec
+    row = case_row(read(folder), spec, -1)
+    assert (row["mr_min"], row["mr_max"]) == (0.25, 0.75)
+    assert str(SCHEMA(spec).field("mr_max").type) == "double"
+
+
+# Describing
+
+
+def test_a_described_folder_of_phantoms_is_read_the_same_but_for_names(tmp_path) -> None:
+    Folder().write_phantoms(tmp_path / "p", 8, 2, seed=0)
+    with pytest.raises(DataError, match="exists already; --force"):
+        describe(tmp_path / "p")
+    written = {raw.case_id: dataset(tmp_path / "p").read(raw) for raw in dataset(tmp_path / "p").find(tmp_path / "p")}
+    (tmp_path / "p" / "dataset.yaml").unlink()
+    said = describe(tmp_path / "p")
+    assert "label map: labels/{case}.nii (structure1, structure2)" in said
+    data = dataset(tmp_path / "p")
+    again = {raw.case_id: data.read(raw) for raw in data.find(tmp_path / "p")}
+    assert again.keys() == written.keys()
+    for case_id, case in again.items():
+        assert np.array_equal(case.images["mr"], written[case_id].images["mr"])
+        assert case.labels == written[case_id].labels
+        for name, other in (("structure1", "LobeLeft"), ("structure2", "LobeRight")):
+            assert (name in case.masks) == (other in written[case_id].masks)
+            assert name not in case.masks or np.array_equal(case.masks[name], written[case_id].masks[other])
+
+
+def test_describing_an_nnunet_folder_writes_what_its_own_description_means(tmp_path) -> None:
+    folder = nnunet(tmp_path / "Dataset003_K", channels=2, channel_names={"0": "T1", "1": "T2"})
+    theirs = load_description(folder)
+    describe(folder)
+    assert (folder / "dataset.yaml").is_file()
+    assert load_description(folder) == theirs
+
+
+def test_channels_splits_and_masks_are_told_from_names(tmp_path) -> None:
+    for case in ("x", "y"):
+        for channel in range(2):
+            write_nifti(tmp_path / "img" / f"{case}_{channel:04d}.nii.gz", np.ones(SHAPE, np.int16))
+        write_nifti(tmp_path / "masks" / f"{case}_tumour.nii.gz", (LABELS > 0).astype(np.uint8))
+    (tmp_path / "t.csv").write_text("case,subject,split,age\nx,s1,train,50\ny,s2,test,61\n")
+    describe(tmp_path)
+    found = load_description(tmp_path)
+    assert found.image.files == ("img/{case}_0000.nii.gz", "img/{case}_0001.nii.gz")
+    assert found.masks == {"Tumour": "masks/{case}_tumour.nii.gz"}
+    assert (found.table.group, found.table.split, found.facts) == ("subject", "split", {"age": "number"})
+    assert [case.split for case in dataset(tmp_path).find(tmp_path)] == ["train", "test"]
+
+
+def test_a_folder_without_images_is_told(tmp_path) -> None:
+    with pytest.raises(DataError, match="no images found"):
+        describe(tmp_path)

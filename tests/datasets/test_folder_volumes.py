@@ -13,6 +13,7 @@ from ctan.datasets.folder.grid import Grid, difference
 from ctan.datasets.folder.nifti import read_nifti
 from ctan.datasets.folder.volumes import read_volume
 from ctan.errors import DataError
+from tests.helpers.folders import needs_data
 from tests.helpers.nifti import write_nifti
 
 SHAPE = (6, 5, 4)  # (z, y, x)
@@ -191,7 +192,7 @@ def test_other_voxels_axes_and_sizes_are_told_apart() -> None:
     assert difference(grid(), larger, tolerance_mm=1000) == "4 x 5 x 7 voxels instead of 4 x 5 x 6"
 
 
-@pytest.mark.skipif("CTAN_TEST_DATA" not in os.environ, reason="needs CTAN_TEST_DATA")
+@needs_data
 def test_a_real_ct_and_its_labels_lie_on_each_other() -> None:
     folder = Path(os.environ["CTAN_TEST_DATA"]) / "ct"
     ct, labels = (read_volume(folder / f"pelvis_{name}.nii.gz") for name in ("ct", "organs"))

@@ -29,6 +29,7 @@ from ctan.files import write_text
 _MASK_WORDS = ("mask", "label", "seg", "annot", "contour", "gt")
 _GROUP_WORDS = ("patient", "subject", "lesion", "person", "group")
 _MOST_CLASSES, _MOST_LABELS, _NUM_LOOKED_AT = 12, 100, 20
+_YES_NO = {"0", "1", "0.0", "1.0"}  # the only numbers that are taken for classes
 _AIR_HU = -500  # nothing but CT has values below
 
 _COMMENTS = {
@@ -236,7 +237,8 @@ def _columns(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         known = {cell for cell in cells if cell}
         word = re.sub(r"[^A-Za-z0-9_-]", "_", name)
         is_few = 2 <= len(known) <= min(_MOST_CLASSES, max(2, len(cells) // 2))
-        if is_few and word[:1].isalpha() and not (all(map(_is_number, known)) and len(known) > 2):
+        is_class = not all(map(_is_number, known)) or known <= _YES_NO
+        if is_few and word[:1].isalpha() and is_class:
             labels[word] = {"column": name, "classes": sorted(known)}
         else:
             facts[name] = "number" if known and all(map(_is_number, known)) else "text"
