@@ -101,6 +101,11 @@ def test_an_nnunet_folder_is_read_as_it_is(tmp_path) -> None:
     assert data.remarks(tmp_path / "Dataset007_Kidneys") == []
 
 
+def test_a_folder_that_is_not_named_as_nnunet_wants_it_takes_its_name_from_the_file(tmp_path) -> None:
+    assert load_description(nnunet(tmp_path / "copy-1")).name == "nnunet"  # where a copy lies must not matter
+    assert load_description(nnunet(tmp_path / "copy-2", name="Kidney tumours")).name == "Kidney_tumours"
+
+
 def test_regions_overlap_and_their_order_is_needed_and_kept(tmp_path) -> None:
     labels = {"background": 0, "whole": [1, 2], "core": 2}
     with pytest.raises(DataError, match="regions, which need regions_class_order"):

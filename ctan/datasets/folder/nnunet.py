@@ -147,5 +147,5 @@ def _word(name: str) -> str:
 def _name(folder: Path, value: dict[str, Any]) -> str:
     """Return the name that the file gives, or the folder's where it is nnU-Net's (a fetched copy may have another)."""
     own = folder.resolve().name
-    word = _word(str(value.get("name") or (own if own.startswith("Dataset") else "")))
-    return word.strip("_.+-").replace("+", "-") if word.strip("_.+-").removeprefix("label_") else "nnunet"
+    given = str(value.get("name") or (own if own.startswith("Dataset") else ""))
+    return _word(given).strip("_.+-").replace("+", "-") if given else "nnunet"
