@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from ctan import __version__
-from ctan.commands import cluster, data, models
+from ctan.commands import cluster, data, models, store
 from ctan.commands.lineage import lineage, reproduce
 from ctan.commands.retrain import retrain
 from ctan.commands.run import config, run
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.add_typer(data.app, name="data")
+app.add_typer(store.app, name="store")
 for command in (
     models.train,
     models.evaluate,

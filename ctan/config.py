@@ -95,12 +95,25 @@ class DicomConfig(Settings):
                     raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from error
         if unknown := [name for name in self.targets if name not in self.structures]:
             raise ValueError(f"targets: {', '.join(unknown)} not in structures ({', '.join(self.structures)})")
+        if not self.targets:
+            raise ValueError("targets: expected at least one structure, whose prescription scales the dose")
         organs = [name for name in self.structures if name not in self.targets]
         if not organs:
             raise ValueError("structures: expected an organ besides the targets")
         if unknown := [name for pair in self.mirrored_pairs for name in pair if name not in organs]:
             raise ValueError(f"mirrored_pairs: {', '.join(unknown)} not among the organs ({', '.join(organs)})")
         return self
+
+
+class ReadingConfig(Settings):
+    """What reading a raw case may cost. Checked before memory is taken; nothing here changes what a case becomes."""
+
+    max_file_bytes: int = Field(2**30, gt=0, description="largest raw file in bytes")
+    max_voxels: int = Field(2**29, gt=0, description="largest image in voxels (pixels), such as 1024 x 1024 x 512")
+    max_inflated_bytes: int = Field(2**31, gt=0, description="most bytes that an image is unpacked to")
+    case_seconds: float = Field(
+        600.0, gt=0, description="a case that takes longer to read is quarantined and its process ended"
+    )
 
 
 class DataConfig(Settings):
@@ -117,11 +130,16 @@ class DataConfig(Settings):
     )
     num_folds: int = Field(5, ge=2, description="folds the training patients are divided into; fold f tunes")
     split_seed: int = Field(0, ge=0, description="seed of the fold assignment")
-    max_train_cases: int | None = Field(None, ge=2, description="use only the first N training cases")
-    max_evaluation_cases: int | None = Field(None, ge=1, description="use only the first N evaluation cases")
+    max_train_cases: int | None = Field(
+        None, ge=2, description="use only N training cases: those of the lowest hash ranks, so fewer are part of more"
+    )
+    max_evaluation_cases: int | None = Field(
+        None, ge=1, description="use only N evaluation cases, chosen alike; either number leaves the other part whole"
+    )
     evaluation_share: float = Field(
         0.2, gt=0, lt=1, description="share of the cases that only measures, where there is no official split"
     )
+    reading: ReadingConfig = ReadingConfig()
     options: dict[str, Any] = Field({}, description="settings of the data set's own, such as names of structures")
 
     @field_validator("dataset")

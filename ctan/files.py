@@ -60,8 +60,8 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys to `target`, atomically."""
-    write_text(target, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    """Write `value` as indented JSON to `target`, atomically; keys keep their order."""
+    write_text(target, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path, advice: str) -> Any:
@@ -100,20 +100,3 @@ def sha256_of_json(value: Any) -> str:
     """Return the SHA-256 of a JSON-able value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def code_hash(*rooms: str) -> str:
-    """Return the SHA-256 over the Python sources of the named rooms of `ctan`.
-
-    Args:
-        rooms: modules or packages inside `ctan`, such as `"networks"` or `"tasks"`.
-    """
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for room in sorted(rooms):
-        base = root / room
-        sources = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
-        for source in sources:
-            digest.update(f"{source.relative_to(root).as_posix()}\0".encode())
-            digest.update(source.read_bytes().replace(b"\r\n", b"\n"))
-    return digest.hexdigest()

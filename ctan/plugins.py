@@ -6,10 +6,13 @@ same door. Names are known without importing anything; the module is imported wh
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ctan.errors import ConfigError
@@ -74,6 +77,26 @@ def load(group: str, name: str, field: str) -> Any:
             f"{field}: the {_WHAT[group]} {name!r} of the package {package} cannot be loaded "
             f"({type(error).__name__}: {error}); install its requirements, or uninstall it"
         ) from error
+
+
+def declared_version(group: str, name: str, field: str) -> int:
+    """Return the `version` that a plug's class declares, without importing it where its source says it plainly.
+
+    Raises:
+        ConfigError: when the name is unknown, or the package that brings it cannot be imported.
+    """
+    check(group, name, field)
+    (point,) = _found(group)[name]
+    source = find_spec(point.module)
+    if source is not None and source.origin and source.origin.endswith(".py"):
+        for node in ast.parse(Path(source.origin).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name == point.attr:
+                for line in node.body:
+                    if isinstance(line, ast.AnnAssign | ast.Assign) and isinstance(line.value, ast.Constant):
+                        targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+                        if any(isinstance(target, ast.Name) and target.id == "version" for target in targets):
+                            return int(str(line.value.value))
+    return int(load(group, name, field).version)
 
 
 def about(group: str, name: str) -> tuple[str, str]:

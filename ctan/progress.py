@@ -10,6 +10,7 @@ from typing import TypeVar
 STEP_PREFIX = "ctan step: "  # the first line a step prints; `ctan.run_log` shows a step's output from here on
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_TO_ESTIMATE = 5.0  # after the first item, which has to wait until the work is under way
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -26,11 +27,19 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
         yield from rich_track(items, total=total, description=what, console=Console(stderr=True))
         return
-    start = last = time.monotonic()
+    start = first = last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
+        first = now if done == 1 else first
         if now - last >= _SECONDS_BETWEEN_LINES or done == total:
-            left = (now - start) / done * (total - done)
-            print(f"{what}: {done}/{total}, {now - start:.0f} s, about {left:.0f} s left", file=sys.stderr, flush=True)
+            left = _left(done - 1, total - done, now - first)
+            print(f"{what}: {done}/{total}, {now - start:.0f} s{left}", file=sys.stderr, flush=True)
             last = now
+
+
+def _left(done: int, to_do: int, seconds: float) -> str:
+    """Say how long the rest takes when `done` items took some seconds; nothing while that would be a guess."""
+    if to_do and (done == 0 or seconds < _SECONDS_TO_ESTIMATE):
+        return ""
+    return f", about {seconds / max(done, 1) * to_do:.0f} s left"

@@ -5,6 +5,7 @@ Errors name the field and what is allowed.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -107,28 +108,32 @@ def load_config(
     Raises:
         ConfigError: naming the field and what is allowed.
     """
-    where, own = f"profile {profile!r}", _own_values(profile)
-    for field, value in _parse_overrides(overrides).items():
-        _set(own, field, value)
-    own = _with_source(migrate_settings(own, where), source)
+    where, chosen = f"profile {profile!r}", dict(_parse_overrides(overrides))
+    own = migrate_settings(_own_values(profile), where)
+    chosen |= _options_of_source(_with(own, chosen).get("data"), source)
     base = profile if profile in PROFILES else own.get("profile")
-    start = _profile_values(base, own, where) if base in PROFILES else {}
-    name = profile if profile in PROFILES else Path(profile).stem
-    return _build(_merge(start, own) | {"profile": name}, where)
+    own["profile"] = profile if profile in PROFILES else Path(profile).stem
+    if base in PROFILES:
+        data = {field: value for field, value in chosen.items() if field.startswith("data.")}
+        own = _merge(_profile_values(base, _with(own, data), where), own)
+    return _build(_with(own, chosen), where)
 
 
-def _with_source(own: dict[str, Any], source: str) -> dict[str, Any]:
-    """Return settings with what the source says of the data, for data sets that it describes."""
-    data = own["data"] if isinstance(own.get("data"), dict) else {}
-    name = data.get("dataset")
+def _options_of_source(data: Any, source: str) -> dict[str, Any]:
+    """Return the field `data.options` as the source makes it; nothing for data sets that it does not describe.
+
+    Args:
+        data: section of the settings, as far as it is given.
+        source: of raw files; empty for none.
+    """
+    name = data.get("dataset") if isinstance(data, dict) else None
     if not source or not isinstance(name, str) or not is_described_by_source(name):
-        return own
+        return {}
     from ctan.sources import open_source
 
     dataset = get_dataset(name)
     with open_source(source, dataset) as folder:
-        options = dataset.options_from(folder, data.get("options") or {})
-    return {**own, "data": {**data, "options": options}}
+        return {"data.options": dataset.options_from(folder, data.get("options") or {})}
 
 
 def config_from_yaml(path: Path) -> RunConfig:
@@ -185,7 +190,8 @@ def _profile_values(profile: str, own: dict[str, Any], where: str) -> dict[str, 
     text = resources.files("ctan").joinpath(f"profiles/{profile}.yaml").read_text(encoding="utf-8")
     values: dict[str, Any] = yaml.safe_load(text) or {}
     of_dims = {2: values.pop("pictures", {}), 3: values.pop("volumes", {})}
-    data = _validated(DataConfig, _merge(values.get("data", {}), own.get("data") or {}), where, "data")
+    own_data = migrate_settings(own, where).get("data") or {}
+    data = _validated(DataConfig, _merge(values.get("data", {}), own_data), where, "data")
     dataset = get_dataset(data)
     dims = dataset.spec.spatial_dims
     of_dataset = _merge(dict(dataset.profiles.get("*", {})), dict(dataset.profiles.get(profile, {})))
@@ -213,6 +219,14 @@ def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, 
         except yaml.YAMLError as error:
             raise ConfigError(f"override {item!r}: the value is not valid YAML: {error}") from error
     return parsed
+
+
+def _with(values: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with single fields replaced."""
+    changed = copy.deepcopy(values)
+    for field, value in chosen.items():
+        _set(changed, field, value)
+    return changed
 
 
 def _set(values: dict[str, Any], field: str, value: Any) -> None:

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctan.cases import DataSpec
 from ctan.config import RunConfig
+from ctan.errors import DataError
 from ctan.files import atomic_path, write_json
 from ctan.progress import STEP_PREFIX
 from ctan.settings import config_from_text, read_config, resolve_config
@@ -376,6 +378,12 @@ def _store(pointer: str, manifest_dir: str) -> StorePointer:
     from ctan.store import StorePointer
 
     named = StorePointer.load(Path(pointer))
+    asked = DataSpec.load(Path(manifest_dir))
+    if named.spec_hash != asked.sha256:
+        raise DataError(
+            f"{pointer}: names a store of other data than {manifest_dir} holds (their descriptions differ); run "
+            f"`ctan data preprocess` on this manifest"
+        )
     if named.is_reachable:
         return named
     from ctan.sources.origin import read_origin

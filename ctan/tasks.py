@@ -60,6 +60,7 @@ class Task:
     name: str
 
     kind: ClassVar[str]
+    version: ClassVar[int] = 1  # of target, loss and scores
     head: ClassVar[Literal["dense", "image"]]  # a map at the input's resolution, or a vector per image
 
     @property

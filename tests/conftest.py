@@ -56,5 +56,5 @@ def tiny_pointer(tiny_config: RunConfig, tmp_path_factory: pytest.TempPathFactor
 
     folder = tmp_path_factory.mktemp("tiny")
     source = "phantom:train=6,validation=2,seed=1"
-    ingest(source, folder / "manifest", tiny_config, num_workers=1)
+    ingest(source, folder / "manifest", tiny_config, num_workers=0)
     return preprocess(source, folder / "manifest", str(folder / "store"), tiny_config, num_workers=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,17 @@ POSSIBLE_DOSE_MASK = "possible_dose_mask"
 
 @dataclass(frozen=True)
 class RawCase:
-    """Where a case's raw files lie. The path never leaves the machine: no manifest or message holds it whole."""
+    """Where a case's raw files lie. The path never leaves the machine: no manifest or message holds it whole.
+
+    Where there is no official split, `group_id` is final, and `strata` are what the case's `DataSpec.strata` will be as
+    far as is known before it is read: sides are given to cases that are not read yet.
+    """
 
     case_id: str
     group_id: str
     split: str
     path: Path
+    strata: tuple[Hashable, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Case:
         numbers: name -> number of image-level tasks, such as a volume or an age; one that is not known has no entry.
         facts: further columns of the manifest, see `Dataset.facts`; what is not known has no entry.
         sha256: of the raw bytes (`ctan.files.sha256_of_digests`).
+        remarks: what a person should know about it, alike for all cases of which it is true; without values.
     """
 
     case_id: str
@@ -55,6 +61,7 @@ class Case:
     labels: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str | float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

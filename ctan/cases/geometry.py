@@ -120,8 +120,8 @@ def _bounding_box(mask: Bools) -> list[tuple[int, int]]:
 
 def _above(image: npt.NDArray[Any], threshold: float | None) -> Bools:
     """Return which voxels are above a threshold, of several channels in any; without a threshold all."""
-    above = np.ones(image.shape, bool) if threshold is None else image > threshold
-    return above.any(axis=0) if above.ndim > _DIMS_OF_VOLUME else above
+    above: Bools = np.ones(image.shape, bool) if threshold is None else image > threshold
+    return np.asarray(above.any(axis=0)) if above.ndim > _DIMS_OF_VOLUME else above
 
 
 def occupied_extent(image: npt.NDArray[Any], threshold: float | None, possible: Bools | None = None) -> tuple[int, ...]:

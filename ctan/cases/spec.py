@@ -61,6 +61,11 @@ class ImageSpec(Description):
     display: tuple[float, float] | None = None
     body_threshold: float | None = None
 
+    @property
+    def working_dtype(self) -> str:
+        """Type of the values on the working grid: CT fits 16 bits with a sign, which torch can convert."""
+        return "int16" if self.modality == "ct" else self.dtype
+
     @model_validator(mode="after")
     def _consistent(self) -> ImageSpec:
         if self.low >= self.high:

@@ -66,11 +66,11 @@ Inputs = Annotated[
 ]
 MaxTrainCases = Annotated[
     int,
-    typer.Option(help="Use only the first N training cases.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS),
+    typer.Option(help="Use only N training cases, by hash.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS),
 ]
 MaxEvaluationCases = Annotated[
     int,
-    typer.Option(help="Use only the first N evaluation cases.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS),
+    typer.Option(help="Use only N evaluation cases, by hash.", show_default=_FROM_PROFILE, rich_help_panel=_SETTINGS),
 ]
 ModelName = Annotated[
     str, typer.Option(help="Registered model.", show_default="ctan-<dataset>", rich_help_panel=_SETTINGS)

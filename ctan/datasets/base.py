@@ -54,7 +54,9 @@ class Dataset(ABC):
     Attributes:
         name: as in the entry point.
         version: of the reader. Raise it when the same raw files give another case: stores are made anew.
+        uses: versions of shared code that the reader is built on, by name.
         Options: the data set's own settings, `data.options`.
+        not_decisive: those of them that change nothing about a case, such as where a key lies.
         masks_may_be_empty: a structure may be known not to be there; else an empty mask is a fault of its case.
         profiles: what a packaged profile (`"smoke"`, `"cpu"`, `"gpu"`; `"*"` for all) sets otherwise for this data set,
             in the form of a settings file.
@@ -68,6 +70,8 @@ class Dataset(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    uses: ClassVar[Mapping[str, int]] = {}
+    not_decisive: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[Settings]] = NoOptions
     masks_may_be_empty: ClassVar[bool] = False
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -78,6 +82,11 @@ class Dataset(ABC):
             self.options = self.Options.model_validate(self.config.options)
         except ValidationError as error:
             raise ConfigError(explain(error, self.Options, "data.options")) from error
+
+    @property
+    def decisive_options(self) -> dict[str, Any]:
+        """The settings of its own that decide what a case is, all with their values."""
+        return self.options.model_dump(mode="json", exclude=set(self.not_decisive))
 
     @property
     @abstractmethod

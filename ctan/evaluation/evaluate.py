@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ctan import versions
 from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, check_same_spec
 from ctan.config import RunConfig
 from ctan.errors import DataError
@@ -24,7 +25,7 @@ from ctan.evaluation.summary import scores
 from ctan.files import atomic_path, sha256_of_json, write_json
 from ctan.progress import track
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import DoseRegression
+from ctan.tasks import DoseRegression, tasks_of
 
 if TYPE_CHECKING:
     from ctan.cases import Case
@@ -37,10 +38,17 @@ def evaluation_cases(store: Store) -> list[str]:
 
 
 def evaluation_hash(store: Store) -> str:
-    """Return the SHA-256 over ids and raw bytes of the evaluation cases."""
+    """Return the SHA-256 over what scores on the evaluation cases are made of.
+
+    Their ids and raw bytes, what the reader makes of them (description, labels, code) and how they are scored: tables
+    of other labels, structures, units or metrics are never set beside each other.
+    """
     wanted = set(evaluation_cases(store))
     rows = store.manifest.select(["case_id", "sha256"]).to_pylist()
-    return sha256_of_json(sorted([row["case_id"], row["sha256"]] for row in rows if row["case_id"] in wanted))
+    cases = sorted([row["case_id"], row["sha256"]] for row in rows if row["case_id"] in wanted)
+    truth = [dict(labels) for labels in store.labels([case_id for case_id, _ in cases])]
+    scoring = versions.of_scoring(tasks_of(store.spec))
+    return sha256_of_json([cases, truth, store.spec.to_json(), store.versions, scoring])
 
 
 def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: RunConfig) -> dict[str, Any]:

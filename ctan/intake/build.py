@@ -6,25 +6,24 @@ import multiprocessing
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ctan import versions
 from ctan.cases import SPEC_FILE, DataSpec, check_same_spec
 from ctan.config import DataConfig, PreprocessConfig, RunConfig
 from ctan.errors import CaseError, DataError
-from ctan.files import atomic_path, code_hash, sha256_of_json, write_json
+from ctan.files import atomic_path, sha256_of_file, sha256_of_json, write_json
 from ctan.progress import track
 from ctan.sources.buckets import check_writable, is_remote
 from ctan.store import remote
-from ctan.store.description import check_files, read_description
+from ctan.store.description import check_files, read_description, sealed
 from ctan.store.layout import ARRAYS_FOLDER, FORMAT_VERSION, STORE_FILE, Layout, array_files, create_arrays, write_rows
 from ctan.store.manifest import (
     MANIFEST_FILE,
@@ -35,6 +34,7 @@ from ctan.store.manifest import (
     write_manifest,
 )
 from ctan.store.pointer import StorePointer, stores_folder
+from ctan.workers import exit_with_parent
 
 if TYPE_CHECKING:
     from ctan.cases import RawCase
@@ -81,7 +81,7 @@ def preprocess(
     quarantine = read_manifest(manifest_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     _check_manifest(manifest, manifest_dir, dataset)
     check_same_spec(dataset.spec, spec, str(manifest_dir / SPEC_FILE), "ingest the source again with these settings")
-    pointer = _pointer(manifest, spec, store_root, config)
+    pointer = _pointer(manifest, dataset, store_root, config)
     with _builder_lock(pointer):
         if _is_published(pointer) if is_remote(store_root) else _is_complete(pointer):
             print(f"preprocess: store {pointer.key} exists already, nothing to do", file=sys.stderr)
@@ -95,7 +95,7 @@ def preprocess(
                 write_manifest(quarantine, folder / QUARANTINE_FILE)
                 layout = _layout(manifest, spec, config)
                 entries = _write_arrays(source, manifest, folder, layout, config, num_workers)
-                write_json(folder / STORE_FILE, _describe(pointer, spec, layout, entries, folder))
+                write_json(folder / STORE_FILE, _describe(pointer, dataset, layout, entries, folder))
         if is_remote(store_root):
             remote.publish(pointer)
     return pointer
@@ -139,15 +139,19 @@ def _check_manifest(manifest: pa.Table, manifest_dir: Path, dataset: Dataset) ->
         raise DataError(f"{path}: lists {', '.join(repeated)} more than once; run ingestion again")
 
 
-def _pointer(manifest: pa.Table, spec: DataSpec, store_root: str, config: RunConfig) -> StorePointer:
+def _pointer(manifest: pa.Table, dataset: Dataset, store_root: str, config: RunConfig) -> StorePointer:
     """Name the store after everything its bytes depend on."""
     columns = [manifest[name].to_pylist() for name in ("case_id", "sha256", "split", "fold")]
     data_hash = sha256_of_json(sorted(map(list, zip(*columns, strict=True))))
-    config_hash = sha256_of_json({"spec": spec.to_json(), "preprocess": config.preprocess.model_dump(mode="json")})
-    key = sha256_of_json(
-        [FORMAT_VERSION, data_hash, config_hash, code_hash("cases", "datasets", "dicom", "intake", "store")]
-    )[:16]
-    return StorePointer(store_root, key, data_hash, spec.dataset, config_hash, manifest.num_rows)
+    decides = {
+        "spec": dataset.spec.to_json(),
+        "options": dataset.decisive_options,
+        "preprocess": config.preprocess.model_dump(mode="json"),
+    }
+    config_hash = sha256_of_json(decides)
+    key = sha256_of_json([FORMAT_VERSION, data_hash, config_hash, versions.of_store(dataset)])[:16]
+    spec = dataset.spec
+    return StorePointer(store_root, key, data_hash, spec.dataset, config_hash, manifest.num_rows, spec.sha256)
 
 
 def _builder_lock(pointer: StorePointer) -> Any:
@@ -190,19 +194,23 @@ def _remove_dead_builds(folder: Path) -> None:
 
 
 def _describe(
-    pointer: StorePointer, spec: DataSpec, layout: Layout, entries: list[dict[str, Any]], folder: Path
+    pointer: StorePointer, dataset: Dataset, layout: Layout, entries: list[dict[str, Any]], folder: Path
 ) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "key": pointer.key,
-        "dataset": pointer.dataset,
-        "data_hash": pointer.data_hash,
-        "config_hash": pointer.config_hash,
-        "spec": spec.to_json(),
-        "layout": layout.to_json(),
-        "cases": entries,
-        "files": array_files(folder / ARRAYS_FOLDER),
-    }
+    return sealed(
+        {
+            "format_version": FORMAT_VERSION,
+            "key": pointer.key,
+            "dataset": pointer.dataset,
+            "data_hash": pointer.data_hash,
+            "config_hash": pointer.config_hash,
+            "versions": versions.of_store(dataset),
+            "spec": dataset.spec.to_json(),
+            "layout": layout.to_json(),
+            "cases": entries,
+            "files": array_files(folder / ARRAYS_FOLDER),
+            "tables": {name: sha256_of_file(folder / name) for name in (MANIFEST_FILE, QUARANTINE_FILE)},
+        }
+    )
 
 
 def _layout(manifest: pa.Table, spec: DataSpec, config: RunConfig) -> Layout:
@@ -275,14 +283,7 @@ def _start_worker() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_after(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
+    exit_with_parent()
 
 
 def _write_shard(shard: _Shard) -> list[dict[str, Any]]:

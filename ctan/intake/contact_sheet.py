@@ -7,7 +7,7 @@ shows itself and the outlines on it. Nothing here is needed to train; matplotlib
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ctan.cases import Case, DataSpec
 from ctan.drawing import INK, MUTED, first_channel, grey_range, png, structure_colours, style, write_figure_png
 from ctan.errors import ConfigError, DataError
 from ctan.files import write_text
+from ctan.html import Markup
 
 _HU_OFFSET = 1024
 _BODY_HU = -500  # denser than this is patient
@@ -75,8 +76,14 @@ def contact_sheet(case: Case, spec: DataSpec) -> Figure:
         case: at native resolution, as `Dataset.read` returns it.
         spec: whose case it is.
     """
+    case = _finite(case)
     with style():
         return _volume_sheet(case, spec) if spec.spatial_dims == 3 else _picture_sheet(case, spec)
+
+
+def _finite(case: Case) -> Case:
+    """Return a case whose doses are 0 where they are not finite: whatever is wrong with it, it can be looked at."""
+    return replace(case, doses={name: np.nan_to_num(dose, posinf=0, neginf=0) for name, dose in case.doses.items()})
 
 
 def write_contact_sheet(cases: Iterable[Case], spec: DataSpec, path: Path) -> None:
@@ -105,11 +112,19 @@ def write_contact_sheet(cases: Iterable[Case], spec: DataSpec, path: Path) -> No
 def write_contact_page(cases: Iterable[Case], spec: DataSpec, path: Path) -> None:
     """Write a self-contained HTML page of any number of cases, whatever the path is called; see `write_contact_sheet`.
 
+    A case that cannot be drawn costs its picture, not the page.
+
     Raises:
         DataError: when there is no case.
     """
     first, left = _first(cases)
     write_text(path, _page(chain([first], left), spec))
+
+
+def write_empty_page(spec: DataSpec, path: Path, why: str) -> None:
+    """Write a page that says why it shows no case."""
+    title = f"{spec.dataset}: no contact sheet"
+    write_text(path, html.page(title, html.element("h1", title), html.element("p", why)))
 
 
 def _first(cases: Iterable[Case]) -> tuple[Case, Iterator[Case]]:
@@ -121,12 +136,18 @@ def _first(cases: Iterable[Case]) -> tuple[Case, Iterator[Case]]:
 
 
 def _page(cases: Iterable[Case], spec: DataSpec) -> str:
-    sheets = [
-        html.image(png(contact_sheet(case, spec), _PAGE_DPI), f"Contact sheet of {case.case_id}: {_about(case, spec)}")
-        for case in cases
-    ]
+    sheets = [_sheet(case, spec) for case in cases]
     title = f"{spec.dataset}: contact sheet of {len(sheets)} {'case' if len(sheets) == 1 else 'cases'}"
     return html.page(title, html.element("h1", title), html.element("p", spec.licence, class_="soft"), *sheets)
+
+
+def _sheet(case: Case, spec: DataSpec) -> Markup:
+    """Return one case's sheet as part of a page; a sentence where it cannot be drawn."""
+    try:
+        drawn = png(contact_sheet(case, spec), _PAGE_DPI)
+        return html.image(drawn, f"Contact sheet of {case.case_id}: {_about(_finite(case), spec)}")
+    except Exception as error:
+        return html.element("p", f"{case.case_id} could not be drawn ({type(error).__name__}).")
 
 
 def _about(case: Case, spec: DataSpec) -> str:

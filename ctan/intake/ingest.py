@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import yaml
 
-from ctan.cases import SPLIT_TRAIN, RawCase
+from ctan.cases import SPLIT_TRAIN, Case, RawCase
 from ctan.config import DataConfig, RunConfig
 from ctan.datasets import get_dataset
 from ctan.datasets.base import Dataset
@@ -22,13 +22,15 @@ from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import write_json, write_text
 from ctan.intake.measure import case_row
 from ctan.intake.planning import PLAN_FILE, apply, propose
-from ctan.intake.splits import assign_folds, assign_splits
-from ctan.memory import keep_freed_memory
+from ctan.intake.splits import assign_folds, assign_splits, hash_rank
 from ctan.progress import track
+from ctan.reading import is_sane_spacing, printable
 from ctan.sources import open_source
 from ctan.store.manifest import MANIFEST_FILE, NO_FOLD, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, write_manifest
+from ctan.workers import Lost, run_isolated
 
 Row = dict[str, Any]
+_NUM_NAMED = 5  # cases in a remark
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
         output_dir: receives `manifest.parquet`, `quarantine.parquet`, `config.yaml` (what the plan leaves open
             is filled in), `plan.yaml` and `summary.json`.
         config: which data set, how many cases, how many folds.
-        num_workers: processes; None for one a core.
+        num_workers: processes, so that a case that kills or hangs one costs no other; None for one a core; 0 for none:
+            everything in this one, which starts faster and is not protected.
 
     Raises:
         DataError: when the source holds no case, or every case is broken (the quarantine table is written first).
@@ -74,15 +77,19 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
     spec = dataset.spec
     check_dims(dataset, config)
     with open_source(source, dataset) as raw_dir:
-        cases, remarks = _limit(dataset.find(raw_dir), config), tuple(dataset.remarks(raw_dir))
-        results = dict(track(_measure_all(config.data, cases, num_workers), len(cases), "ingest"))
-    rows = [row for case in cases if isinstance(row := results[_key(case)], dict)]
+        cases = _chosen(dataset.find(raw_dir), dataset, config.data)
+        remarks = tuple(dataset.remarks(raw_dir))
+        measured = _measure_all(config.data, cases, num_workers)
+        results = dict(track(measured, len(cases), "ingest"))
+    rows = [result.row for number in range(len(cases)) if (result := results[number]).row is not None]
     broken = [
-        {"dataset": spec.dataset, "case_id": case.case_id, "split": case.split, "step": "ingest", "reason": reason}
-        for case in cases
-        if isinstance(reason := results[_key(case)], str)
-    ]
-    _assign(rows, dataset, config)
+        {"dataset": spec.dataset, "case_id": printable(case.case_id), "split": case.split, "step": "ingest",
+         "reason": printable(results[number].reason)}
+        for number, case in enumerate(cases)
+        if results[number].row is None
+    ]  # fmt: skip
+    remarks += _remarks_of_cases([(case.case_id, results[number].remarks) for number, case in enumerate(cases)])
+    _assign_folds(rows, dataset, config.data)
     training = [row for row in rows if row["split"] == SPLIT_TRAIN]
     proposals = propose(training, spec, config) if training else []
     config = apply(proposals, config)
@@ -112,68 +119,106 @@ def check_dims(dataset: Dataset, config: RunConfig) -> None:
         )
 
 
-def _assign(rows: list[Row], dataset: Dataset, config: RunConfig) -> None:
-    """Give every row a fold and, where there is no official split, a split; balanced by the strata of the data set."""
+def _chosen(cases: list[RawCase], dataset: Dataset, data: DataConfig) -> list[RawCase]:
+    """Give a side to cases without an official split, then keep as many of each side as the settings allow.
 
-    def strata(of: list[Row]) -> list[tuple[Any, ...]] | None:
-        return [tuple(row[name] for name in dataset.spec.strata) for row in of] if dataset.spec.strata else None
+    Sides come first: so a limit of one side leaves the other whole, and a case is on the same side in every subset.
+    """
+    undecided = [case for case in cases if not case.split]
+    strata = [case.strata for case in undecided] if dataset.spec.strata else None
+    sides = assign_splits([case.group_id for case in undecided], data.evaluation_share, data.split_seed, strata)
+    cases = [case if case.split else replace(case, split=sides[case.group_id]) for case in cases]
+    train = [number for number, case in enumerate(cases) if case.split == SPLIT_TRAIN]
+    others = [number for number, case in enumerate(cases) if case.split != SPLIT_TRAIN]
 
-    data = config.data
-    undecided = [row for row in rows if not row["split"]]
-    splits = assign_splits(
-        [row["group_id"] for row in undecided], data.evaluation_share, data.split_seed, strata(undecided)
-    )
-    for row in undecided:
-        row["split"] = splits[row["group_id"]]
+    def rank(number: int) -> tuple[str, str]:
+        return hash_rank(cases[number].group_id, data.split_seed), cases[number].case_id
+
+    kept = sorted(train, key=rank)[: data.max_train_cases] + sorted(others, key=rank)[: data.max_evaluation_cases]
+    return [cases[number] for number in sorted(kept)]
+
+
+def _assign_folds(rows: list[Row], dataset: Dataset, data: DataConfig) -> None:
+    """Give every row a fold, balanced by the strata of the data set."""
     training = [row for row in rows if row["split"] == SPLIT_TRAIN]
-    folds = assign_folds([row["group_id"] for row in training], data.num_folds, data.split_seed, strata(training))
+    strata = [tuple(row[name] for name in dataset.spec.strata) for row in training] if dataset.spec.strata else None
+    folds = assign_folds([row["group_id"] for row in training], data.num_folds, data.split_seed, strata)
     for row in rows:
         row["fold"] = folds[row["group_id"]] if row["split"] == SPLIT_TRAIN else NO_FOLD
 
 
-def _key(case: RawCase) -> tuple[str, str]:
-    return case.split, case.case_id
+def _remarks_of_cases(found: list[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
+    """Return each remark once, with the cases that it is about."""
+    about: dict[str, list[str]] = {}
+    for case_id, remarks in found:
+        for remark in remarks:
+            about.setdefault(remark, []).append(case_id)
+    return tuple(
+        f"{remark}: {len(ids):,} {'case' if len(ids) == 1 else 'cases'} ({', '.join(ids[:_NUM_NAMED])}"
+        f"{', ...' if len(ids) > _NUM_NAMED else ''})"
+        for remark, ids in about.items()
+    )
 
 
-def _limit(cases: list[RawCase], config: RunConfig) -> list[RawCase]:
-    """Keep the first cases of the training and of the other splits, as many as the settings allow.
+@dataclass(frozen=True)
+class _Measured:
+    """A case's manifest row and what is to be said of it, or why it is broken."""
 
-    Without an official split both numbers together count: the split is made of the cases that are kept.
-    """
-    most_train, most_others = config.data.max_train_cases, config.data.max_evaluation_cases
-    undecided = [case for case in cases if not case.split]
-    train = [case for case in cases if case.split == SPLIT_TRAIN]
-    others = [case for case in cases if case.split and case.split != SPLIT_TRAIN]
-    most = None if most_train is None and most_others is None else (most_train or 0) + (most_others or 0)
-    return train[:most_train] + others[:most_others] + undecided[:most]
+    row: Row | None = None
+    remarks: tuple[str, ...] = ()
+    reason: str = ""
 
 
-def _measure(data: DataConfig, case: RawCase) -> Row | str:
-    """Return the case's manifest row, or why it is broken."""
+def _measure(data: DataConfig, case: RawCase) -> _Measured:
+    """Read and measure a case. Whatever happens on the way is this case's fault, except for wrong settings."""
     dataset = get_dataset(data)
     try:
-        return case_row(dataset.read(case), dataset.spec, NO_FOLD)
+        found = dataset.read(case)
+        _check(found, case)
+        row = case_row(found, dataset.spec, NO_FOLD)
+        pa.Table.from_pylist([row], SCHEMA(dataset.spec))  # numbers and texts that the manifest cannot hold
+        return _Measured(row, found.remarks)
     except CaseError as error:
-        return error.reason
+        return _Measured(reason=error.reason)
+    except ConfigError:
+        raise
+    except Exception as error:
+        return _Measured(reason=_unexpected(error))
 
 
-def _measure_all(
-    data: DataConfig, cases: list[RawCase], num_workers: int | None
-) -> Iterator[tuple[tuple[str, str], Row | str]]:
-    """Yield each case's key and its row or reason, in any order; one process reads one case at a time."""
-    num_workers = min(num_workers or os.cpu_count() or 1, len(cases))
-    if num_workers == 1:
-        for case in cases:
-            yield _key(case), _measure(data, case)
+def _check(found: Case, raw: RawCase) -> None:
+    """Check what holds of every case, whatever its format."""
+    if found.group_id != raw.group_id:
+        raise CaseError(raw.case_id, "belongs to another group than when it was listed; the files changed, try again")
+    if not is_sane_spacing(found.spacing_mm):
+        raise CaseError(raw.case_id, f"expected positive voxel edges in mm, found {list(found.spacing_mm)}")
+    for name, array in {**found.images, **found.doses}.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            number = int(np.count_nonzero(~np.isfinite(array)))
+            raise CaseError(raw.case_id, f"{name}: {number:,} voxels are NaN or infinite")
+
+
+def _unexpected(error: Exception) -> str:
+    """Say what kind of error it was and where; its text may quote values of the files."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        place = f" in {module}, line {trace.tb_lineno}" if module.startswith("ctan.") else place
+        trace = trace.tb_next
+    kind = type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"cannot be read: {kind}{place}; it needs more memory than there is"
+    return f"cannot be read: {kind}{place}; the files are damaged in a way that this reader does not know"
+
+
+def _measure_all(data: DataConfig, cases: list[RawCase], num_workers: int | None) -> Iterator[tuple[int, _Measured]]:
+    """Yield each case's number and what was found, in any order; one process reads one case at a time."""
+    if num_workers == 0:
+        yield from ((number, _measure(data, case)) for number, case in enumerate(cases))
         return
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), keep_freed_memory) as pool:
-        pending = {pool.submit(_measure, data, case): case for case in cases}
-        try:
-            for done in as_completed(pending):
-                yield _key(pending[done]), done.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a worker process died while reading cases (out of memory?); read one at a time with --workers 1"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    workers, seconds = num_workers or os.cpu_count() or 1, data.reading.case_seconds
+    for number, result in run_isolated(partial(_measure, data), cases, workers, seconds):
+        if isinstance(result, Lost):
+            late = "" if result.died else "; data.reading.case_seconds allows no more"
+            result = _Measured(reason=f"cannot be read: {result.reason}{late}")
+        yield number, result

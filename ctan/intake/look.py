@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ctan.cases import Case, DataSpec
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
-from ctan.errors import DataError
-from ctan.intake.contact_sheet import write_contact_page, write_contact_sheet
+from ctan.errors import CtanError, DataError
+from ctan.intake.contact_sheet import write_contact_page, write_contact_sheet, write_empty_page
 from ctan.sources import open_source
 from ctan.store.manifest import MANIFEST_FILE, read_manifest
 
@@ -34,7 +35,7 @@ def show_cases(source: str, case_ids: Sequence[str], output: Path, config: RunCo
 
 
 def show_few(source: str, manifest_dir: Path, output: Path, config: RunConfig) -> None:
-    """Draw the first cases of each split of a manifest.
+    """Draw the first cases of each split of a manifest. Never fails: what goes wrong is said on the page and stderr.
 
     Args:
         source: that was ingested.
@@ -42,8 +43,16 @@ def show_few(source: str, manifest_dir: Path, output: Path, config: RunConfig) -
         output: HTML page.
         config: settings of the data set.
     """
-    with _read_cases(source, _few_of_each_split(manifest_dir), config) as (cases, spec):
-        write_contact_page(cases, spec, output)
+    try:
+        with _read_cases(source, _few_of_each_split(manifest_dir), config) as (cases, spec):
+            write_contact_page(cases, spec, output)
+    except Exception as error:  # a picture for a person is no reason to stop
+        why = (
+            f"{output.name}: no case could be shown ({error if isinstance(error, CtanError) else type(error).__name__})"
+        )
+        print(why, file=sys.stderr)
+        with suppress(OSError):
+            write_empty_page(get_dataset(config.data).spec, output, why)
 
 
 @contextmanager

@@ -107,13 +107,14 @@ def propose(rows: Sequence[Mapping[str, Any]], spec: DataSpec, config: RunConfig
     batch_size = min(max(1, config.planning.step_voxels // math.prod(shape)), _MOST_CASES_A_STEP)
     native = [round(float(edge), 2) for edge in found.spacing_mm]
     extent = " x ".join(f"{mm:.0f}" for mm in found.extent_mm)
-    what = "pictures" if spec.spatial_dims == 2 else "patients"
+    what, unit = ("pictures", "pixels") if spec.spatial_dims == 2 else ("patients", "mm")
+    edges = "" if spec.spatial_dims == 2 else f" (voxels {native} at the median)"
     proposals = [
         Proposal("preprocess.grid_spacing_mm", None if spec.whole_image else [float(mm) for mm in spacing_mm],
                  why_spacing),
         Proposal("preprocess.grid_shape", shape,
-                 f"{config.planning.covered_share:.0%} of {found.num_cases} {what} measure at most {extent} mm (voxels "
-                 f"{native} at the median), rounded up to multiples of {divisor}, what the network halves to"),
+                 f"{config.planning.covered_share:.0%} of {found.num_cases} {what} measure at most {extent} "
+                 f"{unit}{edges}, rounded up to multiples of {divisor}, what the network halves to"),
         Proposal("network.num_stages", num_stages,
                  f"the most stages, up to {_MOST_STAGES}, that leave {_LEAST_DEEPEST} voxels per axis at the deepest"),
         Proposal("training.batch_size", batch_size,

@@ -80,6 +80,11 @@ def assign_splits(
     return splits
 
 
+def hash_rank(group_id: str, seed: int) -> str:
+    """Return what groups are ordered by where nothing else decides: a keyed hash, the same on every platform."""
+    return hashlib.sha256(f"{seed}\0{group_id}".encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class _Group:
     """Cases that belong together. `cases` counts them by stratum, the rarest stratum of the data set first."""
@@ -103,7 +108,6 @@ def _ranked_groups(group_ids: Iterable[str], seed: int, strata: Iterable[Hashabl
         of_group[group_id][stratum] = cases[group_id, stratum]
 
     def order(group: _Group) -> tuple[int, int, str]:
-        digest = hashlib.sha256(f"{seed}\0{group.group_id}".encode()).hexdigest()
-        return rank[next(iter(group.cases))], -group.size, digest
+        return rank[next(iter(group.cases))], -group.size, hash_rank(group.group_id, seed)
 
     return sorted((_Group(key, sum(counts.values()), counts) for key, counts in of_group.items()), key=order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +146,8 @@ class Network(nn.Module):
         in_channels: of the image.
         config: widths, depth and options.
     """
+
+    version: ClassVar[int] = 1  # raise it when the same settings, weights and input give another output
 
     def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
         super().__init__()

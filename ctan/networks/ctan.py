@@ -41,6 +41,8 @@ class CrossTaskAttention(Network):
     cross-task parameters.
     """
 
+    version = 1
+
     def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
         super().__init__(tasks, in_channels, config)
         norm, widths = norm_for(tasks, config), stage_widths(config)

@@ -14,6 +14,8 @@ from ctan.tasks import Task
 class HardParameterSharing(Network):
     """Every head reads the shared features `p_i`."""
 
+    version = 1
+
     def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
         super().__init__(tasks, in_channels, config)
         norm = norm_for(tasks, config)

@@ -31,6 +31,8 @@ class MultiTaskAttention(Network):
     per task. With `decoder_attention` dense tasks share a decoder and mask it in the same way.
     """
 
+    version = 1
+
     def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
         super().__init__(tasks, in_channels, config)
         norm, widths = norm_for(tasks, config), stage_widths(config)

@@ -16,6 +16,8 @@ from ctan.tasks import Task
 class SingleTask(Network):
     """One encoder and one decoder or head per task; nothing is shared."""
 
+    version = 1
+
     def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
         super().__init__(tasks, in_channels, config)
         if config.norm == "instance" and any(task.head == "image" for task in tasks):

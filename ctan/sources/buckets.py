@@ -119,6 +119,33 @@ def write_object(uri: str, content: bytes) -> None:
         client.put_object(**_place(uri), Body=content)
 
 
+def modified_at(uri: str) -> float:
+    """Return when an object was written, seconds since 1970.
+
+    Raises:
+        DataError: no bucket, no access, no answer, no such object.
+    """
+    client = s3_client()
+    with _asking(uri, "read"):
+        return float(client.head_object(**_place(uri))["LastModified"].timestamp())
+
+
+def remove(uri: str, first: str) -> None:
+    """Delete everything below an address.
+
+    Args:
+        uri: the address.
+        first: name of the object that makes the rest count; deleted before all others.
+
+    Raises:
+        DataError: no bucket, no access, no answer.
+    """
+    client, names = s3_client(), list_objects(uri)
+    with _asking(uri, "delete"):
+        for name in sorted(names, key=lambda name: name != first):
+            client.delete_object(**_place(join(uri, name)))
+
+
 def check_writable(root: str) -> None:
     """Put an empty object below an address and delete it, to learn before long work whether its results can be kept.
 

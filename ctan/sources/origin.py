@@ -12,19 +12,21 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ctan import versions
 from ctan.config import RunConfig
+from ctan.datasets import get_dataset
 from ctan.errors import ConfigError, DataError
-from ctan.files import code_hash, sha256_of_json, write_json
+from ctan.files import sha256_of_json, write_json
 from ctan.sources import parse_phantom, source_folder
 from ctan.sources.versions import DataVersion, folder_md5, is_version, resolve_version
+from ctan.tasks import tasks_of
 
 ORIGIN_FILE = "origin.json"
 
-# The rooms whose code decides what comes out of a run, from raw files to scores.
-_DECISIVE_ROOMS = (
-    "cases", "config", "datasets", "dicom", "evaluation", "inputs", "intake", "losses", "metrics", "networks",
-    "precision", "store", "tasks", "training", "validation",
-)  # fmt: skip
+
+def _versions(config: RunConfig) -> dict[str, int]:
+    dataset = get_dataset(config.data)
+    return versions.of_run(dataset, tasks_of(dataset.spec), config)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Origin:
         data_version: changes when the raw bytes do: DVC's hash of the folder; `s3:` and a hash of names, sizes and
             ETags; `files:` and a hash of names, sizes and times; or the phantoms' numbers.
         settings_hash: of the settings before ingestion plans what they leave open.
-        code_hash: of the code that decides results.
+        code_hash: of the versions of the code that decides results, see `ctan.versions`.
         pinned: what DVC knows of the version; empty for data that DVC does not pin.
     """
 
@@ -59,7 +61,7 @@ class Origin:
         """
         source, data_version, pinned = _version(source)
         known = {} if pinned is None else {name: value for name, value in pinned.to_json().items() if value}
-        return cls(source, data_version, sha256_of_json(config.to_yaml()), code_hash(*_DECISIVE_ROOMS), known)
+        return cls(source, data_version, sha256_of_json(config.to_yaml()), versions.sha256_of(_versions(config)), known)
 
     @property
     def hashes(self) -> tuple[str, str, str]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ctan.errors import DataError
+from ctan.files import sha256_of_file, sha256_of_json
 from ctan.store.layout import ARRAYS_FOLDER, FORMAT_VERSION, STORE_FILE, array_files
 
+_SEAL = "sha256"
 REBUILD = "delete the folder and run `ctan data preprocess` again"
 
 
@@ -36,7 +38,7 @@ def parse_description(content: bytes, where: str, advice: str) -> dict[str, Any]
         advice: what to do when it is damaged.
 
     Raises:
-        DataError: when they are no JSON, or the store has another format version.
+        DataError: when they are no JSON, were changed, or the store has another format version.
     """
     try:
         description: dict[str, Any] = json.loads(content)
@@ -48,11 +50,33 @@ def parse_description(content: bytes, where: str, advice: str) -> dict[str, Any]
             f"{where}: the store has format version {version}, this ctan reads {FORMAT_VERSION}; "
             f"run `ctan data preprocess` again with this ctan"
         )
+    said = description.pop(_SEAL, None)
+    if said != sha256_of_json(description):
+        raise DataError(f"{where}/{STORE_FILE}: was changed after it was written (its hash does not fit); {advice}")
     return description
 
 
+def read_summary(content: bytes, where: str) -> tuple[str, int]:
+    """Return data set and number of cases that a `store.json` tells.
+
+    Args:
+        content: its bytes.
+        where: folder or address of the store, for errors.
+
+    Raises:
+        DataError: see `parse_description`.
+    """
+    description = parse_description(content, where, REBUILD)
+    return str(description["dataset"]), len(description["cases"])
+
+
+def sealed(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a description with the hash of all that it says: whoever reads it can tell whether it was changed."""
+    return {**description, _SEAL: sha256_of_json(description)}
+
+
 def check_files(folder: Path, description: Mapping[str, Any]) -> None:
-    """Raise when a file of the arrays is missing or cut off, before anything trains on it.
+    """Raise when a file of the arrays is missing or cut off, or a table was changed, before anything trains on it.
 
     Raises:
         DataError: naming the file.
@@ -60,6 +84,10 @@ def check_files(folder: Path, description: Mapping[str, Any]) -> None:
     damage = find_damage(array_files(folder / ARRAYS_FOLDER), description)
     if damage is not None:
         raise DataError(f"{folder / ARRAYS_FOLDER}/{damage}; {REBUILD}")
+    for name, expected in description["tables"].items():
+        path = folder / name
+        if not path.is_file() or sha256_of_file(path) != expected:
+            raise DataError(f"{path}: not the table that the store was packed with; {REBUILD}")
 
 
 def find_damage(found: Mapping[str, int], description: Mapping[str, Any]) -> str | None:

@@ -44,6 +44,7 @@ class Layout:
         num_cases: rows of every array.
         image: name of the image.
         image_dtype: of its raw values.
+        working_dtype: of its values on the working grid.
         num_channels: of the image; arrays have a channel axis when there are several.
         masks: names of the masks, in order.
         has_dose: whether there are doses.
@@ -56,6 +57,7 @@ class Layout:
     num_cases: int
     image: str
     image_dtype: str
+    working_dtype: str
     num_channels: int
     masks: tuple[str, ...]
     has_dose: bool
@@ -78,6 +80,7 @@ class Layout:
             num_cases=num_cases,
             image=spec.image.name,
             image_dtype=spec.image.dtype,
+            working_dtype=spec.image.working_dtype,
             num_channels=spec.image.num_channels,
             masks=(*spec.structures, *((POSSIBLE_DOSE_MASK,) if spec.has_dose else ())),
             has_dose=spec.has_dose,
@@ -90,8 +93,7 @@ class Layout:
     def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return name -> (shape of one case, dtype) of every array."""
         channels = (self.num_channels,) if self.num_channels > 1 else ()
-        working_dtype = "int16" if self.image_dtype == "uint16" else self.image_dtype
-        arrays = {f"working/{self.image}": ((*channels, *self.grid_shape), working_dtype)}
+        arrays = {f"working/{self.image}": ((*channels, *self.grid_shape), self.working_dtype)}
         if self.has_dose:
             arrays["working/dose"] = (self.grid_shape, "uint16")
             arrays["working/target_distance"] = (self.grid_shape, "int8")

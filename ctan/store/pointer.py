@@ -22,6 +22,7 @@ class StorePointer:
         dataset: name of the data set.
         config_hash: SHA-256 of the settings that shape the store.
         num_cases: how many cases it holds.
+        spec_hash: SHA-256 of the description of its data.
     """
 
     store_root: str
@@ -30,6 +31,7 @@ class StorePointer:
     dataset: str
     config_hash: str
     num_cases: int
+    spec_hash: str = ""
 
     @property
     def folder(self) -> Path:

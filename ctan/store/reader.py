@@ -30,11 +30,13 @@ class Store:
     Attributes:
         pointer: names the store.
         manifest: one row a case (pyarrow Table).
+        versions: of the code that made it, see `ctan.versions.of_store`.
         spec: the description of the data; masks are in the order of `spec.structures`.
     """
 
     def __init__(self, pointer: StorePointer, manifest: pa.Table, description: dict[str, Any]) -> None:
         self.pointer, self.manifest = pointer, manifest
+        self.versions: dict[str, int] = description["versions"]
         self.spec = DataSpec.from_json(description["spec"], str(pointer.folder / STORE_FILE), REBUILD)
         self._rows: dict[str, dict[str, Any]] = {row["case_id"]: row for row in manifest.to_pylist()}
         self._index = {case_id: index for index, case_id in enumerate(self._rows)}
@@ -202,4 +204,9 @@ def open_store(pointer: StorePointer) -> Store:
     if manifest["case_id"].to_pylist() != [entry["case_id"] for entry in description["cases"]]:
         raise DataError(f"{pointer.folder}: manifest and {STORE_FILE} list different cases; {REBUILD}")
     check_files(pointer.folder, description)
-    return Store(pointer, manifest, description)
+    store = Store(pointer, manifest, description)
+    if pointer.spec_hash and store.spec.sha256 != pointer.spec_hash:
+        raise DataError(
+            f"{pointer.folder}: holds other data than the pointer names (their description differs); {REBUILD}"
+        )
+    return store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from ctan import versions
 from ctan.config import RunConfig
 from ctan.errors import DataError
-from ctan.files import atomic_path, code_hash, sha256_of_json
+from ctan.files import atomic_path, sha256_of_json
 from ctan.sources.buckets import cache_folder, check_root, check_writable, fetch, is_remote, join, upload_file
 from ctan.store import StorePointer
+from ctan.tasks import Task
 
-# The rooms whose code decides the weights: a change in one of them starts training afresh.
-CODE_ROOMS = ("inputs", "losses", "networks", "precision", "tasks", "training")
+# Training settings that change how a training is done, not what comes out.
+_NOT_DECISIVE = ("checkpoint_minutes", "gradient_cosine", "num_workers")
 _FORMAT = 1
 _FILE = "last.pt"
 _LAST_TRIES = 5  # to upload what must arrive
@@ -37,10 +40,16 @@ class CheckpointKey:
     code_hash: str
 
     @classmethod
-    def of(cls, pointer: StorePointer, arch: str, fold: int, seed: int, config: RunConfig) -> CheckpointKey:
+    def of(
+        cls, pointer: StorePointer, arch: str, tasks: Sequence[Task], fold: int, seed: int, config: RunConfig
+    ) -> CheckpointKey:
         """Return the key of one training."""
-        config_hash = config.hash("data", "preprocess", "network", "training")
-        return cls(arch, fold, seed, pointer.key, config_hash, code_hash(*CODE_ROOMS))
+        decides = config.model_dump(mode="json", include={"data": {"inputs", "signed_distance"}, "network": True,
+                                                          "preprocess": True, "training": True})  # fmt: skip
+        for name in _NOT_DECISIVE:
+            decides["training"].pop(name)
+        code_hash = versions.sha256_of(versions.of_training(arch, tasks))
+        return cls(arch, fold, seed, pointer.key, sha256_of_json(decides), code_hash)
 
     @property
     def folder(self) -> str:

@@ -101,7 +101,7 @@ def train(
     tuning = make_loader(TrainingCases(store, tuning_ids, tasks, config, None), None, config)
     session = Session.start(arch, tasks, store.spec, config, len(loader), accelerator)
 
-    key = CheckpointKey.of(pointer, arch, fold, seed, config)
+    key = CheckpointKey.of(pointer, arch, tasks, fold, seed, config)
     checkpoints = Checkpoints(checkpoint_root, key)
     if accelerator.is_main_process:
         checkpoints.prepare()

@@ -71,7 +71,7 @@ def describe(spec: DataSpec, manifest: pa.Table) -> str:
     counts = ", ".join(f"{number} {split}" for split, number in splits.items())
     groups = len({row["group_id"] for row in rows})
     whom = "" if groups == len(rows) else f" of {groups} patients or lesions"
-    sentences = [f"{len(rows)} cases{whom}: {counts}.", _geometry(rows)]
+    sentences = [f"{len(rows)} cases{whom}: {counts}.", _geometry(rows, spec)]
     sentences += [_balance(name, classes, rows) for name, classes in spec.labels.items()]
     if spec.has_dose:
         doses = [row["dose_max_gy"] for row in rows]
@@ -83,13 +83,15 @@ def describe(spec: DataSpec, manifest: pa.Table) -> str:
     return " ".join(sentences)
 
 
-def _geometry(rows: Sequence[dict[str, Any]]) -> str:
+def _geometry(rows: Sequence[dict[str, Any]], spec: DataSpec) -> str:
     def ranges(column: str, digits: int) -> str:
         values = zip(*(row[column] for row in rows), strict=True)
         return " x ".join(
             f"{min(v):.{digits}f}" if min(v) == max(v) else f"{min(v):.{digits}f}-{max(v):.{digits}f}" for v in values
         )
 
+    if spec.spatial_dims == 2:  # how large a pixel is, is not known
+        return f"Pictures have {ranges('shape', 0)} pixels."
     return f"Images have {ranges('shape', 0)} voxels of {ranges('spacing_mm', 2)} mm."
 
 
@@ -144,7 +146,7 @@ def _shown_columns(spec: DataSpec, manifest: pa.Table) -> dict[str, list[Any]]:
     """Return title -> values of what is worth a histogram."""
     image, unit = spec.image.name, spec.image.unit or "raw value"
     edges = [min(edges) for edges in manifest["spacing_mm"].to_pylist() if edges and None not in edges]
-    columns: dict[str, list[Any]] = {"Smallest voxel edge (mm)": edges}
+    columns: dict[str, list[Any]] = {"Smallest voxel edge (mm)": edges} if spec.spatial_dims == 3 else {}
     if spec.has_dose:
         columns["Maximum dose (Gy)"] = manifest["dose_max_gy"].to_pylist()
         columns["Mean dose inside the mask (Gy)"] = manifest["dose_mean_gy"].to_pylist()

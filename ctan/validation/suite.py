@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION, DataSpec
-from ctan.config import RunConfig
+from ctan.config import RunConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.store.manifest import SCHEMA
 
@@ -75,9 +75,7 @@ def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
 
 
 def _of_all(spec: DataSpec, config: RunConfig) -> list[Expectation]:
-    limits = config.validation
     splits = [SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST]
-    spacing = (limits.min_spacing_mm, limits.max_spacing_mm)
     columns = [*SCHEMA(spec).names, *_DERIVED, *_shares(spec)]
     return [
         Expectation("columns", "The manifest has every column of its schema", "", "ExpectTableColumnsToMatchSet",
@@ -96,6 +94,13 @@ def _of_all(spec: DataSpec, config: RunConfig) -> list[Expectation]:
         between("fold-of-training", "fold_of_training", 0, config.data.num_folds - 1, "",
                 f"Training cases are in a fold from 0 to {config.data.num_folds - 1}"),
         between("no-other-fold", "fold_of_others", -1, -1, "", "Other cases are in no fold"),
+        *(_of_voxels(config.validation) if spec.spatial_dims == 3 else ()),  # pictures have no known size
+    ]  # fmt: skip
+
+
+def _of_voxels(limits: ValidationConfig) -> list[Expectation]:
+    spacing = (limits.min_spacing_mm, limits.max_spacing_mm)
+    return [
         between("smallest-spacing", "spacing_min_mm", *spacing, "mm",
                 f"Voxel edges are at least {limits.min_spacing_mm:g} mm"),
         between("largest-spacing", "spacing_max_mm", *spacing, "mm",

@@ -52,7 +52,7 @@ def test_every_step_gets_by_with_what_it_is_handed(tmp_path: Path, own_workspace
         return found
 
     _, settings, origin = steps.resolve(SOURCE, load_config("smoke", SETTINGS))
-    steps.ingest(settings, origin, manifest, num_workers=1)
+    steps.ingest(settings, origin, manifest, num_workers=0)
     steps.validate(manifest, validated, str(tmp_path / "validation.html"))
     steps.preprocess(SOURCE, validated, pointer, num_workers=1)
     in_a_pod("train", pointer, validated, "stl", 0, 0, model)
@@ -71,7 +71,7 @@ def test_every_step_gets_by_with_what_it_is_handed(tmp_path: Path, own_workspace
 def test_a_store_that_would_become_another_one_is_refused(tmp_path: Path) -> None:
     config = load_config("smoke", SETTINGS)
     _, settings, origin = steps.resolve(SOURCE, config)
-    steps.ingest(settings, origin, str(tmp_path / "manifest"), num_workers=1)
+    steps.ingest(settings, origin, str(tmp_path / "manifest"), num_workers=0)
     steps.validate(str(tmp_path / "manifest"), str(tmp_path / "validated"), str(tmp_path / "validation.html"))
     other = StorePointer(str(tmp_path / "store"), "k" * 16, "d" * 64, "openkbp", "c" * 64, 8)
     other.save(tmp_path / "store.json")

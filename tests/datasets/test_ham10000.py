@@ -176,7 +176,8 @@ DAMAGED_CASES = {
     "mask-grey-border": r"ISIC_9000001_segmentation\.png: expected the values 0 and 255, found 0, \d+, \d+, \d+, \d+, "
     r"\.\.\.; it was saved with losses or resized",
     "mask-ones": r"ISIC_9000001_segmentation\.png: expected the values 0 and 255, found 0, 1",
-    "mask-in-colour": r"ISIC_9000001_segmentation\.png: expected one channel with 0 and 255, found .* \(mode RGB\)",
+    "mask-in-colour": r"ISIC_9000001_segmentation\.png: expected a mask in black and white, found colours in RGB "
+    r"\(mode RGB\)",
     "row-lost": r"HAM10000_metadata\.csv: no row for ISIC_9000001 among 15; rows were lost, or .*10,015 rows.*",
     "row-twice": r"HAM10000_metadata\.csv: lines 2 and 3 are both about ISIC_9000001; expected one row an image",
     "row-without-lesion": r"HAM10000_metadata\.csv, line 2: no lesion_id; .*",

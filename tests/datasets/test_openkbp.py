@@ -116,6 +116,34 @@ def test_windows_line_ends_are_accepted(patient):
     assert all(np.array_equal(found.masks[name], mask) for name, mask in expected.masks.items())
 
 
+def test_files_that_a_mac_leaves_beside_the_real_ones_do_not_matter(patient):
+    expected = DATASET.read(patient).sha256
+    (patient.path / "._ct.csv").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert DATASET.read(patient).sha256 == expected
+
+
+def test_folders_that_are_not_numbered_in_plain_digits_are_left_out_with_a_remark(patient):
+    root = patient.path.parent.parent
+    assert DATASET.remarks(root) == []
+    for name in ("pt_٧", "pt_2 copy"):
+        shutil.copytree(patient.path, patient.path.parent / name)
+    assert [raw.case_id for raw in DATASET.find(root)] == ["pt_1"]
+    assert DATASET.remarks(root) == ["folders that are not called pt_<n> and are left out: 2 (pt_2 copy, pt_٧)"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [("5,1.0,2.0\n", "line 2: expected a finite number, found '1.0,2.0'"),
+     ("5,1.0\x0c6,2.0\n", r"line 2: expected a finite number, found '1\.0\\x0c6,2\.0'"),
+     ("5,1_000\n", "line 2: expected a finite number, found '1_000'"),
+     ("5,1e39\n", "line 2: '1e39' is larger than float32 can hold")],
+    ids=["more cells", "a form feed", "an underscore", "too large"],
+)  # fmt: skip
+def test_doses_that_are_no_plain_finite_numbers_are_refused(patient, rows, message):
+    (patient.path / "dose.csv").write_text(f",data\n{rows}")
+    assert re.fullmatch(rf"dose\.csv: {message}", reason(patient))
+
+
 def test_other_files_beside_the_csv_files_do_not_matter(patient):
     (patient.path / "notes.txt").write_text("re-planned")
     assert DATASET.read(patient).case_id == "pt_1"
@@ -277,15 +305,15 @@ def test_an_unknown_structure_is_named_with_the_known_ones(patient):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("3.9\n3.9\n", r"expected three positive numbers in mm, found \[3\.9, 3\.9\]"),
+        ("3.9\n3.9\n", r"expected three positive numbers in mm, found '3\.9 3\.9'"),
         ("3.9\n3.9\n2.5\n1.0\n", "expected three positive numbers in mm, found"),
-        ("", r"expected three positive numbers in mm, found \[\]"),
+        ("", r"expected three positive numbers in mm, found ''"),
         ("3.9\n0.0\n2.5\n", "expected three positive numbers in mm, found"),
         ("3.9\n3.9\n-2.5\n", "expected three positive numbers in mm, found"),
         ("3.9\nnan\n2.5\n", "expected three positive numbers in mm, found"),
         ("3.9\ninf\n2.5\n", "expected three positive numbers in mm, found"),
-        ("3.9\nthick\n2.5\n", r"expected three numbers in mm \(.*'thick'"),
-        ("3.9\n3.9\n2,5 µm\n", r"expected three numbers in mm \("),
+        ("3.9\nthick\n2.5\n", "expected three positive numbers in mm, found '3.9 thick 2.5'"),
+        ("3.9\n3.9\n2,5 µm\n", "expected three positive numbers in mm, found"),
     ],
 )
 def test_voxel_dimensions_must_be_three_positive_numbers(patient, content, message):
@@ -312,7 +340,7 @@ def test_a_negative_dose_is_refused(patient):
 def test_a_folder_in_place_of_a_file_is_named(patient):
     (patient.path / "dose.csv").unlink()
     (patient.path / "dose.csv").mkdir()
-    assert reason(patient).startswith("dose.csv: cannot be read (")
+    assert reason(patient).startswith("dose.csv: expected a regular file, found a folder")
 
 
 # Finding patients

@@ -196,7 +196,7 @@ def test_distance_to_the_targets_explains_part_of_the_dose_only(tmp_path):
 
     config = load_config("smoke")
     source = "phantom:train=6,validation=2,seed=0"
-    ingest(source, tmp_path / "manifest", config, num_workers=1)
+    ingest(source, tmp_path / "manifest", config, num_workers=0)
     store = open_store(preprocess(source, tmp_path / "manifest", str(tmp_path), config, num_workers=1))
     statistics = DoseStatistics()
     for case_id in store.case_ids(split="train"):

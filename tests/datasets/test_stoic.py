@@ -239,6 +239,12 @@ HEADERS = {
     "flat": (b"1 0 0 0 1 0 0 0 1", b"1 0 0 1 0 0 0 0 1", "expected TransformMatrix to be a rotation, found '1 0 0 1"),
     "age": (b"045Y", b"old!", "expected PatientAge such as 045Y, found 'old!'"),
     "sex": (b"PatientSex = F", b"PatientSex = Q", "expected PatientSex to be one of M, F, O, found 'Q'"),
+    "tiny spacing": (b"Spacing = 0.75", b"Spacing = 1e-320", "expected three positive ElementSpacing in mm, found"),
+    "odd digits": (b"Spacing = 0.75", b"Spacing = 0_75", "expected 3 numbers for ElementSpacing, found 0_75"),
+    "a field twice": (b"NDims = 3", b"NDims = 3\nDimSize = 4 5 5", "DimSize stands in line 3 and in line 15, exp"),
+    "byte order": (b"OrderMSB = False", b"OrderMSB = Flase", "expected BinaryDataByteOrderMSB to be True or False"),
+    "two byte orders": (b"NDims = 3", b"NDims = 3\nElementByteOrderMSB = True", "BinaryDataByteOrderMSB and .* contra"),
+    "voxels elsewhere": (b"NDims = 3", b"NDims = 3\nHeaderSize = 9", "expected HeaderSize to be 0 or absent, found '"),
     "no line": (b"OrderMSB = ", b"OrderMSB : ", "expected 'name = value' in line 4, found 'BinaryDataByteOrderMSB"),
 }  # fmt: skip
 
@@ -248,6 +254,30 @@ def test_a_broken_header_says_what_is_wrong(tmp_path, old, new, message):
     edit(write(tmp_path), old, new)
     found = reason(tmp_path)
     assert re.match(rf"12\.mha: header: {message}", found), found
+
+
+def test_blank_header_lines_that_itk_itself_writes_are_read(tmp_path):
+    path = write(tmp_path, fields={"PatientAge": "045Y\n", "PatientSex": "F", "Comment": "\n\n"})
+    assert b"\n\n" in path.read_bytes()[:600]
+    case = read(tmp_path)
+    assert case.facts == {"age": 45.0, "sex": "female"}
+    image = sitk.ReadImage(str(path))  # and what ITK writes of what it read
+    for name in image.GetMetaDataKeys():
+        image.SetMetaData(name, image.GetMetaData(name))
+    sitk.WriteImage(image, str(path))
+    np.testing.assert_array_equal(read(tmp_path).images["ct"], case.images["ct"])
+
+
+def test_a_small_file_that_would_fill_memory_is_refused_before_it_does(tmp_path):
+    path = write(tmp_path)
+    header = path.read_bytes().partition(b"ElementDataFile")[0].replace(b"DimSize = 4 5 6", b"DimSize = 1500 1000 1000")
+    voxels = zlib.compress(bytes(4_000_000)) * 1000
+    header = re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = %d" % len(voxels), header)
+    path.write_bytes(header + b"ElementDataFile = LOCAL\n" + voxels)
+    assert reason(tmp_path) == (
+        "12.mha: 1,500 x 1,000 x 1,000 are 1,500,000,000 voxels, data.reading.max_voxels allows 536,870,912; "
+        "raise it if the file is right"
+    )
 
 
 def test_a_header_that_ends_early_is_named(tmp_path):
@@ -262,7 +292,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     path = write(tmp_path)
     path.write_bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes())
     assert re.match(r"12\.mha: header: expected 'name = value' in line \d+, found ", reason(tmp_path))
-    path.write_bytes(b"a = b\n" * 5000)
+    path.write_bytes(b"".join(b"a%d = b\n" % n for n in range(5000)))
     assert reason(tmp_path) == "12.mha: header: no ElementDataFile in the first 1000 lines"
 
 
@@ -313,7 +343,9 @@ TABLES = {
     "two rows": (["12,1,0", "11,0,0", "12,1,1"], r"2 rows for PatientID 12 \(lines 2, 4\), expected one"),
     "a probability": (["12,0.5,0"], "line 2: expected probCOVID to be 0 or 1, found '0.5'"),
     "nothing": (["12,1,"], "line 2: expected probSevere to be 0 or 1, found ''"),
-    "a short row": (["12,1"], "line 2: expected probSevere to be 0 or 1, found ''"),
+    "a short row": (["12,1"], "line 2: expected 3 columns, found 2"),
+    "a cell too many": (["12,1,0,1"], "line 2: expected 3 columns, found 4"),
+    "digits of another script": (["12,١,0"], "line 2: expected probCOVID to be 0 or 1, found '١'"),
     "a word": (["12,yes,0"], "line 2: expected probCOVID to be 0 or 1, found 'yes'"),
     "severe without COVID-19": (["12,0,1"], "line 2: probSevere is 1 but probCOVID is 0; severe cases have COVID-19"),
 }
@@ -324,6 +356,35 @@ def test_a_broken_row_is_about_its_patient_only(tmp_path, rows, message):
     write(tmp_path)
     write_table(tmp_path, *rows)
     assert re.fullmatch(rf"reference\.csv: {message}", reason(tmp_path))
+
+
+def test_a_table_with_doubled_columns_stops_everything(tmp_path):
+    """A public copy has them; the last one decided, silently."""
+    write(tmp_path)
+    write_table(tmp_path, "12,1,0,12,0,0", header="PatientID,probCOVID,probSevere,PatientID,probCOVID,probSevere")
+    with pytest.raises(DataError, match=r"reference\.csv: column PatientID, probCOVID, probSevere is there twice"):
+        DATASET.find(tmp_path)
+
+
+def test_a_field_that_never_ends_is_refused_as_a_table(tmp_path):
+    write(tmp_path)
+    write_table(tmp_path, '12,1,"' + "0" * 200_000)
+    with pytest.raises(DataError, match=r"reference\.csv: line \d: not comma-separated text \("):
+        DATASET.find(tmp_path)
+
+
+def test_a_row_without_an_id_is_no_patient_and_is_remarked(tmp_path):
+    write(tmp_path)
+    write_table(tmp_path, "12,1,1", ",0,0", "", "11,0,0")
+    assert DATASET.remarks(tmp_path) == [
+        "rows of reference.csv without a PatientID: 1 (line 3)",
+        "1 patient of reference.csv has no scan in data/mha and is left out: 11.",
+    ]
+
+
+def test_a_scan_whose_name_is_no_number_is_refused_though_the_table_has_it(tmp_path):
+    write(tmp_path, patient="1２", row="1２,1,1")
+    assert reason(tmp_path) == "1２.mha: expected the name <PatientID>.mha, in digits"
 
 
 def test_a_table_without_a_column_stops_everything(tmp_path):

@@ -236,7 +236,7 @@ def test_the_distance_baseline_looks_the_dose_up_by_distance_to_the_nearest_targ
     for name, gy in sorted(targets.items(), key=lambda item: item[1]):
         expected[reference.masks[name]] = gy
     expected[~reference.masks["possible_dose_mask"]] = 0
-    np.testing.assert_allclose(dose_by_distance(reference, statistics, DATASET), expected, atol=1e-4)
+    np.testing.assert_allclose(dose_by_distance(reference, statistics, DATASET.spec), expected, atol=1e-4)
 
 
 def test_the_dose_by_distance_is_the_mean_over_all_training_voxels_at_that_distance(store: Store) -> None:
@@ -253,10 +253,10 @@ def test_the_baselines_do_not_look_at_the_planned_dose(store: Store) -> None:
     statistics = DoseStatistics()
     statistics.add(store.load(store.case_ids(split="train")[0]))
     reference = store.reference(store.case_ids(split="validation")[0])
-    doses = [mean_dose(reference, statistics), dose_by_distance(reference, statistics, DATASET)]
+    doses = [mean_dose(reference, statistics), dose_by_distance(reference, statistics, DATASET.spec)]
     reference.doses["dose"][:] = 0
     np.testing.assert_array_equal(doses[0], mean_dose(reference, statistics))
-    np.testing.assert_array_equal(doses[1], dose_by_distance(reference, statistics, DATASET))
+    np.testing.assert_array_equal(doses[1], dose_by_distance(reference, statistics, DATASET.spec))
 
 
 def test_the_floor_is_the_truth_sent_to_the_working_grid_and_back(

@@ -39,7 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, tiny_config: RunConfig) -> S
     from ctan.intake.ingest import ingest
 
     folder = tmp_path_factory.mktemp("built")
-    ingest(SOURCE, folder / "manifest", tiny_config, num_workers=1)
+    ingest(SOURCE, folder / "manifest", tiny_config, num_workers=0)
     return preprocess(SOURCE, folder / "manifest", str(folder / "store"), tiny_config, num_workers=1)
 
 

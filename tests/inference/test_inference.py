@@ -156,5 +156,5 @@ def test_damaged_json_and_settings_of_another_version_are_refused(tmp_path: Path
     with pytest.raises(DataError, match=r"network\.no_such_field.*use the version that trained it"):
         load_network(tmp_path / "model")
     path.write_text(json.dumps({"arch": "ctan"}))
-    with pytest.raises(DataError, match=r"lacks tasks, in_channels"):
+    with pytest.raises(DataError, match=r"lacks tasks, spec, inputs, in_channels"):
         load_network(tmp_path / "model")

@@ -14,9 +14,11 @@ from ctan.datasets import get_dataset
 from ctan.drawing import structure_colours
 from ctan.errors import ConfigError, DataError
 from ctan.intake.contact_sheet import contact_sheet, write_contact_sheet
+from ctan.intake.look import show_few
+from ctan.settings import load_config
 from ctan.tasks import tasks_of
 
-OPENKBP, STOIC, HAM10000 = (get_dataset(name) for name in ("openkbp", "stoic", "ham10000"))
+OPENKBP, STOIC, HAM10000 = (get_dataset(name).spec for name in ("openkbp", "stoic", "ham10000"))
 SHAPE, SPACING = (30, 40, 20), (4.0, 4.0, 2.5)
 PTV70, PAROTID = np.s_[10:16, 18:24, 8:12], np.s_[10:18, 26:34, 4:12]
 
@@ -75,7 +77,7 @@ def indices_of(figure, view):
 
 
 def test_a_volume_has_five_slices_a_view_and_the_middle_one_meets_the_hottest_dose(planned):
-    figure = contact_sheet(planned, OPENKBP.spec)
+    figure = contact_sheet(planned, OPENKBP)
     hottest = [round(axis.mean()) for axis in np.nonzero(planned.doses["dose"] == 70)]
     contoured = np.argwhere(planned.masks["PTV70"] | planned.masks["LeftParotid"])
     for axis, view in enumerate(("coronal", "sagittal", "axial")):
@@ -90,7 +92,7 @@ def test_without_dose_slices_go_through_the_structures_and_without_those_through
     figure = contact_sheet(replace(planned, masks={"LeftParotid": mask(PAROTID)}, doses={}), OPENKBP)
     middle = [indices_of(figure, view)[2] for view in ("coronal", "sagittal", "axial")]
     assert middle == [round(axis.mean()) for axis in np.nonzero(mask(PAROTID))]
-    figure = contact_sheet(scan, STOIC.spec)
+    figure = contact_sheet(scan, STOIC)
     middle = [indices_of(figure, view)[2] for view in ("coronal", "sagittal", "axial")]
     assert middle == [round(axis.mean()) for axis in np.nonzero(scan.images["ct"])]
 
@@ -98,7 +100,7 @@ def test_without_dose_slices_go_through_the_structures_and_without_those_through
 def test_the_patient_lies_the_right_way_round_and_the_letters_say_so(planned):
     """The bright block is anterior, right and superior: up and on the left in every view that shows it."""
     bright = replace(planned, masks={"PTV70": mask(np.s_[3:9, 4:12, 0:6])}, doses={})
-    shown = panels(contact_sheet(bright, OPENKBP.spec))
+    shown = panels(contact_sheet(bright, OPENKBP))
     for view, expected in {"axial": ("A", "R", "L"), "coronal": ("S", "R", "L"), "sagittal": ("S", "A", "P")}.items():
         axes = [axes for name, axes in shown.items() if name.startswith(view)][2]
         ct = axes.images[0].get_array()
@@ -137,9 +139,9 @@ def test_panels_do_not_overlap_and_lie_on_the_sheet(planned, scan, picture):
 
 
 def test_contours_have_the_colours_of_the_report_and_a_legend(planned):
-    figure = contact_sheet(planned, OPENKBP.spec)
-    (pairs,) = (task.mirrored_pairs for task in tasks_of(OPENKBP.spec) if task.kind == "segmentation")
-    colours = structure_colours(OPENKBP.spec.structures, OPENKBP.spec.targets, pairs)
+    figure = contact_sheet(planned, OPENKBP)
+    (pairs,) = (task.mirrored_pairs for task in tasks_of(OPENKBP) if task.kind == "segmentation")
+    colours = structure_colours(OPENKBP.structures, OPENKBP.targets, pairs)
     legend = {text.get_text(): line.get_color() for text, line in
               zip(figure.legends[0].get_texts(), figure.legends[0].get_lines(), strict=True)}  # fmt: skip
     assert legend == {name: colours[name] for name in ("PTV70", "LeftParotid")}
@@ -152,7 +154,7 @@ def test_contours_have_the_colours_of_the_report_and_a_legend(planned):
 
 
 def test_dose_is_washed_over_the_ct_with_a_bar_where_there_is_one(planned):
-    figure = contact_sheet(planned, OPENKBP.spec)
+    figure = contact_sheet(planned, OPENKBP)
     middle = [axes for name, axes in panels(figure).items() if name.startswith("axial")][2]
     assert len(middle.images) == 2
     assert middle.images[1].get_array().max() == 70
@@ -166,23 +168,21 @@ def test_dose_is_washed_over_the_ct_with_a_bar_where_there_is_one(planned):
 
 def test_title_and_foot_say_what_is_known(planned, scan, picture):
     size = "30 × 40 × 20 voxels of 4.00 × 4.00 × 2.50 mm (AP, LR, SI)"
-    assert texts(contact_sheet(planned, OPENKBP.spec)) == [
-        "openkbp  pt_7", f"{size} · largest dose 70.0 Gy", OPENKBP.spec.licence
+    assert texts(contact_sheet(planned, OPENKBP)) == [
+        "openkbp  pt_7", f"{size} · largest dose 70.0 Gy", OPENKBP.licence
     ]  # fmt: skip
-    assert texts(contact_sheet(scan, STOIC.spec)) == [
-        "stoic  12", f"{size} · covid: negative · severity: unknown · age 45 · sex female", STOIC.spec.licence
+    assert texts(contact_sheet(scan, STOIC)) == [
+        "stoic  12", f"{size} · covid: negative · severity: unknown · age 45 · sex female", STOIC.licence
     ]  # fmt: skip
-    assert texts(contact_sheet(picture, HAM10000.spec))[:2] == ["ham10000  ISIC_1", "60 × 90 pixels · diagnosis: nv"]
+    assert texts(contact_sheet(picture, HAM10000))[:2] == ["ham10000  ISIC_1", "60 × 90 pixels · diagnosis: nv"]
 
 
 def test_a_volume_without_structures_is_shown_in_the_window_of_its_data_set(planned, scan):
-    figure = contact_sheet(scan, STOIC.spec)
+    figure = contact_sheet(scan, STOIC)
     assert len(panels(figure)) == 15
     assert not figure.legends
-    assert {axes.images[0].get_clim() for axes in panels(figure).values()} == {
-        (STOIC.spec.image.low, STOIC.spec.image.high)
-    }
-    planning = panels(contact_sheet(planned, OPENKBP.spec)).values()
+    assert {axes.images[0].get_clim() for axes in panels(figure).values()} == {(STOIC.image.low, STOIC.image.high)}
+    planning = panels(contact_sheet(planned, OPENKBP)).values()
     assert {axes.images[0].get_clim() for axes in planning} == {(1024 - 160, 1024 + 240)}
 
 
@@ -191,11 +191,11 @@ def test_an_empty_scan_is_drawn_all_the_same(scan, planned, value):
     empty = {"ct": np.full(SHAPE, value, np.uint16)}
     assert len(panels(contact_sheet(replace(scan, images=empty), STOIC))) == 15
     nothing = replace(planned, images=empty, masks={}, doses={"dose": np.zeros(SHAPE, np.float32)})
-    assert len(panels(contact_sheet(nothing, OPENKBP.spec))) == 15
+    assert len(panels(contact_sheet(nothing, OPENKBP))) == 15
 
 
 def test_a_picture_is_shown_alone_and_with_its_outline(picture):
-    figure = contact_sheet(picture, HAM10000.spec)
+    figure = contact_sheet(picture, HAM10000)
     assert list(panels(figure)) == ["picture", "outlines"]
     for axes in figure.axes:
         np.testing.assert_array_equal(axes.images[0].get_array(), picture.images["rgb"].transpose(1, 2, 0))
@@ -213,13 +213,13 @@ def test_a_picture_is_shown_alone_and_with_its_outline(picture):
 
 def test_one_case_becomes_a_png_of_the_sheet(planned, tmp_path):
     path = tmp_path / "sheet.png"
-    write_contact_sheet([planned], OPENKBP.spec, path)
+    write_contact_sheet([planned], OPENKBP, path)
     with Image.open(path) as image:
         image.load()
         assert image.width == 1760
         assert len(image.convert("RGB").getcolors(1 << 20)) > 100
     before = path.read_bytes()
-    write_contact_sheet([planned], OPENKBP.spec, path)
+    write_contact_sheet([planned], OPENKBP, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -244,7 +244,7 @@ def test_several_cases_become_one_page_that_needs_nothing_else(scan, tmp_path):
     write_contact_sheet((replace(scan, case_id=name) for name in ("1", "<2>")), STOIC, path)
     page = path.read_text()
     assert "stoic: contact sheet of 2 cases" in page
-    assert STOIC.spec.licence in page
+    assert STOIC.licence in page
     found = Sources(page)
     assert not found.links
     assert [alt.split(":")[0] for alt, _ in found.images] == ["Contact sheet of 1", "Contact sheet of <2>"]
@@ -257,9 +257,34 @@ def test_several_cases_become_one_page_that_needs_nothing_else(scan, tmp_path):
 
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(scan, tmp_path):
     with pytest.raises(ConfigError, match=r"expected a path that ends in \.png or \.html, found sheet\.pdf"):
-        write_contact_sheet([scan], STOIC.spec, tmp_path / "sheet.pdf")
+        write_contact_sheet([scan], STOIC, tmp_path / "sheet.pdf")
     with pytest.raises(ConfigError, match=r"sheet\.png holds one case; several need a path that ends in \.html"):
-        write_contact_sheet([scan, scan], STOIC.spec, tmp_path / "sheet.png")
+        write_contact_sheet([scan, scan], STOIC, tmp_path / "sheet.png")
     with pytest.raises(DataError, match="there is no case to draw"):
-        write_contact_sheet([], STOIC.spec, tmp_path / "sheet.html")
+        write_contact_sheet([], STOIC, tmp_path / "sheet.html")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_dose_that_is_not_a_number_everywhere_can_still_be_looked_at(planned):
+    dose = planned.doses["dose"].copy()
+    dose[0, 0, :3] = np.nan, np.inf, -np.inf
+    figure = contact_sheet(replace(planned, doses={"dose": dose}), OPENKBP)
+    assert len(panels(figure)) == 15
+    assert "largest dose 70.0 Gy" in " ".join(texts(figure))
+
+
+def test_a_case_that_cannot_be_drawn_costs_its_picture_and_not_the_page(planned, tmp_path):
+    path = tmp_path / "sheets.html"
+    odd = replace(planned, case_id="odd", spacing_mm=(1e-320, 1.0, 1.0))
+    write_contact_sheet([odd, planned], OPENKBP, path)
+    assert "odd could not be drawn (" in path.read_text()
+    assert [alt.split(":")[0] for alt, _ in Sources(path.read_text()).images] == ["Contact sheet of pt_7"]
+
+
+def test_the_page_of_an_ingestion_never_fails_it(tmp_path, capsys):
+    config = load_config("smoke")
+    show_few("phantom:train=2,validation=1", tmp_path / "no manifest", tmp_path / "sheet.html", config)
+    assert "no case could be shown" in (tmp_path / "sheet.html").read_text()
+    assert "sheet.html: no case could be shown" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    show_few("phantom", tmp_path / "no manifest", tmp_path / "file" / "sheet.html", config)  # cannot be written

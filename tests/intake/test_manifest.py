@@ -1,20 +1,26 @@
 """A manifest row measures its case; tables are written whole or not at all."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from ctan.cases import CT, Case
+from ctan.cases import CT, Case, DataSpec
 from ctan.errors import DataError
 from ctan.intake.measure import case_row
 from ctan.store.manifest import QUARANTINE_SCHEMA, SCHEMA, read_manifest, write_manifest
+from ctan.tasks import DoseRegression
 
-DATASET = SimpleNamespace(
-    name="toy", image=CT, structures=("Cord", "Larynx", "PTV70"), targets={"PTV70": 70.0}, has_dose=True,
-    whole_image=False, labels={"stage": ("I", "II")}, facts={"age": "float64"},
-)  # fmt: skip
+SPEC = DataSpec(
+    dataset="toy",
+    spatial_dims=3,
+    image=CT,
+    tasks=(DoseRegression("dose"),),
+    structures=("Cord", "Larynx", "PTV70"),
+    targets={"PTV70": 70.0},
+    has_dose=True,
+    labels={"stage": ("I", "II")},
+    facts={"age": "float64"},
+)
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def case():
 
 
 def test_a_row_holds_what_can_be_counted_by_hand(case):
-    assert case_row(case, DATASET.spec, fold=2) == {
+    assert case_row(case, SPEC, fold=2) == {
         "dataset": "toy",
         "case_id": "pt_7",
         "group_id": "pt_7",
@@ -69,14 +75,14 @@ def test_a_row_holds_what_can_be_counted_by_hand(case):
 
 
 def test_a_row_has_exactly_the_columns_of_the_schema(case):
-    assert list(case_row(case, DATASET.spec, 0)) == SCHEMA(DATASET.spec).names
+    assert list(case_row(case, SPEC, 0)) == SCHEMA(SPEC).names
 
 
 def test_rows_survive_the_file_with_their_types(case, tmp_path):
-    rows = [case_row(case, DATASET.spec, 0)]
+    rows = [case_row(case, SPEC, 0)]
     path = tmp_path / "manifest.parquet"
-    write_manifest(rows, path, SCHEMA(DATASET.spec))
-    table = read_manifest(path, SCHEMA(DATASET.spec))
+    write_manifest(rows, path, SCHEMA(SPEC))
+    table = read_manifest(path, SCHEMA(SPEC))
     assert table.to_pylist() == rows
     write_manifest(table, path)
     assert read_manifest(path).equals(table)
@@ -102,19 +108,17 @@ def test_a_file_that_is_not_parquet_is_named(tmp_path):
 
 
 def test_a_table_without_a_column_is_refused_by_its_name(case, tmp_path):
-    table = pa.Table.from_pylist([case_row(case, DATASET.spec, 0)], schema=SCHEMA(DATASET.spec)).drop_columns(
-        ["voxels_Larynx"]
-    )
+    table = pa.Table.from_pylist([case_row(case, SPEC, 0)], schema=SCHEMA(SPEC)).drop_columns(["voxels_Larynx"])
     write_manifest(table, tmp_path / "manifest.parquet")
     with pytest.raises(DataError, match="voxels_Larynx: int64"):
-        read_manifest(tmp_path / "manifest.parquet", SCHEMA(DATASET.spec))
+        read_manifest(tmp_path / "manifest.parquet", SCHEMA(SPEC))
 
 
 def test_a_failed_write_keeps_the_old_table(case, tmp_path):
     path = tmp_path / "manifest.parquet"
-    write_manifest([case_row(case, DATASET.spec, 0)], path, SCHEMA(DATASET.spec))
+    write_manifest([case_row(case, SPEC, 0)], path, SCHEMA(SPEC))
     before = path.read_bytes()
     with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
-        write_manifest([{"fold": "not a number"}], path, SCHEMA(DATASET.spec))
+        write_manifest([{"fold": "not a number"}], path, SCHEMA(SPEC))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.parquet"]

@@ -8,23 +8,23 @@ from typing import Any
 import pytest
 import yaml
 
+from ctan.cases import DataSpec
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
-from ctan.datasets.base import Dataset
 from ctan.intake.ingest import ingest
 from ctan.intake.planning import Proposal, apply, propose
 from ctan.settings import config_from_yaml, load_config
 
-SCAN, PICTURE = get_dataset("stoic"), get_dataset("ham10000")
+SCAN, PICTURE = get_dataset("stoic").spec, get_dataset("ham10000").spec
 
 
 def rows(extent: list[int], spacing_mm: list[float], count: int = 20) -> list[dict[str, Any]]:
     return [{"extent": extent, "spacing_mm": spacing_mm}] * count
 
 
-def planned(cases: list[dict[str, Any]], dataset: Dataset) -> dict[str, Proposal]:
-    config = load_config("cpu", {"data.dataset": dataset.name})
-    return {proposal.field: proposal for proposal in propose(cases, dataset.spec, config)}
+def planned(cases: list[dict[str, Any]], spec: DataSpec) -> dict[str, Proposal]:
+    config = load_config("cpu", {"data.dataset": spec.dataset})
+    return {proposal.field: proposal for proposal in propose(cases, spec, config)}
 
 
 def test_a_grid_that_fits_keeps_the_voxels_of_the_median_case() -> None:
@@ -75,7 +75,7 @@ def test_a_field_can_be_left_to_the_data_by_name() -> None:
 
 def test_ingestion_writes_the_plan_with_a_reason_for_each_number_and_uses_it(tmp_path: Path) -> None:
     config = load_config("cpu", {"data.dataset": "stoic"})
-    summary = ingest("phantom:train=6,validation=2", tmp_path, config, num_workers=1)
+    summary = ingest("phantom:train=6,validation=2", tmp_path, config, num_workers=0)
     plan = yaml.safe_load((tmp_path / "plan.yaml").read_text(encoding="utf-8"))
     used = config_from_yaml(tmp_path / "config.yaml")
     assert list(used.preprocess.grid_shape) == plan["preprocess.grid_shape"]["value"]

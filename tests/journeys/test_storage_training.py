@@ -157,7 +157,7 @@ def train_and_promote(root: str, folder: Path) -> None:
     source, settings, origin = steps.resolve(SOURCE, config)
     names = ("manifest", "store.json", "model", "evaluation", "comparison", "report.html", "best", "decision.json")
     manifest, pointer, model, evaluation, comparison, report, best, decision = (str(folder / name) for name in names)
-    steps.ingest(settings, origin, manifest, num_workers=1)
+    steps.ingest(settings, origin, manifest, num_workers=0)
     steps.preprocess(source, manifest, pointer, root, num_workers=1)
     steps.train(pointer, manifest, "stl", 0, 0, model, f"{root}/checkpoints")
     steps.evaluate(pointer, manifest, model, evaluation)

@@ -131,7 +131,7 @@ def test_the_foreground_prior_is_what_contouring_starts_from() -> None:
 
 
 def test_an_unknown_architecture_is_named() -> None:
-    with pytest.raises(ConfigError, match="unknown architecture 'unet'; allowed: stl, hps, mtan, ctan"):
+    with pytest.raises(ConfigError, match="arch: unknown 'unet'; allowed: ctan, hps, mtan, stl"):
         build_network("unet", DENSE, CHANNELS, small())
 
 

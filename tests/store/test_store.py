@@ -195,7 +195,7 @@ class OddShapes(OpenKBP):
 
 def test_cases_of_different_shapes_share_a_store(tmp_path, monkeypatch):
     odd = OddShapes()
-    monkeypatch.setattr("ctan.intake.build.get_dataset", lambda config: odd)
+    monkeypatch.setattr("ctan.datasets.get_dataset", lambda config: odd)
     cases = [odd.read(raw) for raw in odd.find(tmp_path)]
     write_manifest_of([(0, case) for case in cases], tmp_path)
     store = open_store(preprocess(str(tmp_path), tmp_path, str(tmp_path), NATIVE, num_workers=1))
@@ -265,7 +265,7 @@ def test_the_data_hash_changes_with_the_data(raw, native, tmp_path, column):
 
     rows = read_manifest(raw[0] / "manifest" / MANIFEST_FILE).to_pylist()
     rows[0][column] = 4 if column == "fold" else "other"
-    changed = _pointer(pa.Table.from_pylist(rows, schema=SCHEMA(DATASET.spec)), str(tmp_path), NATIVE)
+    changed = _pointer(pa.Table.from_pylist(rows, schema=SCHEMA(DATASET.spec)), DATASET, str(tmp_path), NATIVE)
     assert changed.data_hash != native.pointer.data_hash
     assert changed.key != native.pointer.key
 
@@ -352,6 +352,7 @@ def test_a_full_quarantine_stops_with_the_place_of_the_reasons(tmp_path):
 def test_a_manifest_of_another_data_set_is_refused(raw, tmp_path):
     rows = read_manifest(raw[0] / "manifest" / MANIFEST_FILE).to_pylist()
     rows[0]["dataset"] = "prostate"
+    DATASET.spec.save(tmp_path)
     write_manifest(rows, tmp_path / MANIFEST_FILE, SCHEMA(DATASET.spec))
     write_manifest([], tmp_path / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     with pytest.raises(DataError, match=r"holds cases of prostate, but data\.dataset is openkbp"):
@@ -383,7 +384,7 @@ def test_a_missing_store_is_named(native):
 def test_a_store_of_another_format_version_is_refused(copied):
     path = copied.folder / "store.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(DataError, match="format version 99, this ctan reads 2"):
+    with pytest.raises(DataError, match="format version 99, this ctan reads 3"):
         open_store(copied)
 
 

@@ -26,7 +26,7 @@ INPUTS = Inputs.of(SCANS.data)
 def build(config: RunConfig, folder: Path) -> tuple[Store, dict[str, RawCase]]:
     dataset = get_dataset(config.data)
     dataset.write_phantoms(folder / "raw", 10, 4, 0)
-    ingest(str(folder / "raw"), folder / "manifest", config, num_workers=1)
+    ingest(str(folder / "raw"), folder / "manifest", config, num_workers=0)
     pointer = preprocess(str(folder / "raw"), folder / "manifest", str(folder / "store"), config, num_workers=1)
     return open_store(pointer), {raw.case_id: raw for raw in dataset.find(folder / "raw")}
 

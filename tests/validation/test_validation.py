@@ -118,6 +118,7 @@ def run(folder: Path, rows: list[dict[str, Any]], share: float, quarantine: list
     """Validate rows, allowing a share of them to fail."""
     write_manifest(rows, folder / "in" / MANIFEST_FILE, SCHEMA(DATASET.spec))
     write_manifest(quarantine or [], folder / "in" / QUARANTINE_FILE, QUARANTINE_SCHEMA)
+    DATASET.spec.save(folder / "in")
     config = load_config("smoke", {"validation.max_quarantined_share": share})
     try:
         return Run(folder, validate(folder / "in", folder / "out", folder / "report.html", config))
@@ -280,6 +281,7 @@ def test_a_clean_manifest_passes_with_an_empty_quarantine(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", [MANIFEST_FILE, QUARANTINE_FILE])
 @pytest.mark.parametrize("damage", ["missing", "garbage", "other table"])
 def test_a_missing_or_damaged_table_is_named_and_nothing_is_written(tmp_path: Path, name: str, damage: str) -> None:
+    DATASET.spec.save(tmp_path / "in")
     write_manifest([good("pt_1")], tmp_path / "in" / MANIFEST_FILE, SCHEMA(DATASET.spec))
     write_manifest([], tmp_path / "in" / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     if damage == "missing":

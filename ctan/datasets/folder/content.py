@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases.volumes import stored_ct, to_case_axes
+from ctan.config import ReadingConfig
 from ctan.datasets.folder.description import FolderDescription, LabelMapSection
 from ctan.datasets.folder.grid import Grid, difference
 from ctan.datasets.folder.pictures import read_picture
@@ -43,6 +44,7 @@ def read_content(
     label_map: str,
     described: FolderDescription,
     options: FolderOptions,
+    limits: ReadingConfig,
 ) -> Content:
     """Read the image and the masks of one case. A mask file that is missing: its structures are unknown.
 
@@ -53,11 +55,12 @@ def read_content(
         label_map: pattern of the label map; "" for none.
         described: what the folder holds.
         options: how strictly it is read.
+        limits: bounds of sizes that the settings give.
 
     Raises:
         DataError: naming the file inside the folder, what was expected and what was found.
     """
-    read = _Pictures(described) if described.image.is_picture else _Volumes(options)
+    read = _Pictures(described, limits) if described.image.is_picture else _Volumes(options, limits)
     digests: dict[str, str] = {}
 
     def values_of(pattern: str, is_mask: bool) -> npt.NDArray[Any]:
@@ -105,13 +108,13 @@ class _Volumes:
 
     num_axes = 3
 
-    def __init__(self, options: FolderOptions) -> None:
-        self._options = options
+    def __init__(self, options: FolderOptions, limits: ReadingConfig) -> None:
+        self._options, self._limits = options, limits
         self._grid: Grid | None = None
 
     def values(self, path: Path, is_mask: bool) -> tuple[npt.NDArray[Any], str]:
         """Return (z, y, x) values and the file's digest."""
-        volume: Volume = read_volume(path, self._options.nifti_matrix)
+        volume: Volume = read_volume(path, self._options.nifti_matrix, self._limits)
         if self._grid is None:
             self._grid = volume.grid
         elif off := difference(self._grid, volume.grid, self._options.geometry_tolerance_mm):
@@ -135,13 +138,13 @@ class _Pictures:
 
     num_axes = 2
 
-    def __init__(self, described: FolderDescription) -> None:
-        self._image = described.image
+    def __init__(self, described: FolderDescription, limits: ReadingConfig) -> None:
+        self._image, self._limits = described.image, limits
         self._shape: tuple[int, ...] = ()
 
     def values(self, path: Path, is_mask: bool) -> tuple[npt.NDArray[Any], str]:
         """Return (height, width) or (3, height, width) values and the file's digest."""
-        picture = read_picture(path, self._image.exif)
+        picture = read_picture(path, self._image.exif, self._limits)
         values = picture.values
         if is_mask and values.ndim != self.num_axes:
             raise DataError("expected one grey channel, found colours; save the mask as grey")

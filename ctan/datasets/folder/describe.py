@@ -117,16 +117,15 @@ def _of_files(folder: Path) -> dict[str, Any]:
 
 def _groups(folder: Path) -> list[_Files]:
     """Return files by place and shape of their name, those with the most cases first."""
-    names: dict[str, list[str]] = {}
+    names: dict[tuple[str, str], list[str]] = {}
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
         if path.is_file() and ending_of(path.name) and not any(part.startswith(".") for part in place.parts):
-            names.setdefault(f"{place.parent.as_posix()}/{ending_of(path.name)}", []).append(path.name)
+            names.setdefault((place.parent.as_posix(), ending_of(path.name)), []).append(path.name)
     groups = []
-    for key, of_place in names.items():
-        place, _, ending = key.rpartition("/")
+    for (parent, ending), of_place in names.items():
         for pattern, cases in _patterns(of_place, ending).items():
-            groups.append(_Files(pattern if place == "." else f"{place}/{pattern}", tuple(cases)))
+            groups.append(_Files(pattern if parent == "." else f"{parent}/{pattern}", tuple(cases)))
     return sorted(groups, key=lambda files: (-len(files.cases), files.pattern))
 
 

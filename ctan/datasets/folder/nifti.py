@@ -9,6 +9,7 @@ Source of the format: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h 
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ctan.config import ReadingConfig
 from ctan.datasets.folder.grid import MAX_MISFIT_MM, Grid, Matrix, displacement_mm
 from ctan.errors import DataError
+from ctan.reading import check_voxels
 
 # field -> (offset in bytes, type, numbers), of version 1 and of version 2
 _FIELDS: dict[int, dict[str, tuple[int, str, int]]] = {
@@ -57,12 +60,15 @@ class _Header:
         return x, y, z
 
 
-def read_nifti(content: bytes, matrices: Matrices = "refuse") -> tuple[npt.NDArray[np.float32], Grid]:
+def read_nifti(
+    content: bytes, matrices: Matrices = "refuse", limits: ReadingConfig | None = None
+) -> tuple[npt.NDArray[np.float32], Grid]:
     """Read a 3D volume.
 
     Args:
         content: bytes of the file, zipped or not.
         matrices: which of two contradicting matrices counts.
+        limits: bounds of sizes that the settings give; None for the default ones.
 
     Returns:
         (z, y, x) values, scaled as the header says; and their grid.
@@ -70,7 +76,8 @@ def read_nifti(content: bytes, matrices: Matrices = "refuse") -> tuple[npt.NDArr
     Raises:
         DataError: what was expected and what was found, without the file's name.
     """
-    content = _unzipped(content)
+    limits = limits or ReadingConfig()
+    content = _unzipped(content, limits.max_inflated_bytes)
     header = _header(content)
     shape = header.shape
     grid = Grid.of(shape, _affine(header, matrices))
@@ -78,6 +85,7 @@ def read_nifti(content: bytes, matrices: Matrices = "refuse") -> tuple[npt.NDArr
     if kind not in _TYPES:
         raise DataError(f"expected voxels that are single numbers, found NIfTI datatype {kind} (colour or complex?)")
     dtype = np.dtype(header.order + _TYPES[kind])
+    check_voxels(shape, math.prod(shape) * dtype.itemsize, limits)
     start, needed = int(header.number("vox_offset")), math.prod(shape) * dtype.itemsize
     if start < 0 or len(content) - start < needed:
         voxels = " x ".join(map(str, shape))
@@ -89,13 +97,18 @@ def read_nifti(content: bytes, matrices: Matrices = "refuse") -> tuple[npt.NDArr
     return (raw * slope + inter).astype(np.float32), grid
 
 
-def _unzipped(content: bytes) -> bytes:
+def _unzipped(content: bytes, most_bytes: int) -> bytes:
+    """Return what a file is unpacked to, as it is when it is not packed; never more than is allowed."""
     if not content.startswith(b"\x1f\x8b"):
         return content
     try:
-        return gzip.decompress(content)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            unpacked = stream.read(most_bytes + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"truncated or damaged ({error})") from error
+    if len(unpacked) > most_bytes:
+        raise DataError(f"unpacks to more than the {most_bytes:,} bytes that data.reading.max_inflated_bytes allows")
+    return unpacked
 
 
 def _header(content: bytes) -> _Header:

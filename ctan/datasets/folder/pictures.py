@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ctan.config import ReadingConfig
 from ctan.errors import DataError
+from ctan.reading import check_voxels, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,21 +36,22 @@ class Picture:
     sha256: str
 
 
-def read_picture(path: Path, exif: Exif = "refuse") -> Picture:
+def read_picture(path: Path, exif: Exif = "refuse", limits: ReadingConfig | None = None) -> Picture:
     """Read a grey or colour picture. Colour profiles are not applied, as in other programs that train on pictures.
 
     Args:
         path: ends in `.png`, `.jpg` or `.jpeg`.
         exif: what becomes of a picture that asks viewers to turn it.
+        limits: bounds of sizes that the settings give; None for the default ones.
 
     Raises:
         DataError: what was expected and what was found, without the file's name.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})") from error
-    picture = _turned(_opened(content, _FORMATS[path.suffix.lower()]), exif)
+    limits = limits or ReadingConfig()
+    content = read_bytes(path, limits)
+    opened = _opened(content, _FORMATS[path.suffix.lower()])
+    check_voxels(opened.size, 3 * opened.width * opened.height, limits)
+    picture = _turned(opened, exif)
     try:
         values = np.asarray(picture)
     except _BROKEN as error:

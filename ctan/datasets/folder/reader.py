@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,8 @@ from ctan.datasets.base import Dataset
 from ctan.datasets.folder.content import Content, read_content
 from ctan.datasets.folder.description import FolderDescription
 from ctan.datasets.folder.load import DESCRIPTION_FILE, load_description
-from ctan.datasets.folder.table import Table, known_of, place_of, read_table
+from ctan.datasets.folder.table import Table, known_of, place_of, read_table, strata_of
+from ctan.datasets.stoic.reader import STOIC
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests, sha256_of_json
 
@@ -44,6 +45,8 @@ class Folder(Dataset):
     """A folder that describes itself; see `ctan.datasets.base.Dataset`."""
 
     name = "folder"
+    version = 1
+    uses: ClassVar[Mapping[str, int]] = {"dataset stoic": STOIC.version}  # its reader of .mha
     masks_may_be_empty = True
     Options = FolderOptions
     options: FolderOptions
@@ -92,7 +95,7 @@ class Folder(Dataset):
             raise DataError(f"{raw_dir}: the folder does not exist")
         if load_description(raw_dir) != self.description:
             raise DataError(f"{raw_dir}: {DESCRIPTION_FILE} changed since the settings were made; start the run again")
-        table = read_table(raw_dir, self.description)
+        table = read_table(raw_dir, self.description, self.config.reading)
         cases = self._cases(raw_dir, table)
         self._check_groups(cases)
         if table is not None and not any(case.case_id in table.rows for case in cases):
@@ -123,7 +126,8 @@ class Folder(Dataset):
                 group, told = case_id, ""
                 if table is not None and described.table is not None:
                     group, told = place_of(table, described.table, case_id)
-                found[case_id] = RawCase(case_id, group, split or told, path)
+                strata = strata_of(table, described, case_id)
+                found[case_id] = RawCase(case_id, group, split or told, path, strata=strata)
         if not found:
             raise DataError(f"{raw_dir}: no images, expected {', '.join(pattern for pattern, _ in parts)}; found none")
         return list(found.values())
@@ -150,7 +154,7 @@ class Folder(Dataset):
                 said.append(f"{pattern}: {len(spare)} files without an image are left out ({_few(spare)})")
             if missing := sorted(ids - there):
                 said.append(f"{pattern}: {len(missing)} of {len(ids)} cases have no file, unknown ({_few(missing)})")
-        if (table := read_table(raw_dir, described)) is not None:
+        if (table := read_table(raw_dir, described, self.config.reading)) is not None:
             known = {case.case_id for case in cases}
             if spare := [case_id for case_id in table.rows if case_id not in known]:
                 said.append(f"{table.name}: {len(spare)} rows without an image are left out ({_few(spare)})")
@@ -181,10 +185,12 @@ class Folder(Dataset):
         label_map = described.label_map.file if described.label_map else ""
         if is_test and described.test:
             label_map = described.test.label_map
-        content: Content = read_content(root, raw.case_id, files, label_map, described, self.options)
+        content: Content = read_content(
+            root, raw.case_id, files, label_map, described, self.options, self.config.reading
+        )
         digests = dict(content.digests)
         known = None
-        if (table := read_table(root, described)) is not None:
+        if (table := read_table(root, described, self.config.reading)) is not None:
             known = known_of(table, described, raw.case_id)
             digests["row"] = sha256_of_json(known.text)
         return Case(

@@ -10,8 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from ctan.cases import SPLIT_TEST, SPLIT_TRAIN, SPLIT_VALIDATION
+from ctan.config import ReadingConfig
 from ctan.datasets.folder.description import FolderDescription, TableSection
 from ctan.errors import DataError
+from ctan.reading import plain_number, read_bytes
 
 SPLITS = (SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST)
 _SEPARATORS = (",", ";", "\t")
@@ -44,7 +46,7 @@ class Known:
     text: str
 
 
-def read_table(root: Path, described: FolderDescription) -> Table | None:
+def read_table(root: Path, described: FolderDescription, limits: ReadingConfig) -> Table | None:
     """Return the table of a folder, None where the description names none.
 
     Raises:
@@ -56,7 +58,7 @@ def read_table(root: Path, described: FolderDescription) -> Table | None:
     path = root / section.file
     try:
         stamp = path.stat()
-        table = _parsed(path, section.case, stamp.st_mtime_ns, stamp.st_size)
+        table = _parsed(path, section.case, limits, stamp.st_mtime_ns, stamp.st_size)
     except OSError as error:
         raise DataError(f"{section.file}: cannot be read ({error.strerror})") from error
     named = [section.case, section.group, section.split, *(label.column for label in described.labels.values())]
@@ -70,10 +72,12 @@ def read_table(root: Path, described: FolderDescription) -> Table | None:
 
 
 @lru_cache(maxsize=4)
-def _parsed(path: Path, case_column: str, _mtime_ns: int, _size: int) -> Table:
+def _parsed(path: Path, case_column: str, limits: ReadingConfig, _mtime_ns: int, _size: int) -> Table:
     """Read a file once a process, again when it changed."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, limits).decode("utf-8-sig")
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name}: not a text file (byte {error.start} is not UTF-8)") from error
     header = text.partition("\n")[0]
@@ -123,6 +127,15 @@ def place_of(table: Table, section: TableSection, case_id: str) -> tuple[str, st
     return group or case_id, split
 
 
+def strata_of(table: Table | None, described: FolderDescription, case_id: str) -> tuple[str, ...]:
+    """Return what splits are balanced by, as far as the table says it: the cells as they stand."""
+    rows = table.rows.get(case_id, ()) if table is not None else ()
+    row = rows[0][1] if rows else {}
+    names = tuple(described.labels) if described.strata is None else described.strata
+    columns = [described.labels[name].column if name in described.labels else name for name in names]
+    return tuple(row.get(column, "") for column in columns)
+
+
 def known_of(table: Table, described: FolderDescription, case_id: str) -> Known:
     """Return labels, numbers and facts of a case.
 
@@ -168,10 +181,7 @@ def _class(table: str, column: str, text: str, classes: tuple[str, ...]) -> str:
 
 
 def _number(table: str, column: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = plain_number(text)
     if not math.isfinite(number):
         raise DataError(f"{table}: {column} is {text!r}, expected a number")
     return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ctan.config import ReadingConfig
 from ctan.datasets.folder.description import ending_of
 from ctan.datasets.folder.grid import Grid
 from ctan.datasets.folder.nifti import Matrices, read_nifti
 from ctan.datasets.stoic.metaimage import read_mha
 from ctan.errors import DataError
+from ctan.reading import check_voxels, read_bytes
+
+DEFAULT_LIMITS = ReadingConfig()
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,13 @@ class Volume:
     sha256: str
 
 
-def read_volume(path: Path, matrices: Matrices = "refuse") -> Volume:
+def read_volume(path: Path, matrices: Matrices = "refuse", limits: ReadingConfig = DEFAULT_LIMITS) -> Volume:
     """Read a volume.
 
     Args:
         path: ends in `.nii`, `.nii.gz`, `.nrrd` or `.mha`.
         matrices: which of two contradicting matrices of a NIfTI counts.
+        limits: bounds of sizes that the settings give.
 
     Raises:
         DataError: what was expected and what was found, without the file's name.
@@ -39,12 +45,12 @@ def read_volume(path: Path, matrices: Matrices = "refuse") -> Volume:
     ending = ending_of(path.name)
     try:
         if ending == ".mha":
-            volume = _mha(path)
+            volume = _mha(path, limits)
         elif ending == ".nrrd":
-            volume = _nrrd(path)
+            volume = _nrrd(path, limits)
         else:
-            content = path.read_bytes()
-            values, grid = read_nifti(content, matrices)
+            content = read_bytes(path, limits)
+            values, grid = read_nifti(content, matrices, limits)
             volume = Volume(values, grid, hashlib.sha256(content).hexdigest())
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})") from error
@@ -53,8 +59,8 @@ def read_volume(path: Path, matrices: Matrices = "refuse") -> Volume:
     return volume
 
 
-def _mha(path: Path) -> Volume:
-    found = read_mha(path, lambda plane: plane, np.float32)
+def _mha(path: Path, limits: ReadingConfig) -> Volume:
+    found = read_mha(path, lambda plane: plane, np.float32, limits)
     fields, image = found.header.fields, found.image
     text = next((fields[name] for name in ("Offset", "Position", "Origin") if name in fields), "0 0 0")
     try:
@@ -65,10 +71,10 @@ def _mha(path: Path) -> Volume:
     return Volume(_array(image), Grid.of_image(image), found.sha256)
 
 
-def _nrrd(path: Path) -> Volume:
+def _nrrd(path: Path, limits: ReadingConfig) -> Volume:
     import SimpleITK as sitk
 
-    content = path.read_bytes()
+    content = read_bytes(path, limits)
     header = content.split(b"\n\n", 1)[0].replace(b"\r", b"").lower()
     if not header.startswith(b"nrrd"):
         raise DataError("not a NRRD file: the header is missing or damaged")
@@ -85,6 +91,7 @@ def _nrrd(path: Path) -> Volume:
                 f"expected three axes and one number a voxel, found {reader.GetDimension()} axes and "
                 f"{reader.GetNumberOfComponents()} numbers: channels are files of their own"
             )
+        check_voxels(reader.GetSize(), 8 * math.prod(reader.GetSize()), limits)
         image = reader.Execute()
     except RuntimeError as error:
         reason = str(error).replace(str(path), path.name).strip().splitlines()[-1]

@@ -129,6 +129,17 @@ def _change_mask(change: Callable[[int], int], mode: str, root: Path, image_id: 
     changed.save(path, format="PNG")
 
 
+def _red_mask(root: Path, image_id: str) -> None:
+    """Draw a mask in red instead of white."""
+    from PIL import Image
+
+    path = _mask(root, image_id)
+    with Image.open(path) as picture:
+        black = Image.new("L", picture.size)
+        red = Image.merge("RGB", (picture, black, black))
+    red.save(path, format="PNG")
+
+
 def _resize_mask(edges: float, smooth: bool, root: Path, image_id: str) -> None:
     """Resize a mask by a factor; smoothly, and back to its size, so that its border becomes grey."""
     from PIL import Image
@@ -173,7 +184,7 @@ DEFECTS: dict[str, Callable[[Path, str], None]] = {
     "mask-of-another-size": partial(_resize_mask, 0.5, False),
     "mask-grey-border": partial(_resize_mask, 0.5, True),
     "mask-ones": partial(_change_mask, lambda value: min(value, 1), "L"),
-    "mask-in-colour": partial(_change_mask, lambda value: value, "RGB"),
+    "mask-in-colour": _red_mask,
     "mask-blank": partial(_change_mask, lambda _: 0, "L"),
     "mask-full": partial(_change_mask, lambda _: 255, "L"),
     "row-lost": lambda root, image_id: _change_row(root, image_id, lambda _: []),

@@ -11,36 +11,33 @@ collaboration for skin cancer recognition", Nature Medicine 26 (2020).
 from __future__ import annotations
 
 import hashlib
-import io
-import struct
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
-from ctan.config import ValidationConfig
+from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.ham10000.format import IMAGE_FOLDERS, MASK_ENDING, MASK_FOLDERS
 from ctan.datasets.ham10000.table import CLASSES, OFFICIAL_NUMBERS, SOURCE, TABLE_FILE, read_table
+from ctan.datasets.pictures import TURNED, decode_mask, decode_picture
 from ctan.errors import CaseError, DataError
 from ctan.files import sha256_of_digests
+from ctan.reading import is_plain_id, printable, read_bytes
 from ctan.tasks import Classification, Segmentation
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+_Decoded = TypeVar("_Decoded")
 SEXES = ("female", "male")
 CONFIRMATIONS = ("histo", "follow_up", "consensus", "confocal")
 LOCALIZATIONS = ("abdomen", "acral", "back", "chest", "ear", "face", "foot", "genital", "hand", "lower extremity",
                  "neck", "scalp", "trunk", "upper extremity")  # fmt: skip
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-_MIN_EDGE, _MAX_EDGE = 64, 10_000  # pixels
 _LESION_SHARE = (0.0005, 0.995)  # of the picture
-_JPEG_SCAN, _JPEG_END, _PNG_END = b"\xff\xda", b"\xff\xd9", b"IEND"
+_MAX_FILE_BYTES = 2**28  # of a picture or a mask
+COVERED_BORDER = "the mask covers most of the picture's border (is it inverted?)"
 
 # Mean and standard deviation of red, green and blue over the training pictures, as often published for HAM10000
 # (0.763, 0.546, 0.570 and 0.141, 0.153, 0.170 of full scale), in whole grey levels.
@@ -53,6 +50,7 @@ class HAM10000(Dataset):
     """The reader and the tasks of HAM10000; see `ctan.datasets.base.Dataset`."""
 
     name = "ham10000"
+    version = 1
     spec = DataSpec(
         dataset="ham10000",
         spatial_dims=2,
@@ -89,12 +87,15 @@ class HAM10000(Dataset):
             raise DataError(
                 f"{raw_dir}: no folder of masks, expected {' or '.join(MASK_FOLDERS)}; it is part of {SOURCE}"
             )
-        table = read_table(raw_dir)
-        return [RawCase(case_id, table.lesion_of(case_id), "", paths[0]) for case_id, paths in pictures.items()]
+        table = read_table(raw_dir, self.config.reading)
+        return [
+            RawCase(case_id, table.lesion_of(case_id), "", paths[0], strata=(table.diagnosis_of(case_id),))
+            for case_id, paths in pictures.items()
+        ]
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say which part of the data set this is, and what shows that the table or the folders were changed."""
-        table, pictures = read_table(raw_dir), _pictures(raw_dir)
+        table, pictures = read_table(raw_dir, self.config.reading), _pictures(raw_dir)
         found = []
         num_absent = sum(len(rows) for image_id, rows in table.rows.items() if image_id not in pictures)
         if num_absent:
@@ -111,7 +112,7 @@ class HAM10000(Dataset):
         if table.has_byte_order_mark:
             found.append(f"{TABLE_FILE} starts with a byte order mark: a spreadsheet program saved this copy again")
         num_spare = sum(
-            path.name.removesuffix(MASK_ENDING) not in pictures
+            path.name.removesuffix(MASK_ENDING) not in pictures and not path.name.startswith(".")
             for folder in MASK_FOLDERS
             for path in (raw_dir / folder).glob(f"*{MASK_ENDING}")
         )
@@ -126,7 +127,7 @@ class HAM10000(Dataset):
             CaseError: naming the file, what was expected and what was found.
         """
         try:
-            return _read(raw)
+            return _read(raw, self.config.reading)
         except DataError as error:
             raise CaseError(raw.case_id, str(error)) from error
 
@@ -168,12 +169,14 @@ def _pictures(root: Path) -> dict[str, list[Path]]:
     for folder in IMAGE_FOLDERS:
         for path in sorted((root / folder).glob("*")):
             if path.suffix.lower() in _PICTURES and not path.name.startswith("."):
-                found.setdefault(path.stem, []).append(path)
+                found.setdefault(printable(path.stem), []).append(path)
     return dict(sorted(found.items()))
 
 
-def _read(raw: RawCase) -> Case:
+def _read(raw: RawCase, limits: ReadingConfig) -> Case:
     root = raw.path.parent.parent
+    if not is_plain_id(raw.case_id, "ISIC_"):
+        raise DataError(f"{printable(raw.path.name)}: expected the name ISIC_<7 digits>, in plain digits")
     others = [
         path
         for folder in IMAGE_FOLDERS
@@ -183,11 +186,13 @@ def _read(raw: RawCase) -> Case:
     if others:
         files = " and ".join(f"{path.parent.name}/{path.name}" for path in (raw.path, *others))
         raise DataError(f"{files}: two files of one image; keep the official one")
-    facts = read_table(root).facts_of(raw.case_id)
-    image_bytes, mask_bytes = _read_bytes(raw.path), _read_mask_bytes(root, raw.case_id)
-    image = _decode_image(image_bytes, raw.path.name)
-    mask = _decode_mask(mask_bytes, f"{raw.case_id}{MASK_ENDING}", image.shape[1:])
-    contents = {"image": image_bytes, "mask": mask_bytes, "row": facts.text.encode()}
+    facts = read_table(root, limits).facts_of(raw.case_id)
+    (image, turned), image_hash = _decoded(raw.path, lambda content: decode_picture(content, limits), limits)
+    mask_path = _mask_of(root, raw.case_id)
+    mask, mask_hash = _decoded(mask_path, lambda content: decode_mask(content, image.shape[1:], limits), limits)
+    digests = {"image": image_hash, "mask": mask_hash, "row": hashlib.sha256(facts.text.encode()).hexdigest()}
+    remarks = [TURNED] if turned else []
+    remarks += [COVERED_BORDER] if _covers_border(mask) else []
     return Case(
         case_id=raw.case_id,
         group_id=facts.lesion_id,
@@ -196,89 +201,35 @@ def _read(raw: RawCase) -> Case:
         images={RGB.name: image},
         masks={"Lesion": mask},
         doses={},
-        sha256=sha256_of_digests({name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}),
+        sha256=sha256_of_digests(digests),
         labels={"diagnosis": facts.diagnosis},
         facts=facts.facts,
+        remarks=tuple(remarks),
     )
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path.name}: cannot be read ({error.strerror})") from error
-    if not content:
-        raise DataError(f"{path.name}: the file is empty")
-    return content
-
-
-def _read_mask_bytes(root: Path, case_id: str) -> bytes:
+def _mask_of(root: Path, case_id: str) -> Path:
     name = f"{case_id}{MASK_ENDING}"
-    found = [path for folder in MASK_FOLDERS if (path := root / folder / name).exists()]
+    found = [path for folder in MASK_FOLDERS if (path := root / folder / name).exists() or path.is_symlink()]
     if not found:
         raise DataError(f"{name} missing in {' and '.join(MASK_FOLDERS)}; every image needs a mask")
     if len(found) > 1:
         raise DataError(f"{name}: in {' and in '.join(MASK_FOLDERS)}; keep the official one")
-    return _read_bytes(found[0])
+    return found[0]
 
 
-def _decode_image(content: bytes, name: str) -> npt.NDArray[np.uint8]:
-    """Return a colour JPEG as (3, height, width)."""
-    picture = _open(content, name, "JPEG")
-    if not all(_MIN_EDGE <= edge <= _MAX_EDGE for edge in picture.size):
-        width, height = picture.size
-        raise DataError(f"{name}: {width} x {height} pixels, expected edges between {_MIN_EDGE} and {_MAX_EDGE:,}")
-    if content.find(_JPEG_END, content.rfind(_JPEG_SCAN)) < 0:  # libjpeg fills what is missing with grey
-        raise DataError(f"{name}: truncated, the JPEG has no end marker after {len(content):,} bytes")
-    if picture.mode != "RGB":
-        raise DataError(f"{name}: expected a colour picture (RGB), found {_channels(picture.mode)}")
-    return np.ascontiguousarray(np.moveaxis(_pixels(picture, name), -1, 0))
-
-
-def _decode_mask(content: bytes, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Return a mask as (height, width)."""
-    picture = _open(content, name, "PNG")
-    if _PNG_END not in content[-32:]:
-        raise DataError(f"{name}: truncated, the PNG has no end marker after {len(content):,} bytes")
-    if picture.mode not in ("L", "1"):
-        raise DataError(f"{name}: expected one channel with 0 and 255, found {_channels(picture.mode)}")
-    if picture.size != shape[::-1]:
-        (width, height), (rows, columns) = picture.size, shape
-        raise DataError(
-            f"{name}: the mask has {width} x {height} pixels, its image {columns} x {rows}; "
-            f"they do not belong together, or one was resized"
-        )
-    values = _pixels(picture, name)
-    if values.dtype == bool:
-        return values
-    found = np.unique(values)
-    if not np.isin(found, (0, 255)).all():
-        hint = "; it was saved with losses or resized" if found.size > 2 else ""
-        few = ", ".join(map(str, found[:5])) + (", ..." if found.size > 5 else "")
-        raise DataError(f"{name}: expected the values 0 and 255, found {few}{hint}")
-    return values > 0
-
-
-def _open(content: bytes, name: str, expected: str) -> Image:
-    """Return a picture whose pixels are not decoded yet; its format is checked."""
-    import PIL.Image
-
+def _decoded(path: Path, decode: Callable[[bytes], _Decoded], limits: ReadingConfig) -> tuple[_Decoded, str]:
+    """Return what `decode` makes of a file, and the SHA-256 of its bytes; the file is named in errors."""
     try:
-        picture = PIL.Image.open(io.BytesIO(content))
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, PIL.Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: not a picture that can be read, expected a {expected}") from error
-    if picture.format != expected:
-        raise DataError(f"{name}: expected a {expected}, found a {picture.format}")
-    return picture
+        content = read_bytes(path, limits, _MAX_FILE_BYTES)
+        if not content:
+            raise DataError("the file is empty")
+        return decode(content), hashlib.sha256(content).hexdigest()
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}") from error
 
 
-def _pixels(picture: Image, name: str) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
-        raise DataError(f"{name}: broken {picture.format}: {error}") from error
-
-
-def _channels(mode: str) -> str:
-    words = {"L": "one grey channel", "1": "black and white", "P": "a palette", "RGBA": "RGB and transparency"}
-    return f"{words.get(mode, 'another kind of picture')} (mode {mode})"
+def _covers_border(mask: npt.NDArray[np.bool_]) -> bool:
+    """Return whether most of the outermost pixels are inside: rare for a lesion, usual for an inverted mask."""
+    border = (mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1])
+    return 2 * sum(map(np.count_nonzero, border)) > sum(map(len, border))

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ctan.config import ReadingConfig
 from ctan.errors import DataError
+from ctan.reading import plain_number, read_bytes
 
 TABLE_FILE = "HAM10000_metadata.csv"
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
@@ -21,6 +23,7 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 SOURCE = "Harvard Dataverse, doi:10.7910/DVN/DBW86T"
 OFFICIAL_NUMBERS = range(24306, 34321)  # of the images ISIC_0024306 to ISIC_0034320, without a gap
 _UNKNOWN = ("", "unknown")
+_MAX_FILE_BYTES = 2**26
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 # Words that copies in circulation have in place of the codes; the first that occurs decides.
@@ -82,6 +85,11 @@ class Table:
         rows = self.rows.get(image_id, ())
         return (rows[0].values["lesion_id"] if rows else "") or image_id
 
+    def diagnosis_of(self, image_id: str) -> str | None:
+        """Return the diagnosis of an image as it stands in the table; None when that is none, or has no row."""
+        rows = self.rows.get(image_id, ())
+        return rows[0].values["dx"] if rows and rows[0].values["dx"] in CLASSES else None
+
     def facts_of(self, image_id: str) -> Facts:
         """Return what the table says about an image.
 
@@ -126,8 +134,12 @@ class Table:
         )
 
 
-def read_table(root: Path) -> Table:
+def read_table(root: Path, limits: ReadingConfig | None = None) -> Table:
     """Read the metadata table of a folder; parsed once a process as long as the file does not change.
+
+    Args:
+        root: the folder.
+        limits: bounds that the settings give; None for the default ones.
 
     Raises:
         DataError: when it is missing, not comma-separated text, lacks a column, or was rewritten throughout.
@@ -135,20 +147,21 @@ def read_table(root: Path) -> Table:
     path = root / TABLE_FILE
     try:
         status = path.stat()
-    except OSError as error:
-        raise DataError(f"{TABLE_FILE}: cannot be read ({error.strerror}); it belongs beside the folders of images "
-                        f"and is part of {SOURCE}") from error  # fmt: skip
-    return _read(path, status.st_mtime_ns, status.st_size)
+    except OSError:  # said when it is opened
+        return _read(path, 0, 0, limits or ReadingConfig())
+    return _read(path, status.st_mtime_ns, status.st_size, limits or ReadingConfig())
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, mtime_ns: int, size: int) -> Table:  # noqa: ARG001
+def _read(path: Path, mtime_ns: int, size: int, limits: ReadingConfig) -> Table:  # noqa: ARG001
     """Parse a table; time and size of the file are there to notice another one under the same path."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, limits, _MAX_FILE_BYTES)
         text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{TABLE_FILE}: cannot be read ({error.strerror})") from error
+    except DataError as error:
+        raise DataError(
+            f"{TABLE_FILE}: {error}; it belongs beside the folders of images and is part of {SOURCE}"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{TABLE_FILE}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
     table = _parse(text, content.startswith(b"\xef\xbb\xbf"))
@@ -229,10 +242,7 @@ def _wrong_diagnosis(found: str) -> str:
 
 
 def _age(text: str, where: str) -> float:
-    try:
-        age = float(text)
-    except ValueError:
-        age = math.nan
+    age = plain_number(text)
     if not math.isfinite(age):
         raise DataError(f"{where}: age is {text!r}, expected a number of years, or nothing where it is not known")
     return age

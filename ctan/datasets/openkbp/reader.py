@@ -9,7 +9,6 @@ Source: Babier et al., "OpenKBP: The open-access knowledge-based planning grand 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,23 +18,26 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import CT, POSSIBLE_DOSE_MASK, Augmentation, Case, DataSpec, RawCase
-from ctan.config import ValidationConfig
+from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.openkbp.format import ORGANS, SHAPE, SPLIT_FOLDERS, TARGETS
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests
+from ctan.reading import is_plain_id, is_sane_spacing, plain_number, printable, read_bytes
 from ctan.tasks import DoseRegression, Segmentation
 
 _REQUIRED = ("ct", "dose", POSSIBLE_DOSE_MASK, "voxel_dimensions")
 _PAIRS = (("LeftParotid", "RightParotid"),)
 _MAX_CT = 4095
 _NUM_VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
+_MAX_FILE_BYTES = 64 * _NUM_VOXELS  # an index, a value with all its digits, line ends
 
 
 class OpenKBP(Dataset):
     """The reader and the tasks of OpenKBP; see `ctan.datasets.base.Dataset`."""
 
     name = "openkbp"
+    version = 1
     spec = DataSpec(
         dataset="openkbp",
         spatial_dims=3,
@@ -75,11 +77,10 @@ class OpenKBP(Dataset):
         Raises:
             DataError: when the folder is missing or holds no patient.
         """
-        root = raw_dir / "provided-data" if (raw_dir / "provided-data").is_dir() else raw_dir
         cases = []
         for folder, split in SPLIT_FOLDERS.items():
-            for path in (root / folder).glob("pt_*"):
-                if path.is_dir() and re.fullmatch(r"pt_\d+", path.name):
+            for path in (_root(raw_dir) / folder).glob("pt_*"):
+                if path.is_dir() and is_plain_id(path.name, "pt_"):
                     cases.append(RawCase(path.name, path.name, split, path))
         if not cases:
             expected = ", ".join(f"{folder}/pt_<n>/ct.csv" for folder in SPLIT_FOLDERS)
@@ -94,12 +95,12 @@ class OpenKBP(Dataset):
         Raises:
             CaseError: naming the file, what was expected and what was found.
         """
-        contents = _read_files(raw)
+        contents = _read_files(raw, self.config.reading)
         missing = [f"{name}.csv" for name in _REQUIRED if name not in contents]
         if missing:
             raise CaseError(raw.case_id, f"{', '.join(missing)} missing; every patient needs them")
         known = {*_REQUIRED, *self.spec.structures}
-        unknown = [f"{name}.csv" for name in contents if name not in known]
+        unknown = [f"{printable(name)}.csv" for name in contents if name not in known]
         if unknown:
             raise CaseError(
                 raw.case_id, f"{', '.join(unknown)}: unknown structure; known: {', '.join(self.spec.structures)}"
@@ -127,6 +128,13 @@ class OpenKBP(Dataset):
             sha256=sha256_of_digests(digests),
         )
 
+    def remarks(self, raw_dir: Path) -> list[str]:
+        """Name the folders that look like patients and have no number; every patient speaks for itself."""
+        paths = [path for folder in SPLIT_FOLDERS for path in _root(raw_dir).glob(f"{folder}/pt_*") if path.is_dir()]
+        odd = sorted(printable(path.name) for path in paths if not is_plain_id(path.name, "pt_"))
+        names = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
+        return [f"folders that are not called pt_<n> and are left out: {len(odd)} ({names})"] if odd else []
+
     def expectations(self, limits: ValidationConfig) -> list[Expectation]:
         """Return that PTV70 is contoured and that mean doses in targets are near their prescriptions."""
         main_target = max(TARGETS, key=lambda name: TARGETS[name])
@@ -153,12 +161,21 @@ class OpenKBP(Dataset):
         write_openkbp_phantoms(output_dir, num_train, num_validation, seed)
 
 
-def _read_files(raw: RawCase) -> dict[str, bytes]:
-    try:
-        return {path.stem: path.read_bytes() for path in sorted(raw.path.glob("*.csv"))}
-    except OSError as error:
-        name = Path(error.filename).name if error.filename else "a file"
-        raise CaseError(raw.case_id, f"{name}: cannot be read ({error.strerror})") from error
+def _root(raw_dir: Path) -> Path:
+    return raw_dir / "provided-data" if (raw_dir / "provided-data").is_dir() else raw_dir
+
+
+def _read_files(raw: RawCase, limits: ReadingConfig) -> dict[str, bytes]:
+    """Return the bytes of every CSV file by its name; a Mac leaves files such as `._ct.csv` beside the real ones."""
+    contents = {}
+    for path in sorted(raw.path.glob("*.csv")):
+        if path.name.startswith("."):
+            continue
+        try:
+            contents[path.stem] = read_bytes(path, limits, _MAX_FILE_BYTES)
+        except DataError as error:
+            raise CaseError(raw.case_id, f"{printable(path.name)}: {error}") from error
+    return contents
 
 
 def _parsed(case_id: str, name: str, read: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -171,10 +188,8 @@ def _parsed(case_id: str, name: str, read: Callable[[], npt.NDArray[Any]]) -> np
 
 def _read_spacing(case_id: str, content: bytes) -> tuple[float, float, float]:
     """Return the voxel edges in mm, in the order of the axes."""
-    try:
-        edges = [float(line) for line in content.decode("ascii").split()]
-    except ValueError as error:
-        raise CaseError(case_id, f"voxel_dimensions.csv: expected three numbers in mm ({error})") from error
-    if len(edges) != 3 or not all(0 < edge < float("inf") for edge in edges):
-        raise CaseError(case_id, f"voxel_dimensions.csv: expected three positive numbers in mm, found {edges}")
+    text = " ".join(content.decode("ascii", "backslashreplace").split())
+    edges = [plain_number(word) for word in text.split()]
+    if len(edges) != 3 or not is_sane_spacing(edges):
+        raise CaseError(case_id, f"voxel_dimensions.csv: expected three positive numbers in mm, found {text[:80]!r}")
     return edges[0], edges[1], edges[2]

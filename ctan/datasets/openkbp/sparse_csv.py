@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.errors import DataError
+from ctan.reading import plain_number
 
 _HEADER = b",data"
 
@@ -46,11 +47,15 @@ def read_values(
         DataError: as `read_mask`, and for a value that is missing, not a number or not finite.
     """
     values = np.zeros(num_voxels, dtype)
+    largest = float(np.finfo(dtype).max if values.dtype.kind == "f" else np.iinfo(dtype).max)
     start = _check_frame(content)
     if not _scatter_values(np.frombuffer(content, np.uint8), start, low, high, values):
         values[:] = 0
         for index, text, line in _rows(content, num_voxels):
-            values[index] = min(max(_number(text, line), low), high)
+            value = min(max(_number(text, line), low), high)
+            if value > largest:
+                raise DataError(f"line {line}: {text[:40]!r} is larger than {np.dtype(dtype)} can hold")
+            values[index] = value
     return values
 
 
@@ -70,12 +75,12 @@ def _check_frame(content: bytes) -> int:
 def _rows(content: bytes, num_voxels: int) -> list[tuple[int, str, int]]:
     """Return (index, text of the value, line number) of every row, strictly."""
     try:
-        lines = content.decode("ascii").splitlines()
+        lines = content.decode("ascii").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"not a text file (byte {error.start} is not ASCII)") from error
     seen: set[int] = set()
     rows = []
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate((line.removesuffix("\r") for line in lines[1:]), start=2):
         text, comma, value = line.partition(",")
         if not comma or not text.removeprefix("-").isdigit():
             raise DataError(f"line {number}: expected 'index,value', found {line[:40]!r}")
@@ -90,10 +95,7 @@ def _rows(content: bytes, num_voxels: int) -> list[tuple[int, str, int]]:
 
 
 def _number(text: str, line: int) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = plain_number(text)
     if not math.isfinite(value):
         raise DataError(f"line {line}: expected a finite number, found {text[:40]!r}")
     return value

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ctan import versions
 from ctan.cases import CT, Augmentation, Case, DataSpec, RawCase
 from ctan.config import DicomConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
@@ -38,7 +39,10 @@ class Prostate(Dataset):
     """The reader and the tasks of planning data in DICOM-RT; see `ctan.datasets.base.Dataset`."""
 
     name = "prostate"
+    version = 1
     Options = DicomConfig
+    uses: ClassVar[Mapping[str, int]] = {"dicom": versions.DICOM}
+    not_decisive = frozenset({"key_file"})  # other keys give other ids, which tell
     options: DicomConfig
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {

@@ -20,14 +20,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.errors import DataError
+from ctan.reading import check_voxels, is_sane_spacing, open_file, plain_number
 
 if TYPE_CHECKING:
     import SimpleITK
+
+    from ctan.config import ReadingConfig
 
 _TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
     "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_BYTE_ORDERS = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+# Fields that move or change the voxels, unless they have this value.
+_WITHOUT_EFFECT = {"HeaderSize": 0.0, "ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
 _MAX_HEADER_LINES, _MAX_LINE = 1000, 10_000
 _BLOCK = 1 << 20  # bytes read at once
 _MAX_RATIO = 1040  # zlib cannot make anything smaller than by 1032
@@ -70,7 +77,12 @@ class Volume:
     sha256: str
 
 
-def read_mha(path: Path, convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], dtype: npt.DTypeLike) -> Volume:
+def read_mha(
+    path: Path,
+    convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    dtype: npt.DTypeLike,
+    limits: ReadingConfig,
+) -> Volume:
     """Read a 3D volume of one channel.
 
     Args:
@@ -78,16 +90,16 @@ def read_mha(path: Path, convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
         convert: makes what is kept of a slice (y, x), so that the volume never lies in memory in a wider type; raises
             `DataError` for values that make no sense.
         dtype: of what `convert` returns.
+        limits: bounds that the settings give.
 
     Raises:
         DataError: what was expected and what was found, without the file's name.
-        OSError: when the file cannot be read.
+        OSError: when the file cannot be read to its end.
     """
-    with path.open("rb") as stream:
+    with open_file(path, limits) as (stream, size):
         source = _Source(stream)
         header = _header(_fields(source))
-        num_bytes = path.stat().st_size - source.position
-        _check_size(header, num_bytes)
+        _check_size(header, size - source.position, limits)
         voxels = np.empty(header.shape, dtype)
         planes = _inflated(source, header) if header.compressed else _raw(source, header)
         for number, content in enumerate(planes):
@@ -129,15 +141,20 @@ class _Source:
 
 
 def _fields(source: _Source) -> dict[str, str]:
-    """Return the header's fields; voxels follow the line `ElementDataFile`."""
+    """Return the header's fields; voxels follow the line `ElementDataFile`. ITK itself writes blank lines."""
     fields: dict[str, str] = {}
+    lines: dict[str, int] = {}
     for number in range(1, _MAX_HEADER_LINES + 1):
         line = source.line()
+        if line.isspace() and line.endswith(b"\n"):
+            continue
         name, equals, value = (part.strip() for part in line.decode("latin-1").partition("="))
         if not equals or not line.endswith(b"\n"):
             found = repr(line[:40].decode("latin-1")) if line else "the end of the file"
             raise DataError(f"header: expected 'name = value' in line {number}, found {found}")
-        fields[name] = value
+        if name in lines:
+            raise DataError(f"header: {name} stands in line {lines[name]} and in line {number}, expected it once")
+        fields[name], lines[name] = value, number
         if name == "ElementDataFile":
             return fields
     raise DataError(f"header: no ElementDataFile in the first {_MAX_HEADER_LINES} lines")
@@ -153,18 +170,24 @@ def _header(fields: Mapping[str, str]) -> Header:
     if not all(size >= 2 and size.is_integer() for size in (x, y, z)):
         raise DataError(f"header: expected DimSize of at least 2 voxels along every axis, found {fields['DimSize']!r}")
     spacing = _numbers(fields, "ElementSpacing", 3)
-    if not all(edge > 0 for edge in spacing):
+    if not is_sane_spacing(spacing):
         raise DataError(f"header: expected three positive ElementSpacing in mm, found {fields['ElementSpacing']!r}")
     kind = fields.get("ElementType", "")
     if kind not in _TYPES:
         raise DataError(f"header: expected ElementType to be one of {', '.join(_TYPES)}, found {kind or 'none'}")
-    big_endian = _is_true(fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")))
+    for name, plain in _WITHOUT_EFFECT.items():
+        if name in fields and plain_number(fields[name]) != plain:
+            raise DataError(f"header: expected {name} to be {plain:g} or absent, found {fields[name]!r}")
+    orders = {_is_true(fields, name) for name in _BYTE_ORDERS if name in fields}
+    if len(orders) > 1:
+        raise DataError(f"header: {' and '.join(_BYTE_ORDERS)} contradict each other")
+    big_endian = orders == {True}
     return Header(
         shape=(int(z), int(y), int(x)),
         spacing_mm=(spacing[0], spacing[1], spacing[2]),
         direction=_direction(fields),
         dtype=np.dtype(_TYPES[kind]).newbyteorder(">" if big_endian else "<"),
-        compressed=_is_true(fields.get("CompressedData", "False")),
+        compressed=_is_true(fields, "CompressedData"),
         fields=fields,
     )
 
@@ -174,15 +197,16 @@ def _expect(fields: Mapping[str, str], name: str, value: str) -> None:
         raise DataError(f"header: expected {name} = {value}, found {fields.get(name) or 'none'}")
 
 
-def _is_true(text: str) -> bool:
-    return text.lower() in ("true", "1")
+def _is_true(fields: Mapping[str, str], name: str) -> bool:
+    """Return a field that is True or False; False when it is absent."""
+    text = fields.get(name, "False")
+    if text.lower() not in _BOOLEANS:
+        raise DataError(f"header: expected {name} to be True or False, found {text!r}")
+    return _BOOLEANS[text.lower()]
 
 
 def _numbers(fields: Mapping[str, str], name: str, count: int) -> list[float]:
-    try:
-        numbers = [float(text) for text in fields.get(name, "").split()]
-    except ValueError:
-        numbers = []
+    numbers = [plain_number(text) for text in fields.get(name, "").split()]
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise DataError(f"header: expected {count} numbers for {name}, found {fields.get(name) or 'none'}")
     return numbers
@@ -196,9 +220,10 @@ def _direction(fields: Mapping[str, str]) -> tuple[float, ...]:
     return tuple(float(value) for value in matrix.T.ravel())
 
 
-def _check_size(header: Header, num_bytes: int) -> None:
-    """Compare the header with the bytes that follow it, before memory is taken for the voxels."""
+def _check_size(header: Header, num_bytes: int, limits: ReadingConfig) -> None:
+    """Compare the header with the bytes that follow it and with the bounds, before memory is taken for the voxels."""
     needed = math.prod(header.shape) * header.dtype.itemsize
+    check_voxels(header.shape[::-1], needed, limits)
     voxels = " x ".join(str(size) for size in reversed(header.shape))
     if not header.compressed:
         if needed != num_bytes:

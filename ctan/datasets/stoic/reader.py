@@ -12,22 +12,24 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
 from ctan.cases.volumes import is_axis_aligned, stored_ct, to_case_axes
-from ctan.config import ValidationConfig
+from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.stoic.format import COLUMNS, IMAGES, REFERENCE
 from ctan.datasets.stoic.metaimage import Volume, read_mha
 from ctan.errors import CaseError, DataError
 from ctan.files import sha256_of_digests
+from ctan.reading import is_plain_id, printable, read_bytes
 from ctan.tasks import Classification
 
 COVID, SEVERITY = ("negative", "positive"), ("mild", "severe")
@@ -44,13 +46,23 @@ _YEARS_PER = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # DICOM'
 _SEXES = {"M": "male", "F": "female", "O": "other"}
 _ZERO_OR_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas rewrites 1 as 1.0 beside a missing value
 
-_Row = tuple[int, dict[str, str]]  # line of the table, column -> text
+_MAX_TABLE_BYTES = 2**26
+_LONGEST_ID = 18  # digits that are sorted as a number
+
+
+class _Row(NamedTuple):
+    """A line of the table; `fault` says why it cannot be used."""
+
+    line: int
+    values: Mapping[str, str]
+    fault: str
 
 
 class STOIC(Dataset):
     """The reader and the tasks of STOIC; see `ctan.datasets.base.Dataset`."""
 
     name = "stoic"
+    version = 1
     spec = DataSpec(
         dataset="stoic",
         spatial_dims=3,
@@ -86,21 +98,32 @@ class STOIC(Dataset):
             found = "the folder is empty" if raw_dir.is_dir() and not any(raw_dir.iterdir()) else "found none"
             raise DataError(f"{raw_dir}: no STOIC scans, expected {IMAGES}/<PatientID>.mha; {found}")
         try:
-            _read_reference(raw_dir / REFERENCE)
+            table = _read_reference(raw_dir, self.config.reading)
         except DataError as error:
             raise DataError(f"{raw_dir}: {error}") from error
-        return [RawCase(path.stem, path.stem, "", path) for path in paths]
+        patients = [printable(path.stem) for path in paths]
+        return [
+            RawCase(patient, patient, "", path, strata=_strata(patient, table))
+            for patient, path in zip(patients, paths, strict=True)
+        ]
 
     def remarks(self, raw_dir: Path) -> list[str]:
-        """Say how many patients of the table have no scan here, as in a part of the data set."""
-        there = {path.stem for path in _scans(raw_dir)}
-        missing = [patient for patient in _read_reference(raw_dir / REFERENCE) if patient not in there]
+        """Say which rows name no patient, and how many patients of the table have no scan here."""
+        there, table = {path.stem for path in _scans(raw_dir)}, _read_reference(raw_dir, self.config.reading)
+        found = []
+        if nameless := [str(row.line) for row in table.get("", ())]:
+            lines = ", ".join(nameless[:5]) + (", ..." if len(nameless) > 5 else "")
+            found.append(f"rows of reference.csv without a PatientID: {len(nameless):,} (line {lines})")
+        missing = [patient for patient in table if patient and patient not in there]
         if not missing:
-            return []
+            return found
         patients, have, are = ("patient", "has", "is") if len(missing) == 1 else ("patients", "have", "are")
         first = ", ".join(sorted(missing, key=_by_number)[:5])
         first += f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        return [f"{len(missing)} {patients} of reference.csv {have} no scan in {IMAGES} and {are} left out: {first}."]
+        return [
+            *found,
+            f"{len(missing)} {patients} of reference.csv {have} no scan in {IMAGES} and {are} left out: {first}.",
+        ]
 
     def read(self, raw: RawCase) -> Case:
         """Read one scan: CT (clipped to 0..4095), labels, age and sex.
@@ -108,13 +131,15 @@ class STOIC(Dataset):
         Raises:
             CaseError: naming the file, what was expected and what was found.
         """
+        if not is_plain_id(raw.case_id):
+            raise CaseError(raw.case_id, f"{printable(raw.path.name)}: expected the name <PatientID>.mha, in digits")
         try:
-            rows = _read_reference(raw.path.parents[2] / REFERENCE).get(raw.case_id, [])
+            rows = _read_reference(raw.path.parents[2], self.config.reading).get(raw.case_id, [])
             labels, row = _labels(raw.case_id, rows)
         except DataError as error:
             raise CaseError(raw.case_id, f"reference.csv: {str(error).removeprefix(f'{REFERENCE}: ')}") from error
         try:
-            volume = read_mha(raw.path, _stored_slice, np.uint16)
+            volume = read_mha(raw.path, _stored_slice, np.uint16, self.config.reading)
             facts = _facts(volume.header.fields)
             ct, spacing_mm = _oriented(volume)
         except DataError as error:
@@ -165,37 +190,56 @@ class STOIC(Dataset):
 
 def _scans(raw_dir: Path) -> list[Path]:
     """Return the scans by number; files whose name starts with a dot are unfinished downloads or the like."""
-    paths = (path for path in (raw_dir / IMAGES).glob("*.mha") if not path.name.startswith("."))
-    return sorted(paths, key=lambda path: _by_number(path.stem))
+    paths = (path for path in (raw_dir / IMAGES).glob("*") if path.suffix.lower() == ".mha")
+    return sorted((path for path in paths if not path.name.startswith(".")), key=lambda path: _by_number(path.stem))
 
 
 def _by_number(patient: str) -> tuple[int, str]:
-    return (int(patient) if patient.isdecimal() else -1, patient)
+    return (int(patient) if is_plain_id(patient) and len(patient) <= _LONGEST_ID else -1, patient)
 
 
-def _read_reference(path: Path) -> dict[str, list[_Row]]:
-    """Return the table's rows by patient.
+def _read_reference(root: Path, limits: ReadingConfig) -> dict[str, list[_Row]]:
+    """Return the table's rows by patient; those that name none are under the empty text.
 
     Raises:
-        DataError: when it cannot be read or lacks a column.
+        DataError: when it cannot be read, or lacks a column or has it twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{REFERENCE}: cannot be read ({error.strerror})") from error
+        text = read_bytes(root / REFERENCE, limits, _MAX_TABLE_BYTES).decode("utf-8-sig")
+    except DataError as error:
+        raise DataError(f"{REFERENCE}: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{REFERENCE}: not a text file (byte {error.start} is not UTF-8)") from error
-    reader = csv.DictReader(text.splitlines())
-    names = [name.strip() for name in reader.fieldnames or ()]
-    if lacking := [name for name in COLUMNS if name not in names]:
-        found = ",".join(names) or "none"
-        raise DataError(f"{REFERENCE}: no column {', '.join(lacking)}; expected {','.join(COLUMNS)}, found {found}")
-    reader.fieldnames = names
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: dict[str, list[_Row]] = {}
-    for row in reader:
-        texts = {name: (row[name] or "").strip() for name in COLUMNS}
-        rows.setdefault(texts["PatientID"], []).append((reader.line_num, texts))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(header)
+        for cells in filter(None, reader):
+            texts = dict.fromkeys(COLUMNS, "") | dict(zip(header, map(str.strip, cells), strict=False))
+            fault = "" if len(cells) == len(header) else f"expected {len(header)} columns, found {len(cells)}"
+            rows.setdefault(texts["PatientID"], []).append(_Row(reader.line_num, texts, fault))
+    except csv.Error as error:
+        raise DataError(f"{REFERENCE}: line {reader.line_num}: not comma-separated text ({error})") from error
     return rows
+
+
+def _check_header(header: Sequence[str]) -> None:
+    """Refuse a header without one of the columns, or with one twice: then it is not known which one counts."""
+    if lacking := [name for name in COLUMNS if name not in header]:
+        found = ",".join(header)[:120] or "none"
+        raise DataError(f"{REFERENCE}: no column {', '.join(lacking)}; expected {','.join(COLUMNS)}, found {found}")
+    if twice := [name for name in COLUMNS if header.count(name) > 1]:
+        raise DataError(f"{REFERENCE}: column {', '.join(twice)} is there twice; expected {','.join(COLUMNS)}")
+
+
+def _strata(patient: str, table: Mapping[str, Sequence[_Row]]) -> tuple[str | None, ...]:
+    """Return the labels of a patient as far as the table has them."""
+    try:
+        labels, _ = _labels(patient, table.get(patient, ()))
+    except DataError:
+        labels = {}
+    return labels.get("covid"), labels.get("severity")
 
 
 def _labels(patient: str, rows: Sequence[_Row]) -> tuple[dict[str, str], str]:
@@ -203,19 +247,21 @@ def _labels(patient: str, rows: Sequence[_Row]) -> tuple[dict[str, str], str]:
     if not rows:
         raise DataError(f"no row for PatientID {patient}")
     if len(rows) > 1:
-        lines = ", ".join(str(line) for line, _ in rows)
+        lines = ", ".join(str(row.line) for row in rows)
         raise DataError(f"{len(rows)} rows for PatientID {patient} (lines {lines}), expected one")
-    line, row = rows[0]
+    row = rows[0]
+    if row.fault:
+        raise DataError(f"line {row.line}: {row.fault}")
     for name in COLUMNS[1:]:
-        if row[name] not in _ZERO_OR_ONE:
-            raise DataError(f"line {line}: expected {name} to be 0 or 1, found {row[name]!r}")
-    covid, severe = (_ZERO_OR_ONE[row[name]] for name in COLUMNS[1:])
+        if row.values[name] not in _ZERO_OR_ONE:
+            raise DataError(f"line {row.line}: expected {name} to be 0 or 1, found {row.values[name]!r}")
+    covid, severe = (_ZERO_OR_ONE[row.values[name]] for name in COLUMNS[1:])
     if severe and not covid:
-        raise DataError(f"line {line}: probSevere is 1 but probCOVID is 0; severe cases have COVID-19")
+        raise DataError(f"line {row.line}: probSevere is 1 but probCOVID is 0; severe cases have COVID-19")
     labels = {"covid": COVID[covid]}
     if covid:
         labels["severity"] = SEVERITY[severe]
-    return labels, ",".join(row[name] for name in COLUMNS)
+    return labels, ",".join(row.values[name] for name in COLUMNS)
 
 
 def _stored_slice(values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
@@ -243,7 +289,7 @@ def _facts(fields: Mapping[str, str]) -> dict[str, str | float]:
     """Return age in years and sex, as far as the header has them."""
     facts: dict[str, str | float] = {}
     if age := fields.get("PatientAge", ""):
-        found = re.fullmatch(r"(\d{1,3})([YMWD]?)", age)
+        found = re.fullmatch(r"([0-9]{1,3})([YMWD]?)", age)
         if not found:
             raise DataError(f"header: expected PatientAge such as 045Y, found {age!r}")
         facts["age"] = int(found[1]) * _YEARS_PER[found[2] or "Y"]
