@@ -287,6 +287,21 @@ def test_labels_and_numbers_come_from_the_table_and_what_is_empty_is_unknown(tmp
     assert read(folder).sha256 != before
 
 
+def test_sides_are_balanced_by_what_the_table_says_before_a_case_is_read(tmp_path) -> None:
+    folder = with_table(tmp_path, "a;p1;yes;2.5;", "b;p1;;;", "c;p2;no;1e3;")
+    assert [case.strata for case in dataset(folder).find(folder)] == [("yes",), ("",), ("no",)]
+    assert len(dataset(folder).spec.strata) == 1
+
+
+def test_files_that_are_larger_than_the_settings_allow_are_not_unpacked(tmp_path) -> None:
+    folder = nnunet(tmp_path)
+    options = Folder.options_from(folder, {})
+    for limits, said in (({"max_inflated_bytes": 400}, "max_inflated_bytes"), ({"max_voxels": 100}, "max_voxels")):
+        data = Folder(DataConfig(dataset="folder", options=options, reading=limits))
+        with pytest.raises(CaseError, match=f"data.reading.{said} allows"):
+            data.read(data.find(folder)[0])
+
+
 def test_faults_of_a_row_are_told_of_its_case(tmp_path) -> None:
     folder = with_table(tmp_path, "a;p1;maybe;2;", "b;p2;no;many;", "c;p3;no;1;", "c;p3;no;1;")
     assert reason(folder, "a") == "t.csv: dx is 'maybe', expected one of no, yes"

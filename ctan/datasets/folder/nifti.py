@@ -107,7 +107,7 @@ def _unzipped(content: bytes, most_bytes: int) -> bytes:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"truncated or damaged ({error})") from error
     if len(unpacked) > most_bytes:
-        raise DataError(f"unpacks to more than the {most_bytes:,} bytes that data.reading.max_inflated_bytes allows")
+        raise DataError(f"more than {most_bytes:,} bytes unpacked, data.reading.max_inflated_bytes allows no more")
     return unpacked
 
 
