@@ -107,6 +107,7 @@ bench: $(READY)  ## Measure ingestion, store and metrics against plain code (RAW
 	@$(BIN)/python benchmarks/ingestion.py $(RAW)
 	@$(BIN)/python benchmarks/store.py $(RAW)
 	@$(BIN)/python benchmarks/metrics.py --raw $(RAW)
+	@$(BIN)/python benchmarks/versions.py
 	@$(BIN)/python benchmarks/memory.py $(RAW)
 
 ui: $(READY)  ## Show training runs, models and the registry in a browser

@@ -63,6 +63,10 @@ def _common(
         ),
     ] = None,
     debug: Annotated[bool, typer.Option(envvar="CTAN_DEBUG", help="Show the traceback of an error.")] = False,
+    insecure: Annotated[
+        bool,
+        typer.Option(envvar="CTAN_INSECURE", help="Fetch data over http:// too, which others can read and change."),
+    ] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -76,6 +80,9 @@ def _common(
         os.environ["CTAN_WORKSPACE"] = str(workspace.expanduser().absolute())
     if debug:
         os.environ["CTAN_DEBUG"] = "1"
+    if insecure:
+        os.environ["CTAN_INSECURE"] = "1"
+    os.environ["PYTHONSAFEPATH"] = "1"  # `python -m` takes no module from the current directory
 
 
 def main() -> None:

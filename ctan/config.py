@@ -6,7 +6,6 @@ Knows nothing of how anything is computed. Units are in the field names or descr
 from __future__ import annotations
 
 import difflib
-import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -39,70 +38,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class NoOptions(Settings):
+    """Settings of a plug that has none of its own."""
+
+
 def _known(group: str, name: str) -> str:
     """Return the name of a plug that is installed."""
     try:
         return plugins.check(group, name, "")
     except ConfigError as error:
         raise ValueError(str(error).removeprefix(": ")) from error
-
-
-class DicomConfig(Settings):
-    """How planning data in DICOM-RT is read: CT series, RTSTRUCT, RTDOSE, RTPLAN."""
-
-    structures: dict[str, tuple[str, ...]] = Field(
-        {
-            "Prostate": (r"prostate", r"prostata", r"ctv[ _-]*prostate"),
-            "Bladder": (r"bladder", r"blase", r"vessie"),
-            "Rectum": (r"rectum", r"rektum"),
-            "FemoralHeadRight": (
-                r"fem(oral|ur)?[ _-]*head[ _-]*(r|rt|right)",
-                r"(right|rt|r)[ _-]*fem(oral|ur)?[ _-]*head",
-            ),
-            "FemoralHeadLeft": (
-                r"fem(oral|ur)?[ _-]*head[ _-]*(l|lt|left)",
-                r"(left|lt|l)[ _-]*fem(oral|ur)?[ _-]*head",
-            ),
-            "PenileBulb": (r"penile[ _-]*bulb", r"bulbus.*penis"),
-            "SeminalVesicles": (r"seminal[ _-]*ves(icles?)?", r"sv"),
-            "PTV": (r"ptv([ _-]*(high|1|\d{2}(\.\d)?))?",),
-        },
-        description="structure -> regular expressions that its ROI name must match whole, upper or lower case",
-    )
-    mirrored_pairs: tuple[tuple[str, str], ...] = Field(
-        (("FemoralHeadLeft", "FemoralHeadRight"),), description="(left, right) structures that a flip swaps"
-    )
-    targets: tuple[str, ...] = Field(("PTV",), description="structures that are prescribed the dose, not organs")
-    body: tuple[str, ...] = Field(
-        (r"body", r"external", r"skin", r"outer[ _-]*contour"),
-        description="regular expressions of the body contour; made from the CT where there is none",
-    )
-    prescription_gy: float | None = Field(None, gt=0, description="prescribed dose; null: from each RTPLAN")
-    sum_beams: bool = Field(False, description="add up a complete set of BEAM doses where there is no PLAN dose")
-    key_file: str = Field("", description="file with the key of the de-identification; empty: CTAN_DEID_KEY")
-    dates: Literal["drop", "shift"] = Field("drop", description="drop dates, or shift all of a patient by one offset")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DicomConfig:
-        for name in self.structures:
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name) or name == "possible_dose_mask":
-                raise ValueError(f"structures: {name!r} cannot be a name; allowed: letters, digits, _ . + -")
-        for name, patterns in {**self.structures, "body": self.body}.items():
-            for pattern in patterns:
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from error
-        if unknown := [name for name in self.targets if name not in self.structures]:
-            raise ValueError(f"targets: {', '.join(unknown)} not in structures ({', '.join(self.structures)})")
-        if not self.targets:
-            raise ValueError("targets: expected at least one structure, whose prescription scales the dose")
-        organs = [name for name in self.structures if name not in self.targets]
-        if not organs:
-            raise ValueError("structures: expected an organ besides the targets")
-        if unknown := [name for pair in self.mirrored_pairs for name in pair if name not in organs]:
-            raise ValueError(f"mirrored_pairs: {', '.join(unknown)} not among the organs ({', '.join(organs)})")
-        return self
 
 
 class ReadingConfig(Settings):
@@ -195,7 +140,7 @@ class PlanningConfig(Settings):
 
 
 class NetworkConfig(Settings):
-    """The parts all architectures share, and the options of MTAN and CTAN."""
+    """The parts all architectures share, and options of single ones, which these describe themselves."""
 
     spatial_dims: Literal[2, 3] = 3
     num_stages: int = Field(5, ge=1, le=7, description="encoder stages; every stage but the first halves the grid")
@@ -212,25 +157,9 @@ class NetworkConfig(Settings):
         0.5, gt=0, lt=1, description="probability that contouring heads start from; small for small structures"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before image-level heads")
-    mask_reduction: int = Field(
-        4, ge=1, description="MTAN and CTAN: middle channels of the masks are C divided by this"
+    options: dict[str, dict[str, Any]] = Field(
+        {}, description="architecture -> settings of its own, such as {ctan: {ctae: false}}"
     )
-    mask_down: Literal["stride", "pool"] = Field(
-        "stride", description="MTAN and CTAN: how f_i halves the grid; pool after the convolution is as published"
-    )
-    decoder_attention: bool = Field(
-        False, description="MTAN: attention in the decoder too (the authors' SegNet layout)"
-    )
-    ctae: bool = Field(True, description="CTAN: cross-task attention encoder")
-    ctae_exchange: Literal["add", "gate", "mask_from_other", "none"] = Field(
-        "add", description="CTAN: how tasks exchange their views in the encoder"
-    )
-    ctae_residual: bool = Field(True, description="CTAN: keep the shared features p_i in each task's view")
-    ctab: bool = Field(True, description="CTAN: cross-task attention bottleneck")
-    ctab_heads: int = Field(4, ge=1, description="CTAN: attention heads of the bottleneck")
-    ctab_pos: Literal["none", "sincos"] = Field("none", description="CTAN: position code of the bottleneck's tokens")
-    ctab_self: bool = Field(False, description="CTAN: each task also attends to itself")
-    ctab_ffn: bool = Field(False, description="CTAN: feed-forward block after the bottleneck's attention")
 
 
 class TrainingConfig(Settings):

@@ -75,11 +75,27 @@ def read_json(path: Path, advice: str) -> Any:
         DataError: when the file is missing, cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
+    return parse_json(content, str(path), advice)
+
+
+def parse_json(content: bytes | str, where: str, advice: str) -> Any:
+    """Return what JSON that was read already holds.
+
+    Args:
+        content: the text.
+        where: it comes from, for errors.
+        advice: what to do when it is damaged, the end of the message.
+
+    Raises:
+        DataError: when it is not JSON.
+    """
+    try:
+        return json.loads(content)
     except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); {advice}") from error
+        raise DataError(f"{where}: not valid JSON ({error}); {advice}") from error
 
 
 def sha256_of_file(path: Path) -> str:

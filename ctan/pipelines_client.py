@@ -6,7 +6,6 @@ This module reads the child's output line by line, shows what the steps say and 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -25,12 +24,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ctan.errors import CtanError
-from ctan.files import write_json
+from ctan.files import read_json, write_json
+from ctan.records import COMPARISON_FILE
 from ctan.run_log import LogReader, Show, StepTime
 from ctan.tracking.lineage import LOCAL_RUN_VARIABLE
 from ctan.tracking.server import prepare
 from ctan.workspace import workspace
 
+PIPELINES = ("ctan", "retrain")  # compiled and installed with ctan
 LOG_FILE, REQUEST_FILE = "run.log", "request.json"
 _GRACE_SECONDS = 20.0  # between asking steps to stop and killing them
 _COLOUR = re.compile(r"\x1b\[\d*m")
@@ -46,7 +47,7 @@ class RunResult:
         seconds: of the whole run.
         report: comparison report, HTML.
         validation_report: HTML.
-        comparison: content of `comparison.json`.
+        comparison: `comparison.json`, see `ctan.records.ComparisonRecord`.
         decision: what was decided about promotion.
         finding: of the check whether to train again, `{"needed": ..., "reason": ...}`.
     """
@@ -56,7 +57,7 @@ class RunResult:
     seconds: float
     report: Path | None
     validation_report: Path | None
-    comparison: dict[str, Any] | None
+    comparison: Path | None
     decision: dict[str, Any] | None
     finding: dict[str, Any] | None
 
@@ -227,13 +228,13 @@ def _collect(run_dir: Path) -> dict[str, Any]:
     validation_report = _copy(_newest(run_dir, "validate/report"), run_dir / "validation.html")
     _copy(_newest(run_dir, "ingest/contact_sheet"), run_dir / "contact-sheet.html")
     _copy(_newest(run_dir, "ingest/manifest/plan.yaml"), run_dir / "plan.yaml")
-    comparison = _copy(_newest(run_dir, "compare/comparison/comparison.json"), run_dir / "comparison.json")
+    comparison = _copy(_newest(run_dir, f"compare/comparison/{COMPARISON_FILE}"), run_dir / COMPARISON_FILE)
     decision = _copy(_newest(run_dir, "promote/decision"), run_dir / "decision.json")
     finding = _copy(_newest(run_dir, "check/finding"), run_dir / "finding.json")
     return {
         "report": report,
         "validation_report": validation_report,
-        "comparison": _read_json(comparison),
+        "comparison": comparison,
         "decision": _read_json(decision),
         "finding": _read_json(finding),
     }
@@ -254,7 +255,7 @@ def _copy(source: Path | None, target: Path) -> Path | None:
 
 
 def _read_json(path: Path | None) -> dict[str, Any] | None:
-    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+    return None if path is None else read_json(path, "look into run.log beside it")
 
 
 def _end_with_parent() -> None:
@@ -274,7 +275,7 @@ def _main(request_file: str) -> None:
     warnings.filterwarnings("ignore", module=r"kfp\.")
     from kfp import components, local
 
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+    request = read_json(Path(request_file), "run `ctan run` again")
     sys.executable = shlex.quote(sys.executable)  # kfp pastes it into a shell command
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=request["root"], raise_on_error=True)
     pipeline = components.load_component_from_file(request["pipeline"])

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctan import steps
-from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import sha256_of_file
 from ctan.provenance import git_commit
+from ctan.records import MODEL_FILE, WEIGHTS_FILE, ModelRecord
+from ctan.settings import config_from_values
 from ctan.workspace import workspace
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
         TrackingError: when there is no such version.
     """
     version, model_dir, folder = _fetch(reference)
-    described = _described(model_dir)
-    config = RunConfig.model_validate(described["config"])
+    record = ModelRecord.load(model_dir)
+    config = config_from_values(record.config, str(model_dir / MODEL_FILE))
     source = source or _source_of(version.tags)
     if not source:
         raise DataError(f"{reference}: its tags do not say what it was trained on; give --source")
@@ -80,18 +81,18 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
     steps.ingest(settings, origin, str(folder / "manifest"))
     steps.validate(str(folder / "manifest"), str(folder / "validated"), str(folder / "validation.html"))
     steps.preprocess(source, str(folder / "validated"), str(folder / "store.json"), store_root)
-    _check_data(folder / "store.json", described, reference, source)
+    _check_data(folder / "store.json", record, reference, source)
     training = (str(folder / "store.json"), str(folder / "validated"))
     with _experiment(EXPERIMENT):
         steps.train(
             *training,
-            described["arch"],
-            described["fold"],
-            described["seed"],
+            record.arch,
+            record.fold,
+            record.seed,
             str(folder / "model"),
             str(folder / "checkpoints"),
         )
-    result = _compare(f"models:/{version.name}/{version.version}", described, model_dir, folder / "model", version.tags)
+    result = _compare(f"models:/{version.name}/{version.version}", record, model_dir, folder / "model", version.tags)
     _record(result)
     return result
 
@@ -122,54 +123,45 @@ def _source_of(tags: Mapping[str, str]) -> str:
     return tags.get("data_source", "")
 
 
-def _described(model_dir: Path) -> dict[str, Any]:
-    from ctan.inference.load import read_model_json
-
-    return read_model_json(model_dir)
-
-
-def _check_data(pointer_file: Path, described: Mapping[str, Any], reference: str, source: str) -> None:
+def _check_data(pointer_file: Path, record: ModelRecord, reference: str, source: str) -> None:
     from ctan.store import StorePointer
 
     pointer = StorePointer.load(pointer_file)
-    if pointer.data_hash != described["data_hash"]:
+    if pointer.data_hash != record.data_hash:
         raise DataError(
             f"{reference}: the {pointer.num_cases} cases of {source} are not those it was trained on "
-            f"(their hash is {pointer.data_hash[:12]}, not {described['data_hash'][:12]}); "
+            f"(their hash is {pointer.data_hash[:12]}, not {record.data_hash[:12]}); "
             f"give the raw files of that version with --source"
         )
 
 
-def _compare(
-    version: str, described: Mapping[str, Any], original: Path, again: Path, tags: Mapping[str, str]
-) -> Reproduction:
+def _compare(version: str, record: ModelRecord, original: Path, again: Path, tags: Mapping[str, str]) -> Reproduction:
     from safetensors.numpy import load_file
-
-    from ctan.inference.load import WEIGHTS_FILE
 
     before, after = (load_file(folder / WEIGHTS_FILE) for folder in (original, again))
     differences = {name: float(abs(before[name] - after[name]).max()) for name in before}
-    new = _described(again)
+    new = ModelRecord.load(again)
     return Reproduction(
         version,
-        new["run_id"],
+        new.run_id,
         sha256_of_file(original / WEIGHTS_FILE) == sha256_of_file(again / WEIGHTS_FILE),
         max(differences.values()),
         sum(value > 0 for value in differences.values()),
-        tuple(_remarks(described, new, tags)),
+        tuple(_remarks(record, new, tags)),
         again,
     )
 
 
-def _remarks(before: Mapping[str, Any], after: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[str]:
+def _remarks(before: ModelRecord, after: ModelRecord, tags: Mapping[str, str]) -> Iterator[str]:
     """Yield what is not as it was."""
-    if before["code_hash"] != after["code_hash"] or before["store_key"] != after["store_key"]:
+    if before.code_hash != after.code_hash or before.store_key != after.store_key:
         commit = tags.get("git_commit", "unknown")
         yield f"the code is another one: it was trained at commit {commit}, this is {git_commit() or 'unknown'}"
     for name in ("device", "precision"):
-        if before[name] != after[name]:
-            yield f"{name} was {before[name]}, is now {after[name]}"
-    if after["device"] != "cpu":
+        was, now = getattr(before, name), getattr(after, name)
+        if was != now:
+            yield f"{name} was {was}, is now {now}"
+    if after.device != "cpu":
         yield "on a GPU equal weights are not promised: some of its sums depend on the order of threads"
 
 

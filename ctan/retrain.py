@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ctan.config import RunConfig
+from ctan.errors import ConfigError
 from ctan.pipelines_client import RunResult, compiled_pipeline, run_local
 from ctan.run_log import Show
 from ctan.workspace import workspace
+
+
+def check_decides(config: RunConfig) -> None:
+    """Refuse to retrain again and again what is never decided about: only a decision is a reason not to train again.
+
+    Raises:
+        ConfigError: when promotion is switched off.
+    """
+    if not config.promotion.enabled:
+        raise ConfigError(
+            "promote=false (promotion.enabled): nothing is decided about a model then, so that every retraining would "
+            "train again although nothing changed; leave it out, or run pipelines/ctan.yaml where that is meant"
+        )
 
 
 def retrain(parameters: Mapping[str, Any], model_name: str, show: Show = print) -> RunResult | None:

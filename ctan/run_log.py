@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,7 +120,28 @@ class LogReader:
     def error(self, log: Path) -> StepError:
         """Return what to tell of the failure."""
         lines, step = list(self._tail), self.failed or self._name or "(before the first one)"
-        for number in range(len(lines) - 1, -1, -1):
-            if known := _USER_ERROR.fullmatch(lines[number]):
-                return StepError(step, "\n".join([known[2], *lines[number + 1 :]]), known[1])
+        if known := user_error(lines):
+            return StepError(step, known[1], known[0])
         return StepError(step, "\n".join([*lines, f"The whole output is in {log}"]))
+
+
+def user_error(lines: Sequence[str]) -> tuple[str, str] | None:
+    """Return class and message of the last error of ours in a step's output; None where there is none."""
+    for number in range(len(lines) - 1, -1, -1):
+        if known := _USER_ERROR.fullmatch(lines[number]):
+            return known[1], "\n".join([known[2], *lines[number + 1 :]])
+    return None
+
+
+def said(lines: Iterable[str]) -> list[str]:
+    """Return what a step said between its heading and its end, a traceback aside."""
+    spoken: list[str] = []
+    talking = False
+    for line in lines:
+        if line.startswith(STEP_PREFIX):
+            talking = not _WORK.match(line.removeprefix(STEP_PREFIX))
+        elif line.startswith(("Traceback (most recent call last)", _EXECUTOR_LINE)):
+            talking = False
+        elif talking and line.strip():
+            spoken.append(line)
+    return spoken

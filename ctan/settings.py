@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, RunConfig, Settings, explain
+from ctan import plugins
+from ctan.cases import DataSpec
+from ctan.cases.sides import unpaired
+from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, NetworkConfig, RunConfig, Settings, explain
 from ctan.datasets import get_dataset, is_described_by_source
 from ctan.errors import ConfigError
 from ctan.migrations import migrate_settings
@@ -87,6 +90,12 @@ def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunC
         ConfigError: when the file is missing or does not hold valid settings.
     """
     path = Path(manifest_dir) / CONFIG_FILE
+    if not path.parent.is_dir() or not any(path.parent.iterdir()):
+        raise ConfigError(
+            f"{path.parent}: the output of an earlier step is empty. On Kubeflow that step was taken from the cache, "
+            "which does not look whether its files exist: somebody deleted them from the pipeline root. Run every step "
+            "again with `ctan submit --no-cache`, or `cache: false` under `defaults:` of the values file"
+        )
     config = config_from_yaml(path)
     return load_config(str(path), [*overrides, f"profile={json.dumps(config.profile)}"]) if overrides else config
 
@@ -156,6 +165,19 @@ def config_from_text(text: str, where: str = "settings") -> RunConfig:
         ConfigError: when the text is not YAML or does not hold valid settings.
     """
     return _build(_parse_yaml(text, where), where)
+
+
+def config_from_values(values: Mapping[str, Any], where: str) -> RunConfig:
+    """Return settings that were recorded as plain values, maybe by an earlier ctan.
+
+    Args:
+        values: what `RunConfig.model_dump` returned.
+        where: they come from, for messages.
+
+    Raises:
+        ConfigError: when they are not settings that this ctan knows.
+    """
+    return _build(dict(values), where)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -240,8 +262,31 @@ def _set(values: dict[str, Any], field: str, value: Any) -> None:
 
 def _build(values: dict[str, Any], where: str) -> RunConfig:
     config = _validated(RunConfig, _without_planned(migrate_settings(values, where)), where)
-    get_dataset(config.data)  # its own settings
+    _check_sides(get_dataset(config.data).spec, config, where)
+    _check_options(config.network)
     return config
+
+
+def _check_sides(spec: DataSpec, config: RunConfig, where: str) -> None:
+    """Refuse flips that would exchange the labels of left and right structures."""
+    flips = config.training.flip_probability > 0 or config.evaluation.test_time_flip
+    if flips and (alone := unpaired(spec)):
+        raise ConfigError(
+            f"{where}: mirrored_pairs: {', '.join(alone)} of one side without a partner: flips would exchange the "
+            f"labels of left and right; add the pair (left, right) where the data are described "
+            f"(data.options.mirrored_pairs), or set training.flip_probability to 0 and evaluation.test_time_flip to "
+            f"false"
+        )
+
+
+def _check_options(network: NetworkConfig) -> None:
+    """See that architectures have the options that are set; importing one imports torch, which takes seconds."""
+    for arch, options in network.options.items():
+        plugins.check(plugins.NETWORKS, arch, "network.options")
+        if options:
+            from ctan.networks import options_of
+
+            options_of(arch, network)
 
 
 _Model = TypeVar("_Model", bound=Settings)

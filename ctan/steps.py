@@ -7,7 +7,6 @@ steps: every step is a new process.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,9 +43,9 @@ class _Clock:
 
 @contextmanager
 def _step(name: str, what: str = "") -> Iterator[_Clock]:
-    from ctan.telemetry import disable_telemetry
+    from ctan.step_environment import prepare_step
 
-    disable_telemetry()
+    prepare_step()
     print(f"{STEP_PREFIX}{name} {what}".rstrip(), flush=True)
     clock = _Clock()
     yield clock
@@ -58,7 +57,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Metrics:
     """Return the finite numbers of a nested mapping, flat, with names that KFP and MLflow both take."""
     flat: Metrics = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key}".rstrip(".")  # the total among the losses has no name of its own
         if isinstance(value, Mapping):
             flat |= _numbers(value, f"{name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"):
@@ -276,16 +275,18 @@ def evaluate(
         metadata: receives the address of the MLflow run.
         overrides: settings to change for this step.
     """
-    described = json.loads((Path(model_dir) / "model.json").read_text(encoding="utf-8"))
-    with _step("evaluate", "{arch}, fold {fold}, seed {seed}".format_map(described)) as clock:
+    from ctan.records import CASES_FILE, ModelRecord
+
+    record = ModelRecord.load(Path(model_dir))
+    with _step("evaluate", f"{record.arch}, fold {record.fold}, seed {record.seed}") as clock:
         from ctan.evaluation import evaluate as evaluate_model
         from ctan.tracking import log_results
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         summary = evaluate_model(_store(pointer, manifest_dir), Path(model_dir), Path(evaluation_dir), config)
-        log_results(described["run_id"], _numbers(summary["scores"]), [Path(evaluation_dir) / "cases.parquet"])
-        scores = _numbers(summary["scores"])
+        scores = _numbers(summary.scores)
+        log_results(record.run_id, scores, [Path(evaluation_dir) / CASES_FILE])
         _point_to_run(metadata, model_dir)
         for name, value in scores.items():
             print(f"{name}: {value:.4g}")
@@ -318,6 +319,7 @@ def compare(
     """
     with _step("compare", f"{len(evaluation_dirs)} models") as clock:
         from ctan.evaluation import compare as compare_evaluations
+        from ctan.evaluation.words import in_words
         from ctan.report import write_report
 
         clock.loaded()
@@ -325,13 +327,13 @@ def compare(
         evaluations = [Path(folder) for folder in evaluation_dirs]
         comparison = compare_evaluations(_store(pointer, manifest_dir), evaluations, Path(comparison_dir), config)
         write_report(comparison, evaluations, Path(report))
-        best = comparison["best"]
+        best = comparison.best
         shutil.rmtree(best_dir, ignore_errors=True)  # of an earlier comparison in the same folder
         with atomic_path(Path(best_dir)) as folder:
-            shutil.copytree(model_dirs[best["model_index"]], folder)
+            shutil.copytree(model_dirs[best.model_index], folder)
         _point_to_run(metadata, best_dir)
-        print("best: {arch}, fold {fold}, seed {seed} ({reason})".format_map(best))
-    return _numbers(comparison["models"][best["model_index"]]["scores"])
+        print(in_words(comparison))
+    return _numbers(comparison.best_model.scores)
 
 
 def promote(
@@ -394,8 +396,10 @@ def _store(pointer: str, manifest_dir: str) -> StorePointer:
 def _point_to_run(metadata: Metadata | None, model_dir: str) -> None:
     """Let an artifact of the pipeline name the MLflow run of a model."""
     if metadata is not None:
-        described = json.loads((Path(model_dir) / "model.json").read_text(encoding="utf-8"))
-        metadata["mlflow_run_id"], metadata["mlflow_run_url"] = described["run_id"], described["run_url"]
+        from ctan.records import ModelRecord
+
+        record = ModelRecord.load(Path(model_dir))
+        metadata["mlflow_run_id"], metadata["mlflow_run_url"] = record.run_id, record.run_url
 
 
 __all__ = [

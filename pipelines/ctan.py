@@ -19,12 +19,12 @@ from components.promote import promote as promote_best
 from components.resolve import resolve
 from components.train import train
 from components.validate import validate
-from pipelines.tasks import knows_its_run, prepared
+from pipelines.tasks import LIMITS, knows_its_run, prepared
 
 COMPILED = Path(__file__).with_suffix(".yaml")
 
 
-@dsl.pipeline(name="ctan", display_name="ctan: train, compare, promote")
+@dsl.pipeline(name="ctan", display_name="ctan: train, compare, promote", pipeline_config=LIMITS)
 def ctan(
     source: str = "phantom:train=12,validation=4,seed=0",
     profile: str = "smoke",

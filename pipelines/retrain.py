@@ -11,12 +11,12 @@ from kfp import compiler, dsl
 from components.check import check
 from components.resolve import resolve
 from pipelines.ctan import ctan
-from pipelines.tasks import prepared
+from pipelines.tasks import LIMITS, prepared
 
 COMPILED = Path(__file__).with_suffix(".yaml")
 
 
-@dsl.pipeline(name="ctan-retrain", display_name="ctan: retrain when something changed")
+@dsl.pipeline(name="ctan-retrain", display_name="ctan: retrain when something changed", pipeline_config=LIMITS)
 def retrain(
     source: str,
     profile: str = "smoke",

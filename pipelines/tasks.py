@@ -4,11 +4,15 @@ from kfp import dsl, kubernetes
 
 from components import IMAGE
 
+# A run that waits for ever (an image that cannot be pulled, say) ends then. A values file sets another.
+LIMITS = dsl.PipelineConfig(active_deadline_seconds=7 * 86400)
+_USER = _GROUP = 1000  # of the image; without them a namespace that enforces Pod Security `restricted` refuses the pods
+
 
 def prepared(
     task: dsl.PipelineTask, name: str, cpu: str = "1", memory: str = "2G", cached: bool = False
 ) -> dsl.PipelineTask:
-    """Name a task and ask for modest resources.
+    """Name a task, ask for modest resources and say who it runs as.
 
     Args:
         task: of the pipeline.
@@ -18,6 +22,7 @@ def prepared(
             of data, settings and code, and whose outputs are whole: KFP's cache knows a folder by its name, and a
             store, a checkpoint or the registry not at all.
     """
+    task = kubernetes.set_security_context(task, run_as_user=_USER, run_as_group=_GROUP, run_as_non_root=True)
     return (
         task.set_display_name(name)
         .set_cpu_request(cpu)

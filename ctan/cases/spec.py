@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,12 +18,39 @@ from ctan.files import read_json, sha256_of_json, write_json
 SPEC_FILE = "dataset.json"
 SPEC_VERSION = 1
 _MOST_SHOWN = 160  # characters of a value in a message
+_MOST_PROBLEMS = 3  # in a message
 
 
 class Description(BaseModel):
     """Base of what is written down once and read for ever: immutable, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def checked(cls, value: Any, what: str, where: str, advice: str) -> Self:
+        """Return a description from what was written down.
+
+        Args:
+            value: as read.
+            what: it should be, for errors.
+            where: file it comes from, for errors.
+            advice: what to do when it cannot be used.
+
+        Raises:
+            DataError: naming the fields that are missing, unknown or wrong.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise DataError(f"{where}: not {what}: {_problems(error)}; {advice}") from error
+
+
+def _problems(error: ValidationError) -> str:
+    """Return what is missing, then what is wrong, in words."""
+    found = error.errors()
+    missing = [".".join(map(str, problem["loc"])) for problem in found if problem["type"] == "missing"]
+    wrong = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in found if p["type"] != "missing"]
+    return "; ".join(([f"lacks {', '.join(missing)}"] if missing else []) + wrong[:_MOST_PROBLEMS])
 
 
 class ImageSpec(Description):
@@ -205,11 +232,7 @@ class DataSpec(Description):
                 f"{where}: expected a description of the data of version {SPEC_VERSION}, found "
                 f"{f'version {version}' if version is not None else 'none'}; {advice}"
             )
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()[:3])
-            raise DataError(f"{where}: not a description of the data ({problems}); {advice}") from error
+        return cls.checked(value, "a description of the data", where, advice)
 
     def save(self, folder: Path) -> None:
         """Write it beside a manifest, atomically."""

@@ -98,7 +98,11 @@ class Package:
 
 
 def packaged(
-    pipeline_yaml: str, parameters: Mapping[str, Any], values: Values | None = None, source: str = "pipeline"
+    pipeline_yaml: str,
+    parameters: Mapping[str, Any],
+    values: Values | None = None,
+    source: str = "pipeline",
+    cache: bool = True,
 ) -> Package:
     """Return a pipeline that is ready to be sent.
 
@@ -107,11 +111,14 @@ def packaged(
         parameters: typed values of its parameters.
         values: settings of the cluster to write into it; None to leave it as it is.
         source: where the pipeline was read, for messages.
+        cache: whether KFP may reuse outputs of earlier runs where the pipeline allows it.
 
     Raises:
         ConfigError: when values or parameters do not fit the pipeline.
     """
-    text = pipeline_yaml if values is None else render(pipeline_yaml, values, source)
+    text = pipeline_yaml
+    if values is not None or not cache:
+        text = render(pipeline_yaml, values or Values(), source, cache)
     pipeline = CompiledPipeline.parse(text, source)
     checked = check_parameters(pipeline, parameters)
     check_complete(pipeline, checked)

@@ -7,16 +7,22 @@ prints help. Here a file after `run submit` (or `run create`) is the package, it
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ctan.cluster.compiled import CompiledPipeline
-from ctan.cluster.endpoint import check_reachable, find_endpoint
-from ctan.cluster.parameters import is_parameter
+from ctan.cluster.endpoint import Endpoint, check_reachable, find_endpoint
+from ctan.cluster.image import choose_image
+from ctan.cluster.parameters import check_complete, is_parameter, parse_parameters
+from ctan.cluster.render import render
+from ctan.cluster.values import Values
 from ctan.errors import CtanError, DataError
 
 _SUBMIT = ("submit", "create")
@@ -25,7 +31,8 @@ _PACKAGE = ("-f", "--package-file")
 _OTHER_SOURCES = ("-p", "--pipeline-id", "-n", "--pipeline-name", "-v", "--version")
 _USAGE = (
     "kfp run submit FILE [KEY=VALUE]... submits a compiled pipeline, such as pipelines/ctan.yaml, to the experiment\n"
-    "of its name; --endpoint URL or KFP_ENDPOINT says where. It is `kfp run create` with these additions:\n"
+    "of its name; --endpoint URL or KFP_ENDPOINT says where, CTAN_IMAGE or dist/release.json with which image. It is\n"
+    "`kfp run create` with these additions:\n"
 )
 
 
@@ -56,11 +63,18 @@ def upstream_arguments(arguments: list[str]) -> list[str]:
         return arguments
     if not rest or "--help" in rest:
         _print_help(group, command, rest)
+    package = None
     if group.name == "run" and rest[0] in _SUBMIT:
         moved, rest = _rewritten(rest[1:], group.commands["create"], cli)
         options = [*options, *moved]
+        package = _package(rest)
     namespace = _value(options, "-n", "--namespace") or os.environ.get("KFP_NAMESPACE") or "kubeflow"
-    check_reachable(find_endpoint(_value(options, "--endpoint"), namespace))
+    endpoint = find_endpoint(_value(options, "--endpoint"), namespace)
+    if package is not None:
+        sent = _with_image(package, endpoint)
+        given = (package, *(f"{option}={package}" for option in _PACKAGE))
+        rest = [argument.replace(package, sent) if argument in given else argument for argument in rest]
+    check_reachable(endpoint)
     return [*options, command, *rest]
 
 
@@ -105,6 +119,7 @@ def _rewritten(arguments: list[str], create: Any, cli: Any) -> tuple[list[str], 
 
     Raises:
         DataError: when the file is missing or is not a compiled pipeline.
+        ConfigError: when the parameters do not fit it.
     """
     own, outer = _valued(create), {name for name in _valued(cli) if name.startswith("--")} - _valued(create)
     moved: list[str] = []
@@ -121,6 +136,31 @@ def _rewritten(arguments: list[str], create: Any, cli: Any) -> tuple[list[str], 
         else:
             items.append(argument)
     return moved, ["create", *_with_package(kept, items)]
+
+
+def _package(rest: list[str]) -> str | None:
+    """Return the compiled pipeline that is submitted; None for an archive or a pipeline that the server has."""
+    package = _value(rest, *_PACKAGE)
+    return package if package and package.endswith((".yaml", ".yml")) else None
+
+
+def _with_image(package: str, endpoint: Endpoint) -> str:
+    """Return a file with an image that the cluster can pull: the package, or a copy that lives as long as this process.
+
+    Raises:
+        ConfigError: when none is known.
+    """
+    path = Path(package)
+    image = choose_image(CompiledPipeline.read(path), endpoint)
+    if image.note:
+        print(f"kfp: {image.note}", file=sys.stderr)
+    if image.reference is None:
+        return package
+    folder = tempfile.mkdtemp(prefix="ctan-kfp-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = Path(folder) / path.name
+    copy.write_text(render(path.read_text(encoding="utf-8"), Values(image=image.reference), package), encoding="utf-8")
+    return str(copy)
 
 
 def _with_package(options: list[str], items: list[str]) -> list[str]:
@@ -141,17 +181,17 @@ def _with_package(options: list[str], items: list[str]) -> list[str]:
     pipeline = CompiledPipeline.read(Path(package))
     if not any(_value(options, name) for name in _EXPERIMENT):
         options = ["-e", pipeline.name, *options]
-    return [*options, *(_kept_text(item, pipeline) for item in items)]
+    values = parse_parameters(pipeline, items)
+    check_complete(pipeline, values)
+    return [*options, *(_item(name, value, pipeline) for name, value in values.items())]
 
 
-def _kept_text(item: str, pipeline: CompiledPipeline) -> str:
-    """Quote the value of a text parameter that upstream would take for a number, list or truth value (`x=007`)."""
+def _item(name: str, value: Any, pipeline: CompiledPipeline) -> str:
+    """Return a parameter so that upstream, which guesses types, reads its value: `x=007` as text, `promote=False`."""
     from kfp.cli.utils.parsing import parse_parameter_value
 
-    name, equals, value = item.partition("=")
-    text = pipeline.parameters.get(name, {}).get("parameterType") == "STRING"
-    if not (equals and text) or isinstance(parse_parameter_value(value), str):
-        return item
+    if pipeline.parameters[name]["parameterType"] == "STRING" and isinstance(parse_parameter_value(value), str):
+        return f"{name}={value}"
     return f"{name}={json.dumps(value)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import math
 import re
@@ -10,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ctan.cluster.compiled import CompiledPipeline
-from ctan.errors import ConfigError
+from ctan.config import RunConfig
+from ctan.errors import ConfigError, CtanError
 
 _ITEM = re.compile(r"[A-Za-z_]\w*=")
 _EXPECTED = {
@@ -79,6 +81,26 @@ def check_complete(pipeline: CompiledPipeline, given: Mapping[str, Any]) -> None
         raise ConfigError(
             f"{pipeline.source}: give {', '.join(f'{name}=...' for name in missing)}; there is no default"
         )
+
+
+def settings_of(pipeline: CompiledPipeline, given: Mapping[str, Any]) -> RunConfig | None:
+    """Return the settings that a run of a pipeline of ours will resolve; None where they are not known here.
+
+    Args:
+        pipeline: with its defaults.
+        given: values of its parameters; those not named keep their defaults.
+    """
+    from ctan.settings import resolve_config
+
+    defaults = {name: definition.get("defaultValue") for name, definition in pipeline.parameters.items()}
+    names = inspect.signature(resolve_config).parameters.keys() & defaults.keys()
+    if not {"profile", "architectures"} <= names:
+        return None
+    values: dict[str, Any] = {name: value for name, value in (defaults | dict(given)).items() if name in names}
+    try:
+        return resolve_config(**values)
+    except CtanError:  # a profile that only the image has, say
+        return None
 
 
 def _kind(pipeline: CompiledPipeline, name: str) -> str:

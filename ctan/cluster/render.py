@@ -13,14 +13,13 @@ import yaml
 
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.parameters import check_parameters
-from ctan.cluster.values import EnvironmentSource, Retry, StepValues, Values, num_bytes, num_cores
+from ctan.cluster.values import EnvironmentSource, Retry, StepValues, Values, num_bytes, num_cores, num_seconds
 from ctan.errors import ConfigError
+from ctan.pipelines_client import PIPELINES, compiled_pipeline
 from ctan.provenance import IMAGE_VARIABLE
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-
-def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
+def render(pipeline_yaml: str, values: Values, source: str = "pipeline", cache: bool = True) -> str:
     """Return a compiled pipeline with the settings of a values file.
 
     Settings that the values leave out stay as they were compiled. Rendering twice gives the same as rendering once.
@@ -29,6 +28,7 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
         pipeline_yaml: compiled pipeline, one or two YAML documents.
         values: settings.
         source: where the pipeline was read, for messages.
+        cache: False has every step run, whatever pipeline and values say; kfp's own override misses inner pipelines.
 
     Raises:
         ConfigError: when the values name a step or a parameter that the pipeline does not have.
@@ -36,12 +36,9 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
     """
     read = CompiledPipeline.parse(pipeline_yaml, source)
     pipeline = CompiledPipeline(source, copy.deepcopy(read.spec), copy.deepcopy(read.platform))
-    if unknown := [step for step in values.steps if step not in pipeline.containers]:
-        raise ConfigError(
-            f"steps.{unknown[0]}: {source} has no such step; its steps are: {', '.join(sorted(pipeline.containers))}"
-        )
+    _check_steps(pipeline, values)
     for step, container in pipeline.containers.items():
-        settings = values.for_step(step)
+        settings = values.for_step(step if step in values.steps else pipeline.component_of(step))
         _set_container(container, settings, values.image)
         _check_resources(step, container.get("resources", {}))
         for task in pipeline.tasks_of(step):
@@ -52,7 +49,23 @@ def render(pipeline_yaml: str, values: Values, source: str = "pipeline") -> str:
     for task in pipeline.tasks():
         if values.parallelism and "parameterIterator" in task:
             task["iteratorPolicy"] = {"parallelismLimit": values.parallelism}
+        if not cache:
+            task["cachingOptions"] = {}
+    if values.deadline_seconds:
+        _part(pipeline, "pipelineConfig")["activeDeadlineSeconds"] = values.deadline_seconds
     return _to_yaml(pipeline)
+
+
+def _check_steps(pipeline: CompiledPipeline, values: Values) -> None:
+    """Refuse settings of a step that neither this pipeline nor one of ours has: one values file serves all of ours."""
+    components = {pipeline.component_of(step) for step in pipeline.containers}
+    unknown = values.steps.keys() - components - pipeline.containers.keys()
+    if unknown:
+        unknown -= {step for name in PIPELINES for step in CompiledPipeline.read(compiled_pipeline(name)).containers}
+    if unknown:
+        raise ConfigError(
+            f"steps.{min(unknown)}: {pipeline.source} has no such step; its steps are: {', '.join(sorted(components))}"
+        )
 
 
 def _set_container(container: dict[str, Any], settings: StepValues, image: str | None) -> None:
@@ -100,30 +113,35 @@ def _set_task(step: str, task: dict[str, Any], settings: StepValues) -> None:
     if settings.cache is False:
         task["cachingOptions"] = {}
     if settings.retry is not None:
-        task["retryPolicy"] = _retry_policy(settings.retry)
+        task.pop("retryPolicy", None)
+        if settings.retry.count:
+            task["retryPolicy"] = _retry_policy(settings.retry, settings.least_retry_seconds)
 
 
-def _retry_policy(retry: Retry) -> dict[str, Any]:
+def _retry_policy(retry: Retry, least_seconds: int) -> dict[str, Any]:
+    longest = num_seconds(retry.backoff_max_duration) if retry.backoff_max_duration else least_seconds
     return {
         "maxRetryCount": retry.count,
-        "backoffDuration": _seconds(retry.backoff_duration),
+        "backoffDuration": f"{num_seconds(retry.backoff_duration)}s",
         "backoffFactor": retry.backoff_factor,
-        "backoffMaxDuration": _seconds(retry.backoff_max_duration),
+        "backoffMaxDuration": f"{longest}s",
     }
-
-
-def _seconds(duration: str) -> str:
-    return f"{int(duration[:-1]) * _SECONDS[duration[-1]]}s"
 
 
 def _set_platform(pipeline: CompiledPipeline, step: str, config: dict[str, Any]) -> None:
     """Add Kubernetes' settings of a step to the second document; those of the same kind are replaced."""
     if not config:
         return
-    part: dict[str, Any] = pipeline.platform
-    for key in ("platforms", "kubernetes", "deploymentSpec", "executors", pipeline.executor(step)):
-        part = part.setdefault(key, {})
+    part = _part(pipeline, "deploymentSpec", "executors", pipeline.executor(step))
     part |= _as_compiled(config)
+
+
+def _part(pipeline: CompiledPipeline, *keys: str) -> dict[str, Any]:
+    """Return a part of the second document, made where it is not there."""
+    part: dict[str, Any] = pipeline.platform
+    for key in ("platforms", "kubernetes", *keys):
+        part = part.setdefault(key, {})
+    return part
 
 
 def _as_compiled(config: dict[str, Any]) -> dict[str, Any]:

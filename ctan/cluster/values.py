@@ -22,6 +22,8 @@ _UNITS = {"": 1} | {
     for power, letter in enumerate("KMGTPE", start=1)
     for binary in ("", "i")
 }
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_POD_SECONDS = 600  # until a pod has a node and its image
 # Environment is written into the pipeline in the clear; what is named like this belongs into a secret.
 _SECRET = re.compile(r"PASSW|SECRET|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY|DEID_KEY", re.IGNORECASE)
 _REFERENCE = r"^[a-z0-9]+[a-zA-Z0-9._/:-]*(:[A-Za-z0-9_][\w.-]{0,127}|@sha256:[0-9a-f]{64})$"
@@ -76,12 +78,18 @@ class SecurityContext(Settings):
 
 
 class Retry(Settings):
-    """Trying a failed step again. KFP cannot look at exit codes, and a lost node is no failure to it."""
+    """Trying a step again. KFP cannot look at exit codes; which tries it makes is the cluster's: docs/cluster.md."""
 
-    count: int = Field(ge=0, description="times to try again")
+    count: int = Field(ge=0, description="times to try again; 0 for what fails for good")
     backoff_duration: Duration = Field("0s", description="wait before the first retry, such as 60s or 5m")
-    backoff_factor: float = Field(2.0, gt=0, description="by which each further wait is longer")
-    backoff_max_duration: Duration = Field("1h", description="time in which the step may be tried again")
+    backoff_factor: int = Field(
+        2, gt=0, description="by which each further wait is longer; Argo takes whole numbers and fails at others"
+    )
+    backoff_max_duration: Duration | None = Field(
+        None,
+        description="time for all tries together, from the first start: the pod is stopped then, whatever its timeout. "
+        "null: tries x timeout and the waits between them",
+    )
 
 
 class StepValues(Settings):
@@ -116,11 +124,38 @@ class StepValues(Settings):
                 raise ValueError(f"env.{name}: would stand in the pipeline for all to read; put it under secrets")
         if self.cpu_request and self.cpu_limit and num_cores(self.cpu_request) > num_cores(self.cpu_limit):
             raise ValueError(f"cpu_request {self.cpu_request} is above cpu_limit {self.cpu_limit}")
+        self._check_retry()
         for field in ("memory_request", "shared_memory"):
             wanted: str | None = getattr(self, field)
             if wanted and self.memory_limit and num_bytes(wanted) > num_bytes(self.memory_limit):
                 raise ValueError(f"{field} {wanted} is above memory_limit {self.memory_limit}")
         return self
+
+    def _check_retry(self) -> None:
+        if not (self.retry and self.retry.count):
+            return
+        if self.timeout_seconds is None:
+            raise ValueError(
+                "retry: needs timeout_seconds: Kubeflow takes backoff_max_duration for the time of all tries together, "
+                "which must be longer than they may take"
+            )
+        longest = self.retry.backoff_max_duration
+        if longest and num_seconds(longest) < self.least_retry_seconds:
+            raise ValueError(
+                f"retry.backoff_max_duration {longest}: is counted from the first start and would stop a later try; "
+                f"expected at least {self.least_retry_seconds}s: {self.retry.count + 1} tries of "
+                f"{self.timeout_seconds} s and {_POD_SECONDS} s until a pod is there, and the waits between them; "
+                "or leave it out"
+            )
+
+    @property
+    def least_retry_seconds(self) -> int:
+        """Time that all tries, the start of their pods and the waits between them may take; 0 without tries."""
+        if self.retry is None or self.timeout_seconds is None:
+            return 0
+        wait, factor = num_seconds(self.retry.backoff_duration), self.retry.backoff_factor
+        waits = sum(wait * factor**number for number in range(self.retry.count))
+        return (self.retry.count + 1) * (self.timeout_seconds + _POD_SECONDS) + waits
 
 
 class Values(Settings):
@@ -131,6 +166,9 @@ class Values(Settings):
     image_pull_secrets: tuple[Name, ...] = Field((), description="Secrets that open the image's registry")
     service_account: Name | None = Field(None, description="account the steps run as; null: KFP's own. Not in YAML")
     parallelism: int | None = Field(None, ge=1, description="iterations of a loop that run at a time")
+    deadline_seconds: int | None = Field(
+        None, gt=0, le=2**31 - 1, description="the whole run is ended after so many seconds; null: as compiled, a week"
+    )
     parameters: dict[str, Any] = Field({}, description="new defaults of the pipeline's parameters, such as store_root")
     defaults: StepValues = StepValues()
     steps: dict[str, StepValues] = Field({}, description="settings of single steps; they replace those of defaults")
@@ -142,6 +180,11 @@ class Values(Settings):
                 self.for_step(step)
             except ValidationError as error:
                 raise ValueError(f"steps.{step}, with defaults: {_message(error.errors()[0])}") from error
+        longest = max((self.for_step(step).timeout_seconds or 0 for step in ("", *self.steps)), default=0)
+        if self.deadline_seconds and self.deadline_seconds < longest:
+            raise ValueError(
+                f"deadline_seconds {self.deadline_seconds}: is below timeout_seconds {longest} of a single step"
+            )
         return self
 
     def for_step(self, step: str) -> StepValues:
@@ -183,6 +226,11 @@ def num_bytes(quantity: str) -> int:
     """Return a memory quantity in bytes."""
     number = quantity.rstrip("EPTGMKi")
     return int(number) * _UNITS[quantity[len(number) :]]
+
+
+def num_seconds(duration: str) -> int:
+    """Return a duration in seconds."""
+    return int(duration[:-1]) * _SECONDS[duration[-1]]
 
 
 _EXPECTED = {

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from ctan.cluster.compiled import CompiledPipeline
+    from ctan.cluster.values import Values
 
 _CANCELED = 3  # exit code; 1 is a failed run and any other error
 
@@ -43,6 +47,10 @@ def submit(
         Optional[str],  # noqa: UP045
         typer.Option(help="Name of the run.", show_default="the pipeline's name and the time"),
     ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", help="Reuse what earlier runs read and validated, or run every step."),
+    ] = True,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end; exit code 1 when it failed, 3 canceled.")
     ] = False,
@@ -56,24 +64,26 @@ def submit(
     from ctan.cluster.compiled import CompiledPipeline
     from ctan.cluster.parameters import parse_parameters
     from ctan.cluster.submit import Cluster
-    from ctan.cluster.values import load_values
 
     file, items = _file_and_parameters(arguments or [])
     pipeline = CompiledPipeline.read(file)
     parameters = parse_parameters(pipeline, items)
-    settings = load_values(values) if values else None
+    settings = settings_for(pipeline, values, endpoint)
     cluster = Cluster(endpoint, namespace)
-    run = cluster.submit(file.read_text(encoding="utf-8"), parameters, settings, experiment, run_name)
+    run = cluster.submit(file.read_text(encoding="utf-8"), parameters, settings, experiment, run_name, cache)
     typer.echo(f"submitted {run.name!r} to experiment {run.experiment!r}: {run.url}")
     if not (wait or follow):
         return
     try:
-        end = cluster.wait(run.run_id, typer.echo, follow, poll_seconds)
+        end = cluster.wait(run, typer.echo, follow, poll_seconds)
     except KeyboardInterrupt:
         typer.echo(f"\nno longer waiting; the run goes on: {run.url}", err=True)
         raise typer.Exit(130) from None
+    for result in end.results:
+        typer.echo(result)
     for failure in end.failures:
         typer.echo(failure, err=True)
+    typer.echo(f"{end.state}: {run.url}")
     if not end.succeeded:
         raise typer.Exit(_CANCELED if end.state == "CANCELED" else 1)
 
@@ -105,6 +115,19 @@ def render(
         typer.echo(text, nl=False)
     else:
         write_text(output, text)
+
+
+def settings_for(pipeline: CompiledPipeline, values: Path | None, endpoint: str | None) -> Values | None:
+    """Return the settings to write into a pipeline before it is sent: a values file, and an image to pull."""
+    from ctan.cluster.endpoint import find_endpoint
+    from ctan.cluster.image import choose_image, with_image
+    from ctan.cluster.values import load_values
+
+    settings = load_values(values) if values else None
+    image = choose_image(pipeline, find_endpoint(endpoint), settings)
+    if image.note:
+        typer.echo(image.note, err=True)
+    return with_image(settings, image)
 
 
 def _file_and_parameters(arguments: list[str]) -> tuple[Path, list[str]]:

@@ -146,6 +146,27 @@ def show(
 
 
 @app.command()
+def names(
+    folder: Annotated[Path, typer.Argument(help="Folder of DICOM-RT files, a folder a patient.")],
+    profile: o.Profile = DEFAULT_PROFILE,
+    overrides: o.Overrides = None,
+) -> None:
+    """List the ROI names of planning data and the structures they match, to write data.options.structures from.
+
+    For this terminal only: names may hold a person's, and reach no log or page otherwise.
+
+    Example: ctan data names data/clinic --profile breast.yaml
+    """
+    from ctan.datasets.prostate.reader import Prostate
+
+    found = Prostate(resolve_config(profile, dataset="prostate", overrides=overrides or []).data).roi_names(folder)
+    for name, (count, structure) in found.items():
+        typer.echo(f"{count:6}  {name!r:40}  {structure or '-'}")
+    unknown = sum(not structure for _, structure in found.values())
+    typer.echo(f"{len(found)} names, {unknown} of which match no structure of data.options.structures")
+
+
+@app.command()
 def download(
     dataset: Annotated[str, typer.Argument(help="openkbp, ham10000 or stoic.")],
     folder: Annotated[Path, typer.Argument(help="Folder that receives the raw files.")],

@@ -68,9 +68,8 @@ def compare(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
 
     Example: ctan compare --set evaluation.num_bootstrap=2000
     """
-    import json
-
     from ctan.commands.show import show_comparison
+    from ctan.records import ComparisonRecord
 
     outputs = o.StepFolder.of(folder)
     models = [model for model in _models(outputs) if outputs.evaluation(model).is_dir()]
@@ -88,7 +87,7 @@ def compare(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
         str(outputs.best),
         overrides=overrides or [],
     )
-    show_comparison(json.loads((outputs.comparison / "comparison.json").read_text(encoding="utf-8")))
+    show_comparison(ComparisonRecord.load(outputs.comparison))
     typer.echo(f"report in {outputs.report}; next: ctan promote")
 
 

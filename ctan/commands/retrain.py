@@ -32,11 +32,13 @@ def retrain(
     from ctan.cluster.parameters import parse_parameters
     from ctan.commands.show import show_result
     from ctan.pipelines_client import compiled_pipeline
+    from ctan.retrain import check_decides
     from ctan.retrain import retrain as retrain_here
 
     pipeline = CompiledPipeline.read(compiled_pipeline("retrain"))
     parameters = parse_parameters(pipeline, [f"source={source}", *(items or [])])
     config = o.configured(parameters)
+    check_decides(config)
     try:
         result = retrain_here(parameters, config.model_name)
     except KeyboardInterrupt:

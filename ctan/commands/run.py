@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ctan import plugins
 from ctan.commands import options as o
 from ctan.settings import DEFAULT_PROFILE
 from ctan.steps import DEFAULT_SOURCE
@@ -77,10 +78,15 @@ def config(
 
 
 def _describe(settings: Any, prefix: str = "") -> None:
+    from ctan.networks import options_of
+
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if hasattr(value, "model_fields"):
             _describe(value, f"{prefix}{name}.")
+        elif prefix + name == "network.options":
+            for arch in plugins.names(plugins.NETWORKS):
+                _describe(options_of(arch, settings), f"{prefix}{name}.{arch}.")
         else:
             shown = json.dumps(settings.model_dump(mode="json")[name])
             typer.echo(f"{prefix}{name} = {shown}" + (f"  # {field.description}" if field.description else ""))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from ctan.commands.cluster import Endpoint, Namespace, ValuesFile
+from ctan.commands.cluster import Endpoint, Namespace, ValuesFile, settings_for
 from ctan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,14 +90,18 @@ def _apply(
     from ctan.cluster.client import packaged
     from ctan.cluster.compiled import CompiledPipeline
     from ctan.cluster.cron import parse_cron
-    from ctan.cluster.parameters import parse_parameters
+    from ctan.cluster.parameters import parse_parameters, settings_of
     from ctan.cluster.schedule import Schedules
-    from ctan.cluster.values import load_values
+    from ctan.retrain import check_decides
 
     times = parse_cron(cron, _now())
-    parameters = parse_parameters(CompiledPipeline.read(file), items)
-    settings = load_values(values) if values else None
+    pipeline = CompiledPipeline.read(file)
+    parameters = parse_parameters(pipeline, items)
+    settings = settings_for(pipeline, values, endpoint)
     package = packaged(file.read_text(encoding="utf-8"), parameters, settings, str(file))
+    config = settings_of(package.pipeline, package.parameters)
+    if config and "check" in package.pipeline.containers:
+        check_decides(config)
     _show_applied(Schedules(endpoint, namespace).apply(times, package, name))
 
 

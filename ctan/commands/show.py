@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ctan.config import RunConfig
 from ctan.pipelines_client import RunResult
+from ctan.records import ComparisonRecord, Interval
 from ctan.tasks import METRICS
 
 _PIPE_WIDTH = 120  # columns, where there is no terminal to ask
@@ -30,7 +31,7 @@ def show_result(result: RunResult) -> None:
     console.print()
     show_times(result)
     if result.comparison is not None:
-        show_comparison(result.comparison)
+        show_comparison(ComparisonRecord.load(result.comparison.parent))
     show_decision(result.decision)
     places = {
         "comparison report": result.report,
@@ -44,30 +45,30 @@ def show_result(result: RunResult) -> None:
     console.print("  training runs and models: ctan ui")
 
 
-def show_comparison(comparison: Mapping[str, Any], role: str = "evaluation") -> None:
+def show_comparison(comparison: ComparisonRecord, role: str = "evaluation") -> None:
     """Print the architectures side by side.
 
     Args:
-        comparison: content of `comparison.json`.
+        comparison: what is shown.
         role: cases whose scores are shown.
     """
     metrics = _metrics(comparison, role)
-    num_cases = comparison.get(f"num_{role}_cases", "?")
+    num_cases = getattr(comparison, f"num_{role}_cases")
     table = Table(title=f"Comparison on {num_cases} {role} cases", title_justify="left", title_style="bold")
     table.add_column("model")
     for task, metric in metrics:
         table.add_column(f"{task}\n{METRICS[metric].heading}", justify="right")
-    table.add_column(f"against\n{comparison.get('reference_arch', 'stl')}", justify="right")
+    table.add_column(f"against\n{comparison.reference_arch}", justify="right")
     table.add_column("parameters", justify="right")
-    sizes = {model["arch"]: model["num_parameters"] for model in comparison["models"]}
-    best = comparison["best"]
-    for row in comparison["architectures"]:
-        name = f"[bold]{row['arch']} (best)[/bold]" if row["arch"] == best["arch"] else row["arch"]
-        scores = [_score(row["scores"].get(role, {}), task, metric) for task, metric in metrics]
-        improvement = _interval(row["relative_improvement"].get(role, {}).get("average"), "{:+.1f}", " %")
-        table.add_row(name, *scores, improvement, f"{sizes.get(row['arch'], 0):,}")
-    plain = [(b.get("label", b["arch"]), b["scores"].get(role, {})) for b in comparison.get("baselines", [])]
-    plain.append(("floor of the working grid", comparison.get("grid_floor", {})))
+    sizes = {model.arch: model.num_parameters for model in comparison.models}
+    best = comparison.best
+    for row in comparison.architectures:
+        name = f"[bold]{row.arch} (best)[/bold]" if row.arch == best.arch else row.arch
+        scores = [_score(row.scores.get(role, {}), task, metric) for task, metric in metrics]
+        improvement = _interval(row.relative_improvement.get(role, {}).get("average"), "{:+.1f}", " %")
+        table.add_row(name, *scores, improvement, f"{sizes[row.arch]:,}")
+    plain = [(baseline.label, baseline.scores.get(role, {})) for baseline in comparison.baselines]
+    plain.append(("floor of the working grid", comparison.grid_floor))
     table.add_section()
     for label, scores_of in plain:
         cells = [_score(scores_of, task, metric) for task, metric in metrics]
@@ -75,9 +76,7 @@ def show_comparison(comparison: Mapping[str, Any], role: str = "evaluation") -> 
             table.add_row(f"[dim]{label}[/dim]", *cells, "", "")
     console.print()
     console.print(table)
-    console.print(
-        f"best on the tuning cases: {best['arch']}, fold {best['fold']}, seed {best['seed']}: {best['reason']}"
-    )
+    console.print(f"best on the tuning cases: {best.arch}, fold {best.fold}, seed {best.seed}: {best.reason}")
 
 
 def show_decision(decision: Mapping[str, Any] | None) -> None:
@@ -106,9 +105,9 @@ def show_times(result: RunResult) -> None:
     console.print(table)
 
 
-def _metrics(comparison: Mapping[str, Any], role: str) -> list[tuple[str, str]]:
+def _metrics(comparison: ComparisonRecord, role: str) -> list[tuple[str, str]]:
     """Return (task, metric) in the order of the first architecture."""
-    scores = comparison["architectures"][0]["scores"].get(role, {})
+    scores = comparison.architectures[0].scores.get(role, {})
     return [(task, metric) for task, metrics in scores.items() for metric in metrics]
 
 
@@ -116,17 +115,14 @@ def _score(scores: Mapping[str, Any], task: str, metric: str) -> str:
     return _interval(scores.get(task, {}).get(metric), "{:.2f}" if METRICS[metric].unit else "{:.3f}")
 
 
-def _interval(value: Any, number: str, unit: str = "") -> str:
-    """Format a number, or a mapping of value, low and high on two lines."""
-    if value is None:
+def _interval(found: Interval | float | None, number: str, unit: str = "") -> str:
+    """Format a number, and its interval on a second line."""
+    spread = found if isinstance(found, Interval) else Interval(value=found)
+    if spread.value is None:
         return ""
-    if not isinstance(value, Mapping):
-        return number.format(value) + unit
-    middle, low, high = (value.get(name) for name in ("value", "low", "high"))
-    if middle is None:
-        return ""
-    has_interval = low is not None and high is not None
-    return number.format(middle) + unit + (f"\n{number.format(low)} to {number.format(high)}" if has_interval else "")
+    has_interval = spread.low is not None and spread.high is not None
+    interval = f"\n{number.format(spread.low)} to {number.format(spread.high)}" if has_interval else ""
+    return number.format(spread.value) + unit + interval
 
 
 def _short(path: Path) -> str:

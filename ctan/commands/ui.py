@@ -27,4 +27,7 @@ def ui(
     typer.echo(f"http://{host}:{port} (stop with Ctrl-C)")
     artifacts = (workspace() / ARTIFACTS_FOLDER).as_uri()
     command = ["mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root", artifacts]
-    os.execv(sys.executable, [sys.executable, "-m", *command, "--host", host, "--port", str(port)])
+    # `python -m` and, by its default of --app-dir, uvicorn look for modules in the current directory first, which may
+    # be a stranger's repository.
+    command += ["--uvicorn-opts", "--app-dir /", "--host", host, "--port", str(port)]
+    os.execve(sys.executable, [sys.executable, "-m", *command], os.environ | {"PYTHONSAFEPATH": "1"})

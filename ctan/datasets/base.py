@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from ctan.cases import Case, DataSpec, RawCase
-from ctan.config import DataConfig, Settings, ValidationConfig, explain
+from ctan.config import DataConfig, NoOptions, Settings, ValidationConfig, explain
+from ctan.datasets.listing import File, files_below
 from ctan.errors import ConfigError
 
 
@@ -42,10 +43,6 @@ def between(name: str, column: str, low: float | None, high: float | None, unit:
     return Expectation(name, sentence, unit, "ExpectColumnValuesToBeBetween", arguments)
 
 
-class NoOptions(Settings):
-    """Settings of a data set that has none of its own."""
-
-
 class Dataset(ABC):
     """One raw format: how its cases are described, found and read. All else has defaults.
 
@@ -57,6 +54,8 @@ class Dataset(ABC):
         uses: versions of shared code that the reader is built on, by name.
         Options: the data set's own settings, `data.options`.
         not_decisive: those of them that change nothing about a case, such as where a key lies.
+        tables: files about all cases, below the raw folder: small, edited by hand, always read anew.
+        looks_inside: whether the data set knows its files by their content (`is_read`), whatever they are called.
         masks_may_be_empty: a structure may be known not to be there; else an empty mask is a fault of its case.
         profiles: what a packaged profile (`"smoke"`, `"cpu"`, `"gpu"`; `"*"` for all) sets otherwise for this data set,
             in the form of a settings file.
@@ -73,6 +72,8 @@ class Dataset(ABC):
     uses: ClassVar[Mapping[str, int]] = {}
     not_decisive: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[Settings]] = NoOptions
+    tables: ClassVar[tuple[str, ...]] = ()
+    looks_inside: ClassVar[bool] = False
     masks_may_be_empty: ClassVar[bool] = False
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -108,6 +109,20 @@ class Dataset(ABC):
         Raises:
             CaseError: naming the file, what was expected and what was found.
         """
+
+    def files(self, raw_dir: Path) -> Iterable[File]:
+        """List every file of `raw_dir` but the tables that decides what `find` and `read` return.
+
+        What the version of a folder is made of, so that nothing else changes it: by default all files whose names have
+        no dot ahead. Quick, without opening files; in any order; paths begin with `raw_dir`. A folder that holds no
+        case gives none.
+        """
+        return files_below(raw_dir)
+
+    def is_read(self, path: Path) -> bool:
+        """Say whether `read` makes use of one of `files`; asked, once for each content, where `looks_inside`."""
+        del path
+        return True
 
     @classmethod
     def options_from(cls, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,23 @@
 """RTSTRUCT: closed planar contours become masks on the grid of the CT.
 
-A voxel is inside when at least half of its area in the slice is. Areas are computed along many lines a row, exactly
-along each, from all contours of a plane together by the even-odd rule: a contour inside another cuts a hole, and the
-two sides of a keyhole's channel cancel.
-Source: DICOM PS3.3 C.8.8.6, ROI contour module.
+A voxel is inside when at least half of its area in the slice is, see `ctan.dicom.raster`. What cannot be
+read in one way only is refused, naming the ROI's number and the place along the slice axis; what can be mended is, with
+a remark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ctan.dicom.names import BODY, Roi, assigned
+from ctan.dicom.names import BODY, assigned
+from ctan.dicom.raster import Points, covered_half, has_area, plane_of
+from ctan.dicom.rois import Drawn, closed_contours, rois_of
+from ctan.dicom.settings import DicomConfig
 from ctan.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,115 +26,140 @@ if TYPE_CHECKING:
 
     from ctan.dicom.series import CtVolume
 
-Points = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.uint8]
 
-_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-_LINES_PER_ROW = 8
-_HALF = 0.499  # of a voxel; coordinates are rounded, often to 0.01 mm
 _FLAT = 0.1  # slices; a contour must not leave its plane by more
-_SAME_PLANE = 0.02  # slices
+_SAME_PLANE = 0.02  # slices; also how far contours midway between slices may be rounded
+_BEYOND = 1.0  # voxels that contours may reach beyond the outermost centres of a slice
+_OFF_IMAGE = 0.55  # slices between a contour and the image that it names: half, and rounding
+_LISTED = 8  # places in a message
 
 
-def masks_of(structure_set: Dataset, ct: CtVolume) -> tuple[dict[str, npt.NDArray[np.uint8]], int]:
-    """Return the contoured structures on the grid of the CT, and how many ROI names are not mapped.
+@dataclass(frozen=True)
+class Structures:
+    """What a structure set holds.
+
+    Attributes:
+        masks: structure (or `BODY`) -> (slice, row, column) 0/1 in the order of the CT's own axes; what was not
+            contoured, or not clearly, has no entry.
+        num_unknown: ROIs whose names match no structure.
+        remarks: what was mended or left out, a sentence each.
+    """
+
+    masks: dict[str, Mask]
+    num_unknown: int
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A structure on the grid.
+
+    Attributes:
+        mask: (slice, row, column) 0/1.
+        gaps: slices without a contour between those with one.
+        remarks: what was mended.
+    """
+
+    mask: Mask
+    gaps: tuple[int, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def structures_of(structure_set: Dataset, ct: CtVolume, config: DicomConfig) -> Structures:
+    """Return the contoured structures on the grid of the CT.
 
     Args:
         structure_set: de-identified RTSTRUCT, whose ROI names are those of structures, see `dicomrt.names`.
         ct: the series it was drawn on.
-
-    Returns:
-        Structure (or `BODY`) -> (slice, row, column) 0/1 in the order of the CT's own axes. Empty ROIs have no entry.
+        config: which structures are targets, and which may have gaps.
 
     Raises:
         DataError: when names are not clear, or contours are damaged, in another frame, not in the CT's planes or
             outside of it.
     """
-    items = {int(item.ROINumber): item for item in structure_set.get("StructureSetROISequence") or ()}
-    contours = {
-        int(roi.ReferencedROINumber): [
-            item for item in roi.get("ContourSequence") or () if item.get("ContourGeometricType") in _CLOSED
-        ]
-        for roi in structure_set.get("ROIContourSequence") or ()
-    }
-    rois = [Roi(number, str(item.get("ROIName", "")), bool(contours.get(number))) for number, item in items.items()]
-    masks = {}
-    for name, number in assigned(rois).items():
-        frame = str(items[number].get("ReferencedFrameOfReferenceUID", "") or ct.frame)
-        if frame != ct.frame:
-            raise DataError(f"RTSTRUCT: ROI {number} ({name}) is in another frame of reference than the CT")
-        points = [read_points(item, f"RTSTRUCT: ROI {number} ({name})") for item in contours[number]]
-        masks[name] = mask_of(points, ct.image, f"RTSTRUCT: ROI {number} ({name})", clip=name == BODY)
+    rois, found = rois_of(structure_set)
+    remarks = list(found)
+    masks: dict[str, Mask] = {}
+    for name, number in assigned(roi.roi for roi in rois.values()).items():
+        what = f"RTSTRUCT: ROI {number} ({name})"
+        if (rois[number].frame or ct.frame) != ct.frame:
+            raise DataError(f"{what} is in another frame of reference than the CT")
+        drawn = closed_contours(rois[number].contours, what)
+        remarks += drawn.remarks
+        remarks += _references(drawn, ct, what, config)
+        filled = mask_of(drawn.points, ct.image, what, clip=name == BODY, exclusive=drawn.exclusive)
+        remarks += filled.remarks
+        mask, remark = _without_gaps(filled, name, ct.image, what, config)
+        remarks += [remark] if remark else []
+        if mask is not None and mask.any():
+            masks[name] = mask
+        elif mask is not None and name in config.targets:
+            raise DataError(f"{what}: a target without an area; contour it, or take its ROI out")
     if not masks.keys() - {BODY}:
         raise DataError(
-            f"RTSTRUCT: none of its {len(rois)} ROIs is a contoured structure of data.dicom.structures; "
-            f"add this clinic's names there"
+            f"RTSTRUCT: none of its {len(rois)} ROIs is a contoured structure of data.options.structures; "
+            f"add this clinic's names there{''.join(f'. {remark}' for remark in remarks)}"
         )
-    return masks, sum(not roi.mapped for roi in rois)
+    return Structures(masks, sum(not roi.roi.mapped for roi in rois.values()), tuple(remarks))
 
 
-def read_points(item: Dataset, what: str) -> Points:
-    """Return the points (N, 3) of a contour: x, y, z in mm.
-
-    Raises:
-        DataError: when there are not three numbers a point, or not as many points as the contour says.
-    """
-    from pydicom.dataelem import RawDataElement
-
-    element = item.get_item("ContourData") if "ContourData" in item else None
-    value = None if element is None else element.value
-    try:
-        if isinstance(element, RawDataElement):  # as bytes: pydicom takes microseconds a number, and there are many
-            text = (value or b"").decode("ascii").strip(" \0\\")
-            numbers = np.array(text.split("\\") if text else [], dtype=np.float64)
-        else:
-            numbers = np.array([] if value is None else value, dtype=np.float64).ravel()
-    except ValueError:
-        raise DataError(f"{what}: ContourData does not hold numbers") from None
-    expected = item.get("NumberOfContourPoints")
-    if numbers.size % 3 or not np.all(np.isfinite(numbers)) or expected not in (None, "", numbers.size // 3):
-        raise DataError(
-            f"{what}: ContourData holds {numbers.size} numbers, expected 3 for each of {expected} points; "
-            f"export it again"
-        )
-    return numbers.reshape(-1, 3)
-
-
-def mask_of(contours: Sequence[Points], image: SimpleITK.Image, what: str, clip: bool = False) -> npt.NDArray[np.uint8]:
+def mask_of(
+    contours: Sequence[Points], image: SimpleITK.Image, what: str, clip: bool = False, exclusive: bool = False
+) -> Filled:
     """Return the mask of a structure.
 
-    Contours between slices belong to the nearest slice; of several planes nearest to one slice the closest counts.
-    A structure too small to cover half a voxel keeps the voxel it covers most.
+    Contours between slices belong to the nearest slice, those midway to the one after; of several planes nearest to one
+    slice the closest counts. A structure too small to cover half a voxel keeps the voxel it covers most.
 
     Args:
         contours: (N, 3) points in mm each.
         image: the grid.
         what: name for messages.
-        clip: leave contours beyond the first and last slice out instead of refusing them.
-
-    Returns:
-        (slice, row, column) 0/1.
+        clip: leave what lies beyond the image out instead of refusing it.
+        exclusive: see `raster.plane_of`.
     """
-    planes = _planes([_to_index(points, image) for points in contours if len(points) >= 3], what)
+    indexed = [_to_index(points, image) for points in contours]
+    _check_inside(indexed, image, what, clip)
+    planes, remarks = _planes(indexed, image, what)
     columns, rows, num_slices = image.GetSize()
     mask = np.zeros((num_slices, rows, columns), np.uint8)
-    if not clip and (beyond := [k for k in planes if not -0.5 <= k < num_slices - 0.5]):
-        raise DataError(f"{what}: contours in {len(beyond)} planes lie beyond the CT's {num_slices} slices")
-    _refuse_skipped_slices(sorted(planes), what)
     nearest: dict[int, float] = {}
     for place in planes:
-        index = int(np.floor(place + 0.5))
+        index = int(np.floor(place + 0.5 + _SAME_PLANE))
         if 0 <= index < num_slices and (index not in nearest or abs(place - index) < abs(nearest[index] - index)):
             nearest[index] = place
     best = (0.0, (0, 0, 0))
-    for index, place in nearest.items():
-        covered = coverage(planes[place], (rows, columns))
-        mask[index] = covered >= _HALF
-        if (most := covered.max(initial=0.0)) > best[0]:
-            row, column = np.unravel_index(int(covered.argmax()), covered.shape)
-            best = (float(most), (index, int(row), int(column)))
-    if best[0] > 0 and not mask.any():
+    copies, overlapping = [], []
+    for index, place in sorted(nearest.items()):
+        plane = plane_of(planes[place], exclusive)
+        copies += [place] * plane.num_copies
+        overlapping += [place] if plane.num_overlapping else []
+        half, covered = covered_half(plane, (rows, columns))
+        mask[index] = half
+        if (most := float(covered.max(initial=0.0))) > best[0]:
+            best = (most, (index, *divmod(int(covered.argmax()), columns)))
+        elif best[0] == 0:  # too small for any line of the rasteriser
+            column, row = np.rint(plane.contours[0].mean(axis=0)).clip(0, (columns - 1, rows - 1)).astype(int)
+            best = (0.0, (index, row, column))
+    if nearest and not mask.any():
         mask[best[1]] = 1
-    return mask
+    if copies:
+        remarks.append(f"{what}: {len(copies)} contours are there twice, read once ({at(copies, image)})")
+    if overlapping:
+        remarks.append(f"{what}: contours that overlap each other are read as their union ({at(overlapping, image)})")
+    inner = range(min(nearest, default=0), max(nearest, default=0))
+    return Filled(mask, tuple(index for index in inner if index not in nearest), tuple(remarks))
+
+
+def at(places: Sequence[float], image: SimpleITK.Image) -> str:
+    """Return continuous slices as places along the slice axis in mm, for messages."""
+    normal = np.array(image.GetDirection()).reshape(3, 3)[:, 2]
+    start, step = float(np.array(image.GetOrigin()) @ normal), image.GetSpacing()[2]
+    sign = float(normal.sum())  # an axis of the patient: in its own direction, as planning systems count
+    listed = ", ".join(f"{sign * (start + step * place):.2f}" for place in sorted(set(places))[:_LISTED])
+    more = f" and {len(set(places)) - _LISTED} more" if len(set(places)) > _LISTED else ""
+    return f"at {listed}{more} mm along the slice axis"
 
 
 def _to_index(points: Points, image: SimpleITK.Image) -> Points:
@@ -140,59 +168,126 @@ def _to_index(points: Points, image: SimpleITK.Image) -> Points:
     return (points - np.array(image.GetOrigin())) @ directions / np.array(image.GetSpacing())
 
 
-def _planes(contours: Sequence[Points], what: str) -> dict[float, list[Points]]:
-    """Return the contours, (N, 2) points (column, row), by their plane, a continuous slice."""
-    planes: dict[float, list[Points]] = {}
+def _check_inside(contours: Sequence[Points], image: SimpleITK.Image, what: str, clip: bool) -> None:
+    """Refuse contours across slices, and those beyond the image: cut off they would be another structure."""
+    size = np.array(image.GetSize())
     for points in contours:
         if np.ptp(points[:, 2]) > _FLAT:
-            raise DataError(f"{what}: a contour does not lie in a slice of the CT; draw contours on the CT's slices")
+            place = at([float(points[:, 2].mean())], image)
+            raise DataError(
+                f"{what}: a contour does not lie in a slice of the CT ({place}); draw contours on the CT's slices"
+            )
+    if clip:
+        if contours and not any((p.max(axis=0) >= 0).all() and (p.min(axis=0) < size).all() for p in contours):
+            raise DataError(f"{what}: all contours lie outside the CT; they are of another image")
+        return
+    low = -0.5 - _SAME_PLANE
+    if beyond := {float(p[0, 2]) for p in contours if not low <= p[:, 2].mean() < low + size[2]}:
+        raise DataError(f"{what}: contours in {len(beyond)} planes lie beyond the CT's {size[2]} slices")
+    for points in contours:
+        outside = np.maximum(-points[:, :2].min(axis=0), points[:, :2].max(axis=0) - (size[:2] - 1))
+        if (outside > _BEYOND).any():
+            mm = float((outside * np.array(image.GetSpacing()[:2])).max())
+            raise DataError(
+                f"{what}: a contour reaches {mm:.1f} mm beyond the centres of the CT's outermost voxels "
+                f"({at([float(points[:, 2].mean())], image)}); cut off it would be another structure: crop it in the "
+                f"planning system, or export the whole CT"
+            )
+
+
+def _planes(
+    contours: Sequence[Points], image: SimpleITK.Image, what: str
+) -> tuple[dict[float, list[Points]], list[str]]:
+    """Return the contours, (N, 2) points (column, row), by their plane, a continuous slice, and remarks."""
+    planes: dict[float, list[Points]] = {}
+    empty: list[float] = []
+    for points in contours:
         place = float(points[:, 2].mean())
+        if not has_area(points[:, :2]):
+            if abs(_signed_area(points)) > 1e-3:
+                raise DataError(f"{what}: a contour runs around itself twice ({at([place], image)}); draw it again")
+            empty.append(place)
+            continue
         same = next((known for known in planes if abs(known - place) < _SAME_PLANE), place)
         planes.setdefault(same, []).append(points[:, :2])
-    return planes
+    remark = f"{what}: {len(empty)} contours enclose no area and are left out ({at(empty, image)})" if empty else ""
+    return planes, [remark] if remark else []
 
 
-def _refuse_skipped_slices(places: Sequence[float], what: str) -> None:
-    """Refuse contours on every second or third slice only: the gaps would be holes."""
-    if len(places) >= 3 and (step := float(np.diff(places).min())) > 1.5:
-        raise DataError(f"{what}: contoured on every {step:.0f}. slice only; interpolate it in the planning system")
+def _signed_area(points: Points) -> float:
+    x, y = points[:, 0] - points[0, 0], points[:, 1] - points[0, 1]
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
-def coverage(contours: Sequence[Points], shape: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Return the share of each pixel (row, column) inside an odd number of closed contours.
+def _references(drawn: Drawn, ct: CtVolume, what: str, config: DicomConfig) -> list[str]:
+    """Compare contours with the images that they name.
 
-    Args:
-        contours: (N, 2) points (column, row) each; whole numbers are the centres of pixels.
-        shape: rows and columns.
+    Raises:
+        DataError: when they lie elsewhere, unless `data.options.contradictions` is `remark`.
     """
-    rows, columns = shape
-    line, at = _crossings(contours, rows * _LINES_PER_ROW)
-    order = np.lexsort((at, line))
-    line, at = line[order], np.clip(at[order] + 0.5, 0, columns)  # 0 is the left edge of the first pixel
-    first = np.searchsorted(line, line)  # of each line's crossings, by their order, every second one leaves
-    sign = 1.0 - 2.0 * ((np.arange(line.size) - first) % 2)
-    pixel = np.floor(at).astype(np.int64)
-    # From a crossing on everything to the right is inside (or no longer): a step, of which the pixel it falls in gets
-    # the part to the right of the crossing. Summing along the row turns steps into covered lengths.
-    part = pixel + 1 - at
-    flat = (line // _LINES_PER_ROW) * (columns + 2) + pixel
-    steps = np.bincount(flat, sign * part, rows * (columns + 2))
-    steps += np.bincount(flat + 1, sign * (1 - part), rows * (columns + 2))
-    return np.cumsum(steps.reshape(rows, columns + 2), axis=1)[:, :columns] / _LINES_PER_ROW
+    slices = {uid: index for index, uid in enumerate(ct.instances)}
+    places = [float(_to_index(points, ct.image)[:, 2].mean()) for points in drawn.points]
+    off = [
+        (abs(place - slices[uid]), place)
+        for place, uid in zip(places, drawn.images, strict=True)
+        if uid in slices and abs(place - slices[uid]) > _OFF_IMAGE
+    ]
+    foreign = [place for place, uid in zip(places, drawn.images, strict=True) if uid and uid not in slices]
+    if not off:
+        there = f"{what}: {len(foreign)} of {len(places)} contours name images that are not in the CT"
+        return [f"{there} ({at(foreign, ct.image)})"] if foreign else []
+    mm = max(off)[0] * ct.image.GetSpacing()[2]
+    sentence = (
+        f"{what}: {len(off)} of {len(places)} contours lie up to {mm:.2f} mm from the image that they name "
+        f"({at([place for _, place in off], ct.image)})"
+    )
+    if config.contradictions == "refuse":
+        raise DataError(
+            f"{sentence}; export it again, or set data.options.contradictions to remark to trust the points"
+        )
+    return [sentence]
 
 
-def _crossings(contours: Sequence[Points], num_lines: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return where horizontal lines cross the edges: the line's number, and the column."""
-    start = np.concatenate(contours)
-    end = np.concatenate([np.roll(points, -1, axis=0) for points in contours])
-    up = start[:, 1] > end[:, 1]
-    start[up], end[up] = end[up], start[up].copy()
-    # Line n lies at row (n + 0.5) / lines per row - 0.5; an edge owns the lines from its start to just before its end.
-    low = np.ceil((start[:, 1] + 0.5) * _LINES_PER_ROW - 0.5).clip(0, num_lines).astype(np.int64)
-    high = np.ceil((end[:, 1] + 0.5) * _LINES_PER_ROW - 0.5).clip(0, num_lines).astype(np.int64)
-    counts = high - low
-    edge = np.repeat(np.arange(counts.size), counts)
-    line = np.arange(edge.size) - np.repeat(np.cumsum(counts) - counts, counts) + low[edge]
-    y = (line + 0.5) / _LINES_PER_ROW - 0.5
-    x1, y1, x2, y2 = start[edge, 0], start[edge, 1], end[edge, 0], end[edge, 1]
-    return line, x1 + (y - y1) * (x2 - x1) / (y2 - y1)
+def _without_gaps(
+    filled: Filled, name: str, image: SimpleITK.Image, what: str, config: DicomConfig
+) -> tuple[Mask | None, str]:
+    """Return a structure's mask, None when gaps make it unknown, and a remark.
+
+    Raises:
+        DataError: when a target has gaps.
+    """
+    if not filled.gaps or name in config.allow_gaps:
+        return filled.mask, ""
+    where = f"{what}: no contour in {len(filled.gaps)} slices between others ({at(filled.gaps, image)})"
+    if name in config.fill_gaps:
+        return _interpolated(filled, image), f"{where}; filled by shape"
+    advice = (
+        "contour them, or name it in data.options.fill_gaps to fill them by shape, or in data.options.allow_gaps if it "
+        "has several parts"
+    )
+    if name in config.targets:
+        raise DataError(f"{where}; {advice}")
+    if name == BODY:
+        return None, f"{where}; the body is taken from the CT instead"
+    return None, f"{where}; read as not contoured: {advice}"
+
+
+def _interpolated(filled: Filled, image: SimpleITK.Image) -> Mask:
+    """Fill empty slices by the signed distances to the outlines above and below, in proportion."""
+    from scipy import ndimage
+
+    column, row, _ = image.GetSpacing()
+
+    def distance(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        inside, outside = (ndimage.distance_transform_edt(part, (row, column)) for part in (mask, ~mask))
+        return inside - outside
+
+    mask = filled.mask.copy()
+    for index in filled.gaps:
+        below = max(i for i in range(index) if i not in filled.gaps)
+        above = next(i for i in range(index + 1, len(mask)) if i not in filled.gaps)
+        part = (index - below) / (above - below)
+        ends = [filled.mask[end].astype(bool) for end in (below, above)]
+        if all(end.any() for end in ends):
+            mask[index] = (1 - part) * distance(ends[0]) + part * distance(ends[1]) >= 0
+    return mask

@@ -78,7 +78,9 @@ _CODES = {
         "PLAN MULTI_PLAN PLAN_OVERVIEW FRACTION BEAM BRACHY FRACTION_SESSION BEAM_SESSION "
         "BRACHY_SESSION CONTROL_POINT RECORD"
     ),
-    "ContourGeometricType": _words("POINT OPEN_PLANAR OPEN_NONPLANAR CLOSED_PLANAR CLOSEDPLANAR_XOR"),
+    "ContourGeometricType": _words(
+        "POINT OPEN_PLANAR OPEN_NONPLANAR CLOSED_PLANAR CLOSEDPLANAR_XOR INTERPOLATED_PLANAR"
+    ),
     "DoseReferenceStructureType": _words("POINT VOLUME COORDINATES SITE"),
     "DoseReferenceType": _words("TARGET ORGAN_AT_RISK"),
     "TreatmentDeliveryType": _words("TREATMENT OPEN_PORTFILM TRMT_PORTFILM CONTINUATION SETUP"),
@@ -95,7 +97,7 @@ def read_key(key_file: str = "") -> bytes:
         DataError: when there is none or it is short. The key itself is in no message.
     """
     if key_file:
-        source = f"data.dicom.key_file {key_file!r}"
+        source = f"data.options.key_file {key_file!r}"
         try:
             key = Path(key_file).expanduser().read_bytes().strip()
         except OSError as error:
@@ -106,7 +108,7 @@ def read_key(key_file: str = "") -> bytes:
         if not key:
             raise DataError(
                 f"no key for the de-identification: make one with {_MAKE_KEY}, keep it secret and safe (the same key "
-                f"gives the same pseudonyms), and set {KEY_VARIABLE} to it or data.dicom.key_file to a file holding it"
+                f"gives the same pseudonyms), and set {KEY_VARIABLE} to it or data.options.key_file to its file"
             )
     if len(key) < MIN_KEY_LENGTH:
         raise DataError(
@@ -244,7 +246,7 @@ class _Pass:
             elif keyword in _UIDS:
                 setattr(copy, keyword, self._uid(_text(source, keyword)))
             elif keyword in _CODES:
-                found = [str(code).strip() for code in _values(source, keyword)]
+                found = [str(code).strip(" \0").upper() for code in _values(source, keyword)]
                 codes = [code if code in _CODES[keyword] else OTHER for code in found if code]
                 setattr(copy, keyword, codes if len(codes) > 1 else "".join(codes))
             elif keyword == "ROIName":

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ctan.config import DicomConfig
-from ctan.dicom.series import CtVolume, decoded, image_of, numbers_of, plane_of
+from ctan.dicom.pixels import check_rows
+from ctan.dicom.series import CtVolume, check_spacing, decoded, image_of, integer_of, numbers_of, plane_of
+from ctan.dicom.settings import DicomConfig
 from ctan.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def chosen(doses: Sequence[Dataset], plan: Dataset | None, sum_beams: bool) -> l
     if not sum_beams:
         raise DataError(
             f"RTDOSE: no plan dose (DoseSummationType PLAN), found {listed}; export the dose of the plan, or set "
-            f"data.dicom.sum_beams to add up the beams"
+            f"data.options.sum_beams to add up the beams"
         )
     if plan is None:
         raise DataError("RTDOSE: beams can be added up with their RTPLAN only, which lists them; export it too")
@@ -112,9 +113,11 @@ def grid_of(dataset: Dataset, prescription_gy: float | None) -> SimpleITK.Image:
     """
     rows, columns = plane_of(dataset, "RTDOSE")
     normal = np.cross(rows, columns)
+    _check_bits(dataset)
     stored = decoded(dataset, "RTDOSE")
     if stored.ndim != 3 or len(stored) < 2:
         raise DataError("RTDOSE: a single plane, expected a dose grid of several")
+    check_rows(stored, "RTDOSE")
     first = numbers_of(dataset, "ImagePositionPatient", 3)
     places = _frame_places(dataset, len(stored), float(first[2]), float(normal[2]))
     step = float(places[-1] - places[0]) / (len(places) - 1)
@@ -122,10 +125,12 @@ def grid_of(dataset: Dataset, prescription_gy: float | None) -> SimpleITK.Image:
         raise DataError("RTDOSE: frames are not evenly spaced (GridFrameOffsetVector); export an even grid")
     if step < 0:
         stored, first, step = stored[::-1], first + places[-1] * normal, -step
-    values = _gray(stored * numbers_of(dataset, "DoseGridScaling", 1)[0], dataset, prescription_gy)
+    scaling = numbers_of(dataset, "DoseGridScaling", 1)[0]
+    if scaling <= 0:
+        raise DataError(f"RTDOSE: DoseGridScaling {scaling:g}, expected a positive number; export it again")
+    values = _gray(stored * scaling, dataset, prescription_gy)
+    check_spacing(numbers_of(dataset, "PixelSpacing", 2), "RTDOSE")
     down, across = numbers_of(dataset, "PixelSpacing", 2)
-    if min(down, across) <= 0:
-        raise DataError(f"RTDOSE: PixelSpacing {down:g}, {across:g} mm, expected positive numbers")
     return image_of(values, first, (rows, columns, normal), (across, down, step))
 
 
@@ -153,12 +158,26 @@ def _gray(values: npt.NDArray[np.float64], dataset: Dataset, prescription_gy: fl
         if prescription_gy is None:
             raise DataError(
                 "RTDOSE: DoseUnits RELATIVE and no prescription; export dose in Gy, or the RTPLAN, or set "
-                "data.dicom.prescription_gy"
+                "data.options.prescription_gy"
             )
         values = values * prescription_gy / (100.0 if values.max() > _PERCENT else 1.0)
     elif units != "GY":
         raise DataError(f"RTDOSE: DoseUnits {'missing' if not units else 'not known'}, expected GY or RELATIVE")
-    return values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        gray = values.astype(np.float32)
+    if not np.isfinite(gray).all():
+        raise DataError("RTDOSE: DoseGridScaling gives doses that are not finite; export it again")
+    return gray
+
+
+def _check_bits(dataset: Dataset) -> None:
+    """Refuse a dose of which decoding would cut bits off: all of those allocated hold the dose."""
+    bits = [integer_of(dataset, keyword, "RTDOSE") for keyword in ("BitsAllocated", "BitsStored", "HighBit")]
+    if bits not in ([16, 16, 15], [32, 32, 31]):
+        raise DataError(
+            f"RTDOSE: {bits[0]} bits allocated, {bits[1]} stored, the highest is bit {bits[2]}; expected 16, 16 "
+            f"and 15, or 32, 32 and 31: export it again"
+        )
 
 
 def plan_of(plans: Sequence[Dataset], doses: Sequence[Dataset]) -> Dataset | None:
@@ -178,7 +197,7 @@ def plan_of(plans: Sequence[Dataset], doses: Sequence[Dataset]) -> Dataset | Non
     if len(found) != 1:
         raise DataError(
             f"RTPLAN: {len(plans)} found, {len(found)} of which RTDOSE refers to; expected one: keep the plan of the "
-            f"dose, or remove plans and set data.dicom.prescription_gy"
+            f"dose, or remove plans and set data.options.prescription_gy"
         )
     return found[0]
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ctan.config import DicomConfig
+from ctan.dicom.settings import DicomConfig
 from ctan.errors import DataError
 
 BODY = "body contour"  # holds a space, which no structure's name may
@@ -58,7 +58,7 @@ def assigned(rois: Iterable[Roi]) -> dict[str, int]:
         if _AMBIGUOUS in roi.mapped:
             raise DataError(
                 f"RTSTRUCT: the name of ROI {roi.number} matches {roi.mapped.replace(_AMBIGUOUS, ' and ')}; "
-                f"make the expressions of data.dicom.structures narrower"
+                f"make the expressions of data.options.structures narrower"
             )
         if roi.mapped and roi.contoured:
             found.setdefault(roi.mapped, []).append(roi.number)
@@ -67,6 +67,6 @@ def assigned(rois: Iterable[Roi]) -> dict[str, int]:
             listed = ", ".join(str(number) for number in sorted(numbers))
             setting = "body" if name == BODY else "structures"
             raise DataError(
-                f"RTSTRUCT: ROIs {listed} all match {name}; make the expressions of data.dicom.{setting} narrower"
+                f"RTSTRUCT: ROIs {listed} all match {name}; make the expressions of data.options.{setting} narrower"
             )
     return {name: numbers[0] for name, numbers in found.items()}

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import POSSIBLE_DOSE_MASK
-from ctan.cases.volumes import stored_ct, to_case_axes
-from ctan.config import DicomConfig
-from ctan.dicom.contours import masks_of
+from ctan.cases.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, stored_ct, to_case_axes
+from ctan.dicom.anatomy import check_body, check_sides, check_targets
+from ctan.dicom.contours import structures_of
 from ctan.dicom.deidentify import Pseudonymiser, quiet_pydicom
 from ctan.dicom.dose import dose_on, plan_of, prescription_of
 from ctan.dicom.names import BODY, RoiNames
 from ctan.dicom.scan import DicomFile, Kind, open_files
 from ctan.dicom.series import volume_of
+from ctan.dicom.settings import DicomConfig
 from ctan.errors import DataError
 from ctan.files import sha256_of_digests
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _BODY_HU = -300.0
+_COARSE = 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Planning:
         prescription_gy: None when it is not known.
         num_unknown_rois: ROIs whose names match no structure.
         sha256: of the bytes of all files, whatever their names.
+        remarks: what was mended, left out or looks odd, a sentence each.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -49,6 +52,7 @@ class Planning:
     prescription_gy: float | None
     num_unknown_rois: int
     sha256: str
+    remarks: tuple[str, ...]
 
 
 def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, config: DicomConfig) -> Planning:
@@ -67,16 +71,22 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
             None if config.prescription_gy and not config.sum_beams else plan_of(by_kind["RTPLAN"], by_kind["RTDOSE"])
         )
         prescription_gy = config.prescription_gy or (None if plan is None else prescription_of(plan))
-        structure_set = _structure_set(by_kind["RTSTRUCT"], plan)
+        structure_set = _structure_set(by_kind["RTSTRUCT"], by_kind["RTPLAN"] if plan is None else [plan])
+        made_on = plan if plan is not None or len(by_kind["RTPLAN"]) != 1 else by_kind["RTPLAN"][0]
+        planned_on = _planned_on(structure_set, made_on, config)
         ct = volume_of(by_kind["CT"], structure_set)
-        masks, num_unknown = masks_of(structure_set, ct)
+        structures = structures_of(structure_set, ct, config)
         dose_image, known = dose_on(ct, by_kind["RTDOSE"], plan, prescription_gy, config)
     hounsfield, spacing_mm = to_case_axes(ct.image)
-    in_case = {name: _in_case_axes(mask, ct.image) for name, mask in masks.items()}
-    body = in_case.pop(BODY) if BODY in in_case else body_of(hounsfield)
-    possible = body & _in_case_axes(known, ct.image)
+    in_case = {name: _in_case_axes(mask, ct.image) for name, mask in structures.masks.items()}
+    signs = judged_ct_numbers([*ct.signs, *signs_of_wrong_ct_numbers(hounsfield)])
+    drawn, in_grid = in_case.pop(BODY, None), _in_case_axes(known, ct.image)
+    body = body_of(hounsfield) if drawn is None else drawn
+    fit = _fit(hounsfield, drawn, in_case) + check_sides(in_case, config.mirrored_pairs, body)
+    possible = body & in_grid
     if not possible.any():
         raise DataError("RTDOSE: its grid does not meet the body; dose and CT are not of the same patient or frame")
+    check_targets(in_case, config.targets, in_grid)
     order = [name for name in config.structures if name in in_case]
     return Planning(
         spacing_mm=spacing_mm,
@@ -84,9 +94,25 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
         masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: possible},
         dose=to_case_axes(dose_image)[0] * possible,
         prescription_gy=prescription_gy,
-        num_unknown_rois=num_unknown,
+        num_unknown_rois=structures.num_unknown,
         sha256=sha256_of_digests({file.sha256: file.sha256 for file in opened}),
+        remarks=planned_on + structures.remarks + signs + fit,
     )
+
+
+def _fit(
+    hounsfield: npt.NDArray[np.floating],
+    drawn: npt.NDArray[np.bool_] | None,
+    structures: Mapping[str, npt.NDArray[np.bool_]],
+) -> tuple[str, ...]:
+    """Compare contours with what is no air in the CT, on every second row and column: it need not be exact."""
+
+    def coarse(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return volume[::_COARSE, ::_COARSE]
+
+    seen = _without_holes(coarse(hounsfield) > _BODY_HU)
+    in_coarse = {name: coarse(mask) for name, mask in structures.items()}
+    return check_body(None if drawn is None else coarse(drawn), seen, in_coarse)
 
 
 def body_of(hounsfield: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
@@ -102,23 +128,58 @@ def body_of(hounsfield: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     parts, count = ndimage.label(hounsfield > _BODY_HU)
     if count == 0:
         raise DataError(f"CT: nothing is above {_BODY_HU:g} HU, no body to be seen; check RescaleSlope and Intercept")
-    body = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    for index in range(body.shape[2]):
-        body[:, :, index] = ndimage.binary_fill_holes(body[:, :, index])
-    return body
+    return _without_holes(parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])))
 
 
-def _structure_set(found: Sequence[Dataset], plan: Dataset | None) -> Dataset:
-    """Return the structure set; of several the one that the plan refers to."""
+def _without_holes(body: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return a body (posterior, left, inferior) with the holes in its slices filled, such as lungs."""
+    from scipy import ndimage
+
+    return np.stack([ndimage.binary_fill_holes(body[:, :, index]) for index in range(body.shape[2])], axis=2)
+
+
+def _structure_set(found: Sequence[Dataset], plans: Sequence[Dataset]) -> Dataset:
+    """Return the structure set; of several the one that the plan refers to.
+
+    Args:
+        found: structure sets of the patient.
+        plans: the plan of the dose, or all plans where the settings give the prescription.
+    """
     if not found:
         raise DataError("no RTSTRUCT; expected a CT series, an RTSTRUCT and an RTDOSE")
-    if len(found) > 1 and plan is not None:
-        items = plan.get("ReferencedStructureSetSequence") or ()
-        referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items}
-        found = [s for s in found if str(s.get("SOPInstanceUID", "")) in referred] or found
-    if len(found) > 1:
-        raise DataError(f"RTSTRUCT: {len(found)} structure sets and no RTPLAN says which one is meant; keep one")
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    items = [item for plan in plans for item in plan.get("ReferencedStructureSetSequence") or ()]
+    referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items}
+    meant = [structure_set for structure_set in found if str(structure_set.get("SOPInstanceUID", "")) in referred]
+    if len(meant) == 1:
+        return meant[0]
+    if not plans:
+        reason = "no RTPLAN says which one is meant"
+    elif meant:
+        reason = f"{len(plans)} RTPLAN refer to {len(meant)} of them"
+    else:
+        reason = "the RTPLAN refers to none of them"
+    raise DataError(f"RTSTRUCT: {len(found)} structure sets and {reason}; keep one")
+
+
+def _planned_on(structure_set: Dataset, plan: Dataset | None, config: DicomConfig) -> tuple[str, ...]:
+    """Return a remark when the plan was made on another structure set.
+
+    Raises:
+        DataError: in that case, unless `data.options.contradictions` is `remark`.
+    """
+    items = (plan.get("ReferencedStructureSetSequence") if plan is not None else None) or ()
+    referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items} - {""}
+    if not referred or str(structure_set.get("SOPInstanceUID", "")) in referred:
+        return ()
+    sentence = "RTPLAN refers to another structure set than the RTSTRUCT found"
+    if config.contradictions == "refuse":
+        raise DataError(
+            f"{sentence}; export the structure set of the plan, or set data.options.contradictions to remark to read "
+            f"this one"
+        )
+    return (sentence,)
 
 
 def _in_case_axes(mask: npt.NDArray[np.bool_ | np.uint8], like: SimpleITK.Image) -> npt.NDArray[np.bool_]:

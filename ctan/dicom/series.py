@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ctan.dicom.pixels import check_length, check_rows, check_scales, header_signs, lost_bits
 from ctan.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 OUTSIDE_HU = -1024.0  # what padding becomes: the lowest stored value, as outside the image
+SPACING_MM = (0.01, 100.0)  # of any image
 _ALIGNED = 1e-3  # largest deviation of a direction cosine from 0 or 1, as in `ctan.cases.volumes`
 _SAME_MM = 0.01  # positions closer than this are equal
 _UNEVEN = 0.05  # share of the spacing by which a distance between slices may differ from it; headers are rounded
@@ -29,11 +32,15 @@ class CtVolume:
         image: HU, float32; its axes are those of the patient in some order and direction.
         frame: FrameOfReferenceUID.
         series: SeriesInstanceUID, perhaps empty.
+        instances: SOPInstanceUID of each slice.
+        signs: what in the headers speaks against the values being HU.
     """
 
     image: SimpleITK.Image
     frame: str
     series: str
+    instances: tuple[str, ...] = ()
+    signs: tuple[str, ...] = ()
 
 
 def volume_of(slices: Sequence[Dataset], reference: Dataset) -> CtVolume:
@@ -54,11 +61,12 @@ def volume_of(slices: Sequence[Dataset], reference: Dataset) -> CtVolume:
     if len(frames) > 1 or "" in frames:
         found = "none in some slices" if "" in frames else f"{len(frames)}"
         raise DataError(f"CT: expected one frame of reference, found {found}")
-    voxels = np.stack([_hounsfield(s, _place(s, normal)) for s in ordered])
+    voxels, signs = _hounsfields(ordered, normal)
     down, across = numbers_of(ordered[0], "PixelSpacing", 2)
     image = image_of(voxels, numbers_of(ordered[0], "ImagePositionPatient", 3), (rows, columns, normal),
                      (across, down, spacing_mm))  # fmt: skip
-    return CtVolume(image, frames.pop(), str(ordered[0].get("SeriesInstanceUID", "")))
+    instances = tuple(str(s.get("SOPInstanceUID", "")) for s in ordered)
+    return CtVolume(image, frames.pop(), str(ordered[0].get("SeriesInstanceUID", "")), instances, tuple(signs))
 
 
 def image_of(
@@ -106,7 +114,7 @@ def _by_series(slices: Sequence[Dataset]) -> dict[str, list[Dataset]]:
     for dataset in slices:
         if "LOCALIZER" in (dataset.get("ImageType") or ()):
             continue
-        if int(dataset.get("NumberOfFrames") or 1) > 1:
+        if dataset.get("NumberOfFrames") and integer_of(dataset, "NumberOfFrames", "CT") > 1:
             raise DataError("CT: multi-frame (enhanced CT); expected a file a slice, export it as plain CT images")
         series.setdefault(str(dataset.get("SeriesInstanceUID", "")), []).append(dataset)
     if not series:
@@ -144,8 +152,8 @@ def _common_plane(slices: Sequence[Dataset]) -> tuple[npt.NDArray[np.float64], n
     if len(slices) < 2:
         raise DataError("CT: a single slice, expected a volume")
     for keyword in ("Rows", "Columns"):
-        sizes = {int(s.get(keyword) or 0) for s in slices}
-        if len(sizes) > 1 or 0 in sizes:
+        sizes = {integer_of(s, keyword, "CT") for s in slices}
+        if len(sizes) > 1 or min(sizes) <= 0:
             raise DataError(
                 f"CT: slices differ in size, {keyword} {', '.join(map(str, sorted(sizes)))}; keep one series"
             )
@@ -153,8 +161,8 @@ def _common_plane(slices: Sequence[Dataset]) -> tuple[npt.NDArray[np.float64], n
         values = np.array([numbers_of(s, keyword, count) for s in slices])
         if np.ptp(values, axis=0).max() > tolerance:
             raise DataError(f"CT: slices differ in {keyword}; keep one series")
-        if keyword == "PixelSpacing" and values.min() <= 0:
-            raise DataError(f"CT: PixelSpacing {_list(values[0])} mm, expected positive numbers")
+        if keyword == "PixelSpacing":
+            check_spacing(values[0], "CT")
     return plane_of(slices[0], "CT")
 
 
@@ -199,17 +207,41 @@ def _place(dataset: Dataset, normal: npt.NDArray[np.float64]) -> float:
     return float(numbers_of(dataset, "ImagePositionPatient", 3) @ normal)
 
 
-def _hounsfield(dataset: Dataset, place: float) -> npt.NDArray[np.float32]:
-    """Return one slice in HU, its padding as air."""
-    stored = decoded(dataset, f"CT slice at {place:.2f} mm")
-    slope, intercept = (numbers_of(dataset, keyword, 1)[0] for keyword in ("RescaleSlope", "RescaleIntercept"))
-    values = (stored * np.float64(slope) + intercept).astype(np.float32)
-    if (padding := dataset.get("PixelPaddingValue")) is not None:
-        limit = dataset.get("PixelPaddingRangeLimit")
-        # Often written as unsigned where the pixels are signed: 63536 is -2000.
-        bounds = np.sort(np.array([padding, padding if limit is None else limit], np.int64).astype(stored.dtype))
-        values[(stored >= bounds[0]) & (stored <= bounds[1])] = OUTSIDE_HU
-    return values
+def _hounsfields(
+    slices: Sequence[Dataset], normal: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Return ordered slices in HU, their padding as air, and signs of wrong values in their headers."""
+    values, padded, scales, num_lost = [], [], [], 0
+    for dataset in slices:
+        what = f"CT slice at {_place(dataset, normal):.2f} mm"
+        stored = decoded(dataset, what)
+        slope, intercept = (float(numbers_of(dataset, key, 1)[0]) for key in ("RescaleSlope", "RescaleIntercept"))
+        if slope <= 0:
+            raise DataError(f"{what}: RescaleSlope {slope:g}, expected a positive number; export it again")
+        with np.errstate(over="ignore"):
+            values.append((stored * np.float64(slope) + intercept).astype(np.float32))
+        if not np.isfinite(values[-1]).all():
+            raise DataError(f"{what}: RescaleSlope {slope:g} and RescaleIntercept {intercept:g} give no finite values")
+        padded.append(_padding(dataset, stored))
+        values[-1][padded[-1]] = OUTSIDE_HU
+        scales.append((slope, intercept))
+        num_lost += lost_bits(dataset, stored)
+    volume = np.stack(values)
+    check_rows(volume, "CT")
+    check_scales(volume, scales)
+    return volume, header_signs(slices, np.stack(padded), volume, num_lost)
+
+
+def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return where a slice holds its padding value."""
+    if dataset.get("PixelPaddingValue") is None:
+        return np.zeros(stored.shape, bool)
+    padding = numbers_of(dataset, "PixelPaddingValue", 1)[0]
+    has_limit = dataset.get("PixelPaddingRangeLimit") is not None
+    limit = numbers_of(dataset, "PixelPaddingRangeLimit", 1)[0] if has_limit else padding
+    # Often written as unsigned where the pixels are signed: 63536 is -2000.
+    bounds = np.sort(np.array([padding, limit]).astype(np.int64).astype(stored.dtype))
+    return (stored >= bounds[0]) & (stored <= bounds[1])
 
 
 def decoded(dataset: Dataset, what: str) -> npt.NDArray[Any]:
@@ -222,6 +254,7 @@ def decoded(dataset: Dataset, what: str) -> npt.NDArray[Any]:
         raise DataError(f"{what}: no pixel data")
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise DataError(f"{what}: {dataset.SamplesPerPixel} samples a pixel, expected 1")
+    check_length(dataset, what)
     try:
         return dataset.pixel_array
     except Exception as error:  # decoders raise many kinds
@@ -244,6 +277,26 @@ def numbers_of(dataset: Dataset, keyword: str, count: int) -> npt.NDArray[np.flo
         kind = dataset.get("Modality", "file")
         raise DataError(f"{kind}: expected {count} numbers in {keyword}, {found}")
     return numbers
+
+
+def integer_of(dataset: Dataset, keyword: str, what: str) -> int:
+    """Return one whole number of an attribute that must be there."""
+    value = dataset.get(keyword)
+    try:
+        number = float(value)  # several values, or none, are a TypeError
+    except (TypeError, ValueError):
+        number = math.nan
+    if not number.is_integer():
+        raise DataError(f"{what}: expected one whole number in {keyword}; export it again")
+    return int(number)
+
+
+def check_spacing(values: npt.NDArray[np.float64], what: str) -> None:
+    """Refuse a PixelSpacing that no scanner or planning system has."""
+    if values.min() < SPACING_MM[0] or values.max() > SPACING_MM[1]:
+        raise DataError(
+            f"{what}: PixelSpacing {_list(values)} mm, expected {SPACING_MM[0]:g} to {SPACING_MM[1]:g}; export it again"
+        )
 
 
 def _list(values: npt.NDArray[np.float64]) -> str:

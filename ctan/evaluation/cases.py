@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from ctan.errors import DataError
 from ctan.files import atomic_path
+from ctan.records import CASES_FILE, EVALUATION, TUNING
 
-CASES_FILE = "cases.parquet"
-TUNING, EVALUATION = "tuning", "evaluation"
 Row = dict[str, Any]
 SCHEMA = pa.schema(
     [
@@ -55,3 +54,6 @@ def read_cases(path: Path) -> pa.Table:
     if missing:
         raise DataError(f"{path}: lacks the columns {', '.join(missing)}; run evaluate and compare again")
     return table.select(SCHEMA.names)
+
+
+__all__ = ["CASES_FILE", "EVALUATION", "SCHEMA", "TUNING", "Row", "read_cases", "write_cases"]

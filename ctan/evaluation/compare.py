@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +18,22 @@ from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, r
 from ctan.evaluation.evaluate import evaluation_cases, evaluation_hash
 from ctan.evaluation.improvement import all_patients, patient_weights, relative_improvement, resampled_metric
 from ctan.evaluation.summary import describe_selection_error, scores, selection_error
-from ctan.files import write_json
 from ctan.metrics import CLASS_FREQUENCIES, MIN_SEEDS, chance_rows, interval
 from ctan.progress import track
+from ctan.records import (
+    ArchitectureEntry,
+    BaselineEntry,
+    Choice,
+    ComparisonRecord,
+    EvaluationRecord,
+    Interval,
+    ModelEntry,
+    ModelRecord,
+)
 from ctan.store import Store, StorePointer, open_store
-from ctan.tasks import Classification, DoseRegression, Task, task_from_json
+from ctan.tasks import Classification, DoseRegression, Task
 
-COMPARISON_FILE = "comparison.json"
 REFERENCE_ARCH = "stl"
-_FACTS = ("arch", "fold", "seed", "run_id", "num_parameters", "macs_per_case", "step_seconds", "epochs", "device",
-          "precision")  # fmt: skip
 ROLES = (TUNING, EVALUATION)
 
 
@@ -37,14 +41,16 @@ ROLES = (TUNING, EVALUATION)
 class _Model:
     """One evaluated model: its description and its per-case rows."""
 
-    described: dict[str, Any]
+    record: ModelRecord
     cases: pa.Table
 
     def rows(self, role: str) -> pa.Table:
         return self.cases.filter(pc.field("role") == role)
 
 
-def compare(pointer: StorePointer, evaluation_dirs: list[Path], output_dir: Path, config: RunConfig) -> dict[str, Any]:
+def compare(
+    pointer: StorePointer, evaluation_dirs: list[Path], output_dir: Path, config: RunConfig
+) -> ComparisonRecord:
     """Compare evaluated models and choose the best by the tuning cases.
 
     Args:
@@ -66,48 +72,40 @@ def compare(pointer: StorePointer, evaluation_dirs: list[Path], output_dir: Path
     _check_unique(models, evaluation_dirs)
     store, tasks = open_store(pointer), _all_tasks(models)
     simple = pa.Table.from_pylist(_simple_rows(store, models[0], tasks, config), SCHEMA)
-    content = {
-        "dataset": pointer.dataset,
-        "store_key": pointer.key,
-        "data_hash": pointer.data_hash,
-        "evaluation_hash": evaluation_hash(store),
-        "num_bootstrap": config.evaluation.num_bootstrap,
-        "confidence": config.evaluation.confidence,
-        "num_tuning_cases": len(pc.unique(pa.concat_tables([m.rows(TUNING) for m in models])["case_id"])),
-        "num_evaluation_cases": len(evaluation_cases(store)),
+    comparison = ComparisonRecord(
+        dataset=pointer.dataset,
+        store_key=pointer.key,
+        data_hash=pointer.data_hash,
+        evaluation_hash=evaluation_hash(store),
+        num_bootstrap=config.evaluation.num_bootstrap,
+        confidence=config.evaluation.confidence,
+        num_tuning_cases=len(pc.unique(pa.concat_tables([m.rows(TUNING) for m in models])["case_id"])),
+        num_evaluation_cases=len(evaluation_cases(store)),
         **_compare(models, tasks, config),
-        "baselines": _baselines(simple, tasks),
-        "grid_floor": scores(simple.filter(pc.field("arch") == "grid-floor"), tasks),
-    }
-    content = _without_infinities(content)
+        baselines=_baselines(simple, tasks),
+        grid_floor=scores(simple.filter(pc.field("arch") == "grid-floor"), tasks),
+    )
     kept = simple.filter(pc.field("arch") != "grid-floor")
     write_cases(pa.concat_tables([*(model.cases for model in models), kept]), output_dir / CASES_FILE)
-    write_json(output_dir / COMPARISON_FILE, content)
-    return content
+    comparison.save(output_dir)
+    return comparison
 
 
 def _read(folder: Path, pointer: StorePointer) -> _Model:
-    advice = "expected the folder that `ctan evaluate` writes"
-    try:
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); {advice}") from error
-    except ValueError as error:
-        raise DataError(f"{folder}: model.json or summary.json is not valid JSON ({error}); {advice}") from error
-    if summary.get("store_key") != pointer.key:
+    record, summary = ModelRecord.load(folder), EvaluationRecord.load(folder)
+    if summary.store_key != pointer.key:
         raise DataError(
-            f"{folder}: evaluated on store {summary.get('store_key')}, to be compared on store {pointer.key}; "
+            f"{folder}: evaluated on store {summary.store_key}, to be compared on store {pointer.key}; "
             f"evaluate the model again on that store"
         )
-    return _Model(described, read_cases(folder / CASES_FILE))
+    return _Model(record, read_cases(folder / CASES_FILE))
 
 
 def _check_unique(models: list[_Model], folders: list[Path]) -> None:
     """Raise when a training is given twice: its cases would count twice."""
     seen: dict[tuple[Any, ...], Path] = {}
     for model, folder in zip(models, folders, strict=True):
-        training = tuple(model.described[name] for name in ("arch", "fold", "seed"))
+        training = (model.record.arch, model.record.fold, model.record.seed)
         if training in seen:
             arch, fold, seed = training
             raise DataError(f"{seen[training]} and {folder} both hold {arch}, fold {fold}, seed {seed}; give it once")
@@ -118,14 +116,14 @@ def _all_tasks(models: list[_Model]) -> tuple[Task, ...]:
     """Return every task that a model has, by name in the order of appearance."""
     tasks: dict[str, Task] = {}
     for model in models:
-        for described in model.described["tasks"]:
-            tasks.setdefault(described["name"], task_from_json(described))
+        for task in model.record.tasks:
+            tasks.setdefault(task.name, task)
     return tuple(tasks.values())
 
 
 def _simple_rows(store: Store, model: _Model, tasks: tuple[Task, ...], config: RunConfig) -> list[Row]:
     """Return the per-case rows of the baselines and of the grid's floor on the evaluation cases."""
-    train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=model.described["fold"])
+    train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=model.record.fold)
     case_ids = evaluation_cases(store)
     rows = _chance_rows(store, train_ids, case_ids, tasks)
     dense = tuple(task for task in tasks if task.head == "dense")
@@ -168,53 +166,55 @@ def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -
     """Return the entries of `comparison.json` that are about models."""
     archs: dict[str, list[_Model]] = {}
     for model in models:
-        archs.setdefault(model.described["arch"], []).append(model)
+        archs.setdefault(model.record.arch, []).append(model)
     reference = REFERENCE_ARCH if REFERENCE_ARCH in archs else next(iter(archs))
-    num_seeds = min(len({m.described["seed"] for m in group}) for group in archs.values())
-    described = [
-        {name: model.described.get(name) for name in _FACTS}
-        | {"scores": {role: scores(model.rows(role), tasks) for role in ROLES}}
-        for model in models
+    num_seeds = min(len({m.record.seed for m in group}) for group in archs.values())
+    entries = [
+        ModelEntry.of(model.record, {role: scores(model.rows(role), tasks) for role in ROLES}) for model in models
     ]
     architectures = [
-        {
-            "arch": arch,
-            "scores": {role: _scores(group, role, tasks, config) for role in ROLES},
-            "structures": _structures(group),
-            "relative_improvement": {}
+        ArchitectureEntry(
+            arch=arch,
+            scores={role: _scores(group, role, tasks, config) for role in ROLES},
+            structures=_structures(group),
+            relative_improvement={}
             if arch == reference
             else {role: _improvement(group, archs[reference], role, tasks, config) for role in ROLES},
-        }
+        )
         for arch, group in archs.items()
     ]
     return {
         "reference_arch": reference,
         "excludes_training_variance": num_seeds < MIN_SEEDS,
-        "models": described,
+        "models": entries,
         "architectures": architectures,
         "best": _best(models, tasks),
     }
 
 
-def _scores(group: list[_Model], role: str, tasks: tuple[Task, ...], config: RunConfig) -> dict[str, Any]:
-    """Return `{task: {metric: {value, low, high}}}`, the mean over folds and seeds."""
+def _scores(
+    group: list[_Model], role: str, tasks: tuple[Task, ...], config: RunConfig
+) -> dict[str, dict[str, Interval]]:
+    """Return the scores by task and metric, the mean over folds and seeds."""
     tables = [model.rows(role) for model in group]
     patients = all_patients(tables)
     weights = patient_weights(tables, patients, config.evaluation.num_bootstrap)
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Interval]] = {}
     for task in tasks:
         for metric in task.metrics:
             values = resampled_metric(tables, task, metric, patients, weights)
             if values is not None:
-                found.setdefault(task.name, {})[metric.name] = interval(values, config.evaluation.confidence)
+                spread = interval(values, config.evaluation.confidence)
+                found.setdefault(task.name, {})[metric.name] = Interval.model_validate(spread)
     return found
 
 
 def _improvement(
     group: list[_Model], reference: list[_Model], role: str, tasks: tuple[Task, ...], config: RunConfig
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Interval]:
     new, old = ([model.rows(role) for model in models] for models in (group, reference))
-    return relative_improvement(tasks, new, old, config.evaluation)
+    gains = relative_improvement(tasks, new, old, config.evaluation)
+    return {name: Interval.model_validate(gain) for name, gain in gains.items()}
 
 
 def _structures(group: list[_Model]) -> dict[str, float]:
@@ -224,36 +224,27 @@ def _structures(group: list[_Model]) -> dict[str, float]:
     return dict(zip(means["structure"].to_pylist(), means["value_mean"].to_pylist(), strict=True))
 
 
-def _baselines(simple: pa.Table, tasks: tuple[Task, ...]) -> list[dict[str, Any]]:
+def _baselines(simple: pa.Table, tasks: tuple[Task, ...]) -> list[BaselineEntry]:
     found = []
     for arch in (MEAN, DISTANCE, CLASS_FREQUENCIES):
         rows = simple.filter(pc.field("arch") == arch)
         if rows.num_rows:
-            found.append({"arch": arch, "label": LABELS[arch], "scores": {EVALUATION: scores(rows, tasks)}})
+            found.append(BaselineEntry(arch=arch, label=LABELS[arch], scores={EVALUATION: scores(rows, tasks)}))
     return found
 
 
-def _best(models: list[_Model], tasks: tuple[Task, ...]) -> dict[str, Any]:
+def _best(models: list[_Model], tasks: tuple[Task, ...]) -> Choice:
     """Choose the architecture, then among its folds and seeds, by the tuning cases alone."""
     errors = [selection_error(scores(model.rows(TUNING), tasks), tasks) for model in models]
     by_arch: dict[str, list[float]] = {}
     for model, error in zip(models, errors, strict=True):
-        by_arch.setdefault(model.described["arch"], []).append(error)
+        by_arch.setdefault(model.record.arch, []).append(error)
     ranking = sorted(((sum(found) / len(found), arch) for arch, found in by_arch.items()))
     arch = ranking[0][1]
-    index = min((error, i) for i, error in enumerate(errors) if models[i].described["arch"] == arch)[1]
+    index = min((error, i) for i, error in enumerate(errors) if models[i].record.arch == arch)[1]
     ranked = ", ".join(f"{name} {error:.4f}" for error, name in ranking)
     reason = f"{arch} has the lowest error on the tuning cases, the mean of {describe_selection_error(tasks)}: {ranked}"
     if len(ranking) == 1:
         reason = f"{arch} is the only architecture"
-    chosen = models[index].described
-    return {"arch": arch, "fold": chosen["fold"], "seed": chosen["seed"], "model_index": index, "reason": reason}
-
-
-def _without_infinities(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON does not know, by None."""
-    if isinstance(value, dict):
-        return {key: _without_infinities(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_infinities(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    chosen = models[index].record
+    return Choice(arch=arch, fold=chosen.fold, seed=chosen.seed, model_index=index, reason=reason)

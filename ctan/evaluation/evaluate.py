@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,8 +21,9 @@ from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, Row, w
 from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
 from ctan.evaluation.scoring import Scored, score_case
 from ctan.evaluation.summary import scores
-from ctan.files import atomic_path, sha256_of_json, write_json
+from ctan.files import atomic_path, sha256_of_json
 from ctan.progress import track
+from ctan.records import DVH_FILE, FIGURES_FILE, HISTORY_FILE, EvaluationRecord
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import DoseRegression, tasks_of
 
@@ -51,7 +51,7 @@ def evaluation_hash(store: Store) -> str:
     return sha256_of_json([cases, truth, store.spec.to_json(), store.versions, scoring])
 
 
-def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: RunConfig) -> dict[str, Any]:
+def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: RunConfig) -> EvaluationRecord:
     """Predict every tuning and evaluation case and score it on the native grid.
 
     Args:
@@ -62,7 +62,7 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
         config: the evaluation settings.
 
     Returns:
-        `{"scores": {role: {task: {metric: value}}}, "num_cases": {role: n}, "seconds": s}`.
+        What `summary.json` holds.
 
     Raises:
         DataError: when a role has no case, the model cannot be loaded or is of another data set, its predictions are
@@ -74,16 +74,14 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
     _check_output(output_dir)
     store = open_store(pointer)
     model = load_network(model_dir, config.evaluation.test_time_flip)
-    described = model.model_json
-    if described["dataset"] != pointer.dataset:
-        raise DataError(
-            f"{model_dir}: a model of data set {described['dataset']!r}, the store holds {pointer.dataset!r}"
-        )
+    record = model.record
+    if record.dataset != pointer.dataset:
+        raise DataError(f"{model_dir}: a model of data set {record.dataset!r}, the store holds {pointer.dataset!r}")
     check_same_spec(
         model.spec, store.spec, str(pointer.folder), "pack the data as the model knows them, or train again"
     )
     roles = {
-        TUNING: store.case_ids(split=SPLIT_TRAIN, fold=described["fold"]),
+        TUNING: store.case_ids(split=SPLIT_TRAIN, fold=record.fold),
         EVALUATION: evaluation_cases(store),
     }
     for role, case_ids in roles.items():
@@ -94,8 +92,8 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
     rows: list[Row] = []
     curves: list[Row] = []
     figures: dict[str, Any] = {}
-    named = {name: described[name] for name in ("arch", "fold", "seed")}
-    what = f"evaluate {described['arch']}"
+    named = {"arch": record.arch, "fold": record.fold, "seed": record.seed}
+    what = f"evaluate {record.arch}"
     for role, reference, scored in track(_score(store, model, todo, config), len(todo), what):
         identity = {**named, "role": role, "case_id": reference.case_id, "group_id": reference.group_id}
         rows += [{**identity, **row} for row in scored.rows]
@@ -106,21 +104,21 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
 
     table = pa.Table.from_pylist(rows, SCHEMA)
     by_role = {role: scores(table.filter(pc.field("role") == role), model.tasks) for role in roles}
-    summary = {
-        "scores": by_role,
-        "num_cases": {role: len(case_ids) for role, case_ids in roles.items()},
-        "seconds": round(time.monotonic() - started, 1),
-        "store_key": pointer.key,
-    }
+    summary = EvaluationRecord(
+        scores=by_role,
+        num_cases={role: len(case_ids) for role, case_ids in roles.items()},
+        seconds=round(time.monotonic() - started, 1),
+        store_key=pointer.key,
+    )
     with atomic_path(output_dir) as folder:
         folder.mkdir()
         write_cases(table, folder / CASES_FILE)
-        pq.write_table(pa.Table.from_pylist(curves, DVH_SCHEMA), folder / "dvh.parquet")
-        np.savez_compressed(folder / "figures.npz", **figures)
-        write_json(folder / "summary.json", summary)
-        (folder / "model.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        if (model_dir / "history.parquet").exists():
-            shutil.copyfile(model_dir / "history.parquet", folder / "history.parquet")
+        pq.write_table(pa.Table.from_pylist(curves, DVH_SCHEMA), folder / DVH_FILE)
+        np.savez_compressed(folder / FIGURES_FILE, **figures)
+        summary.save(folder)
+        record.save(folder)
+        if (model_dir / HISTORY_FILE).exists():
+            shutil.copyfile(model_dir / HISTORY_FILE, folder / HISTORY_FILE)
         if output_dir.exists():
             shutil.rmtree(output_dir)
     return summary

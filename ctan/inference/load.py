@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
-from ctan.cases import DataSpec
-from ctan.config import RunConfig
 from ctan.errors import DataError
-from ctan.files import atomic_path, write_json
+from ctan.files import atomic_path
 from ctan.inputs import Inputs, network_input
-from ctan.tasks import DoseRegression, Segmentation, Task, task_from_json
+from ctan.records import MODEL_FILE, WEIGHTS_FILE, ModelRecord
+from ctan.tasks import DoseRegression, Segmentation, Task
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ctan.cases import StoredCase
+    from ctan.cases import DataSpec, StoredCase
 
-WEIGHTS_FILE, MODEL_FILE = "model.safetensors", "model.json"
-_NEEDED = ("arch", "tasks", "spec", "inputs", "in_channels", "config", "run_id", "code_hash")
-_TRAIN_AGAIN = "train the model again"
 _MAX_NAMES = 4
 
 
-def save_network(model_dir: Path, state_dict: Mapping[str, Tensor], model_json: dict[str, Any]) -> None:
+def save_network(model_dir: Path, state_dict: Mapping[str, Tensor], record: ModelRecord) -> None:
     """Write a trained model; each file appears whole or not at all, `model.json` last.
 
     Args:
         model_dir: folder to write to, created when missing; other files in it stay.
         state_dict: weights by name.
-        model_json: what `docs/architecture.md` lists.
+        record: how to ask it, and where it came from.
     """
     from safetensors.torch import save_file
 
@@ -45,28 +39,7 @@ def save_network(model_dir: Path, state_dict: Mapping[str, Tensor], model_json: 
     with atomic_path(model_dir / WEIGHTS_FILE) as path:
         # One entry only: safetensors writes several in any order, and equal weights must be equal files.
         save_file(tensors, path, metadata={"format": "pt"})
-    write_json(model_dir / MODEL_FILE, model_json)
-
-
-def read_model_json(model_dir: Path) -> dict[str, Any]:
-    """Return `model.json` of a model folder.
-
-    Raises:
-        DataError: when the folder or file is missing or is not that of a trained model.
-    """
-    path, advice = model_dir / MODEL_FILE, "expected the folder that `ctan train` writes"
-    if not model_dir.is_dir():
-        raise DataError(f"{model_dir}: no such folder; {advice}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); train the model again") from error
-    missing = [name for name in _NEEDED if name not in value] if isinstance(value, dict) else list(_NEEDED)
-    if missing:
-        raise DataError(f"{path}: not the description of a trained model, lacks {', '.join(missing)}; {advice}")
-    return value
+    record.save(model_dir)
 
 
 def load_network(model_dir: Path, test_time_flip: bool | None = None) -> LoadedModel:
@@ -74,7 +47,7 @@ def load_network(model_dir: Path, test_time_flip: bool | None = None) -> LoadedM
 
     Args:
         model_dir: holds `model.safetensors` and `model.json`.
-        test_time_flip: average with the prediction for the flipped image; None: as the model's settings say.
+        test_time_flip: average with the prediction for the flipped image; None: as the model says.
 
     Raises:
         DataError: naming the file, when one is missing or damaged, or the weights are not those of the network
@@ -84,29 +57,14 @@ def load_network(model_dir: Path, test_time_flip: bool | None = None) -> LoadedM
 
     from ctan.networks import build_network
 
-    model_json = read_model_json(model_dir)
-    config = _config(model_json, model_dir)
-    tasks = tuple(task_from_json(task) for task in model_json["tasks"])
-    spec = DataSpec.from_json(model_json["spec"], str(model_dir / MODEL_FILE), _TRAIN_AGAIN)
-    inputs = Inputs(**model_json["inputs"])
-    network = build_network(model_json["arch"], tasks, model_json["in_channels"], config.network)
+    record = ModelRecord.load(model_dir)
+    network = build_network(record.arch, record.tasks, record.in_channels, record.network)
     weights = _read_weights(model_dir / WEIGHTS_FILE)
-    _check_weights(weights, network.state_dict(), model_dir, model_json["arch"])
+    _check_weights(weights, network.state_dict(), model_dir, record.arch)
     network.load_state_dict(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    flips = config.evaluation.test_time_flip if test_time_flip is None else test_time_flip
-    return LoadedModel(network.eval().to(device), tasks, spec, inputs, model_json, config, device, flips)
-
-
-def _config(model_json: dict[str, Any], model_dir: Path) -> RunConfig:
-    try:
-        return RunConfig.model_validate(model_json["config"])
-    except ValidationError as error:
-        fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
-        raise DataError(
-            f"{model_dir / MODEL_FILE}: its settings are not those of this version of ctan ({fields}); "
-            f"use the version that trained it, or train again"
-        ) from error
+    flips = record.test_time_flip if test_time_flip is None else test_time_flip
+    return LoadedModel(network.eval().to(device), record, device, flips)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -150,23 +108,30 @@ class LoadedModel:
 
     Attributes:
         network: in evaluation mode, on `device`.
-        tasks: what it predicts.
-        spec: the description of the data it learned from.
-        inputs: what it sees besides the image.
-        model_json: how it was made, see `docs/architecture.md`.
-        config: the settings it was trained with.
+        record: how it is asked, and where it came from.
         device: where it runs.
         test_time_flip: average with the prediction for the flipped image, where the data set allows a flip.
     """
 
     network: nn.Module
-    tasks: tuple[Task, ...]
-    spec: DataSpec
-    inputs: Inputs
-    model_json: dict[str, Any]
-    config: RunConfig
+    record: ModelRecord
     device: torch.device
     test_time_flip: bool = False
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What it predicts."""
+        return self.record.tasks
+
+    @property
+    def spec(self) -> DataSpec:
+        """The description of the data it learned from."""
+        return self.record.spec
+
+    @property
+    def inputs(self) -> Inputs:
+        """What it sees besides the image."""
+        return self.record.inputs
 
     def predict(self, stored: StoredCase) -> dict[str, npt.NDArray[np.float32]]:
         """Predict one case on the working grid.
@@ -204,7 +169,7 @@ class LoadedModel:
     def _activated(self, image: Tensor) -> dict[str, Tensor]:
         from ctan.precision import autocast, resolve_precision
 
-        with autocast(self.device, resolve_precision(self.config.training.precision, self.device)):
+        with autocast(self.device, resolve_precision(self.record.compute_precision, self.device)):
             raw = self.network(image)
         return {task.name: task.activate(raw[task.name]) for task in self.tasks}
 

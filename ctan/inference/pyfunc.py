@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 import ctan
-from ctan.config import RunConfig
-from ctan.inference.load import MODEL_FILE, WEIGHTS_FILE, LoadedModel, load_network, read_model_json
-from ctan.tasks import task_from_json
+from ctan.inference.load import LoadedModel, load_network
+from ctan.records import MODEL_FILE, WEIGHTS_FILE, ModelRecord
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -49,17 +48,15 @@ def _load_pyfunc(data_path: str) -> PyfuncModel:
     return PyfuncModel(load_network(Path(data_path)))
 
 
-def signature(model_json: dict[str, Any]) -> ModelSignature:
+def signature(record: ModelRecord) -> ModelSignature:
     """Return names, types and shapes of input and outputs; -1 is the batch axis."""
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    grid = RunConfig.model_validate(model_json["config"]).preprocess.grid_shape
-    float32 = np.dtype(np.float32)
-    tasks = [task_from_json(task) for task in model_json["tasks"]]
-    shapes = {task.name: (task.num_outputs, *(grid if task.head == "dense" else ())) for task in tasks}
+    grid, float32 = record.grid.shape, np.dtype(np.float32)
+    shapes = {task.name: (task.num_outputs, *(grid if task.head == "dense" else ())) for task in record.tasks}
     return ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, model_json["in_channels"], *grid), INPUT)]),
+        inputs=Schema([TensorSpec(float32, (-1, record.in_channels, *grid), INPUT)]),
         outputs=Schema([TensorSpec(float32, (-1, *shape), name) for name, shape in shapes.items()]),
     )
 
@@ -90,7 +87,7 @@ def log_pyfunc(model_dir: Path, name: str, tags: dict[str, str]) -> str:
             name=name,
             loader_module=__name__,
             data_path=str(folder),
-            signature=signature(read_model_json(model_dir)),
+            signature=signature(ModelRecord.load(model_dir)),
             pip_requirements=[f"ctan=={ctan.__version__}"],
             tags=tags,
         )

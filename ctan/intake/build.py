@@ -72,7 +72,7 @@ def preprocess(
     Raises:
         ConfigError: when `store_root` is an address of another kind than `s3://bucket/prefix`.
         DataError: when the manifest holds no case or is of another data set, or the raw files are not the ones it
-            describes, or the bucket cannot be used.
+            describes, or bucket or folder cannot be written to.
     """
     from ctan.datasets import get_dataset
 
@@ -82,6 +82,8 @@ def preprocess(
     _check_manifest(manifest, manifest_dir, dataset)
     check_same_spec(dataset.spec, spec, str(manifest_dir / SPEC_FILE), "ingest the source again with these settings")
     pointer = _pointer(manifest, dataset, store_root, config)
+    if not is_remote(store_root):
+        check_writable(store_root)  # the lock is the first file there
     with _builder_lock(pointer):
         if _is_published(pointer) if is_remote(store_root) else _is_complete(pointer):
             print(f"preprocess: store {pointer.key} exists already, nothing to do", file=sys.stderr)

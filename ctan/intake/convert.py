@@ -222,7 +222,7 @@ def dose_factor(case: Case, dataset: Dataset, scale_to_gy: float | None) -> floa
         raise CaseError(
             case.case_id,
             "the prescribed dose is not known, so doses cannot be scaled by it; add the RTPLAN or set "
-            "data.dicom.prescription_gy",
+            "data.options.prescription_gy",
         )
     return scale_to_gy / float(case.facts["prescription_gy"])
 

@@ -1,27 +1,38 @@
-"""The soft masks of MTAN and CTAN."""
+"""The soft masks of MTAN and CTAN, and the options both have."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from ctan.config import NetworkConfig
+from ctan.config import Settings
 from ctan.networks.blocks import Norm, conv
 
 
-class SoftMask(nn.Module):
-    """`sigmoid(norm(conv1x1(ReLU(norm(conv1x1(x))))))`, middle channels `width / mask_reduction`."""
+class MaskOptions(Settings):
+    """Options of architectures with soft masks."""
 
-    def __init__(self, num_in: int, width: int, norm: Norm, config: NetworkConfig) -> None:
+    mask_reduction: int = Field(4, ge=1, description="middle channels of the masks are C divided by this")
+    mask_down: Literal["stride", "pool"] = Field(
+        "stride", description="how f_i halves the grid; pool after the convolution is as published"
+    )
+
+
+class SoftMask(nn.Module):
+    """`sigmoid(norm(conv1x1(ReLU(norm(conv1x1(x))))))`, middle channels `width / reduction`."""
+
+    def __init__(self, dims: int, num_in: int, width: int, norm: Norm, reduction: int) -> None:
         super().__init__()
-        middle = max(1, width // config.mask_reduction)
+        middle = max(1, width // reduction)
         self.layers = nn.Sequential(
-            conv(config.spatial_dims, num_in, middle, 1),
+            conv(dims, num_in, middle, 1),
             norm(middle),
             nn.ReLU(inplace=True),
-            conv(config.spatial_dims, middle, width, 1),
+            conv(dims, middle, width, 1),
             norm(width),
         )
 

@@ -10,7 +10,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ctan.config import NetworkConfig
+from ctan.config import NetworkConfig, NoOptions, Settings
 from ctan.networks.blocks import (
     Norm,
     ResidualBlock,
@@ -141,20 +141,31 @@ def make_heads(tasks: Sequence[Task], norm: Norm, config: NetworkConfig) -> nn.M
 class Network(nn.Module):
     """Base of the architectures: `network(image) -> {task name: raw output}`.
 
+    Another package adds one by the entry point `[project.entry-points."ctan.networks"] name = "module:Class"`.
+
+    Attributes:
+        Options: the architecture's own settings, `network.options.<name>`.
+
     Args:
         tasks: what is predicted, at least one, names unique.
         in_channels: of the image.
-        config: widths, depth and options.
+        config: widths, depth and what else all architectures share.
+        options: the architecture's own settings; None for the default ones.
     """
 
     version: ClassVar[int] = 1  # raise it when the same settings, weights and input give another output
+    Options: ClassVar[type[Settings]] = NoOptions
+    options: Settings
 
-    def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig, options: Settings | None = None
+    ) -> None:
         super().__init__()
         names = [task.name for task in tasks]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"a network needs tasks with unique names, got {names}")
         self.task_names, self.in_channels, self.config = tuple(names), in_channels, config
+        self.options = options or self.Options()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Predict every task.

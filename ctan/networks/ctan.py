@@ -1,7 +1,7 @@
 """Cross-Task Attention Network (CTAN): Kim, Purdie, McIntosh, arXiv 2309.03837.
 
-No code was published: this follows the published description, and each choice it leaves open is an option of
-`ctan.config.NetworkConfig`.
+No code was published: this follows the published description, and each choice it leaves open is an option
+(`CTANOptions`).
 """
 
 from __future__ import annotations
@@ -9,18 +9,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctan.config import NetworkConfig
-from ctan.networks.attention import SoftMask
+from ctan.config import NetworkConfig, Settings
+from ctan.networks.attention import MaskOptions, SoftMask
 from ctan.networks.backbone import Encoder, Network, make_heads, norm_for, stage_widths
 from ctan.networks.blocks import Norm, conv, make_downsample
 from ctan.tasks import Task
 
 _EXCHANGE_REDUCTION = 4
+
+
+class CTANOptions(MaskOptions):
+    """Options of CTAN."""
+
+    ctae: bool = Field(True, description="cross-task attention encoder")
+    ctae_exchange: Literal["add", "gate", "mask_from_other", "none"] = Field(
+        "add", description="how tasks exchange their views in the encoder"
+    )
+    ctae_residual: bool = Field(True, description="keep the shared features p_i in each task's view")
+    ctab: bool = Field(True, description="cross-task attention bottleneck")
+    ctab_heads: int = Field(4, ge=1, description="attention heads of the bottleneck")
+    ctab_pos: Literal["none", "sincos"] = Field("none", description="position code of the bottleneck's tokens")
+    ctab_self: bool = Field(False, description="each task also attends to itself")
+    ctab_ffn: bool = Field(False, description="feed-forward block after the bottleneck's attention")
 
 
 def _pair(task: str, other: str) -> str:
@@ -42,20 +59,26 @@ class CrossTaskAttention(Network):
     """
 
     version = 1
+    Options = CTANOptions
+    options: CTANOptions
 
-    def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
-        super().__init__(tasks, in_channels, config)
-        norm, widths = norm_for(tasks, config), stage_widths(config)
+    def __init__(
+        self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig, options: Settings | None = None
+    ) -> None:
+        super().__init__(tasks, in_channels, config, options)
+        norm, widths, dims, options = norm_for(tasks, config), stage_widths(config), config.spatial_dims, self.options
         self.encoder = Encoder(in_channels, norm, config)
         names = self.task_names
-        self.exchanges = nn.ModuleList(CrossTaskExchange(names, w, norm, config, i) for i, w in enumerate(widths))
-        self.downs = nn.ModuleList(
-            make_downsample(config.mask_down, config.spatial_dims, above, width, norm)
-            for above, width in pairwise(widths)
-            if config.ctae
+        self.exchanges = nn.ModuleList(
+            CrossTaskExchange(names, dims, width, norm, options, i) for i, width in enumerate(widths)
         )
-        attends = config.ctab and (len(names) > 1 or config.ctab_self)
-        self.bottleneck = CrossTaskBottleneck(names, widths[-1], config) if attends else None
+        self.downs = nn.ModuleList(
+            make_downsample(options.mask_down, dims, above, width, norm)
+            for above, width in pairwise(widths)
+            if options.ctae
+        )
+        attends = options.ctab and (len(names) > 1 or options.ctab_self)
+        self.bottleneck = CrossTaskBottleneck(names, widths[-1], options) if attends else None
         self.heads = make_heads(tasks, norm, config)
 
     def views(self, us: Sequence[Tensor], ps: Sequence[Tensor]) -> list[dict[str, Tensor]]:
@@ -63,7 +86,7 @@ class CrossTaskAttention(Network):
         stages: list[dict[str, Tensor]] = []
         for i, (exchange, u, p) in enumerate(zip(self.exchanges, us, ps, strict=True)):
             below: dict[str, Tensor] = {}
-            if self.config.ctae and i > 0:
+            if self.options.ctae and i > 0:
                 below = {name: self.downs[i - 1](stages[-1][name]) for name in self.task_names}
             stages.append(exchange(u, p, below))
         return stages
@@ -82,19 +105,21 @@ class CrossTaskExchange(nn.Module):
     `mask_from_other`: no last term, but the mask also sees the mean of the others' `f(e^u)`, `none`: no last term.
     """
 
-    def __init__(self, names: Sequence[str], width: int, norm: Norm, config: NetworkConfig, index: int) -> None:
+    def __init__(
+        self, names: Sequence[str], dims: int, width: int, norm: Norm, options: CTANOptions, index: int
+    ) -> None:
         super().__init__()
-        self.names, self.config = tuple(names), config
-        self.sees_others = config.ctae_exchange == "mask_from_other" and index > 0 and len(names) > 1
+        self.names, self.options = tuple(names), options
+        self.sees_others = options.ctae_exchange == "mask_from_other" and index > 0 and len(names) > 1
         num_seen = width * (1 + (index > 0) + self.sees_others)
         self.masks, self.crossings = nn.ModuleDict(), nn.ModuleDict()
-        if not config.ctae:
+        if not options.ctae:
             return
         for name in names:
-            self.masks[name] = SoftMask(num_seen, width, norm, config)
+            self.masks[name] = SoftMask(dims, num_seen, width, norm, options.mask_reduction)
             for other in names:
-                if other != name and config.ctae_exchange in ("add", "gate"):
-                    self.crossings[_pair(name, other)] = _crossing(width, config)
+                if other != name and options.ctae_exchange in ("add", "gate"):
+                    self.crossings[_pair(name, other)] = _crossing(dims, width, options)
 
     def forward(self, u: Tensor, p: Tensor, below: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `e^t` by task.
@@ -104,12 +129,12 @@ class CrossTaskExchange(nn.Module):
             p: (B, C, S) after its last.
             below: `f(e^t)` of the stage before, by task, (B, C, S) each; empty in the first stage.
         """
-        if not self.config.ctae:
+        if not self.options.ctae:
             return dict.fromkeys(self.names, p)
         own = {name: self.masks[name](self._seen(name, u, below)) * p for name in self.names}
         views = {}
         for name in self.names:
-            view = own[name] + p if self.config.ctae_residual else own[name]
+            view = own[name] + p if self.options.ctae_residual else own[name]
             senders = [other for other in self.names if _pair(name, other) in self.crossings]
             others = [self._received(name, other, own, p) for other in senders]
             views[name] = view + _mean(others) if others else view
@@ -124,16 +149,14 @@ class CrossTaskExchange(nn.Module):
 
     def _received(self, name: str, other: str, own: Mapping[str, Tensor], p: Tensor) -> Tensor:
         crossed = self.crossings[_pair(name, other)](own[other])
-        return crossed if self.config.ctae_exchange == "add" else torch.sigmoid(crossed) * p
+        return crossed if self.options.ctae_exchange == "add" else torch.sigmoid(crossed) * p
 
 
-def _crossing(width: int, config: NetworkConfig) -> nn.Module:
+def _crossing(dims: int, width: int, options: CTANOptions) -> nn.Module:
     """Return `c`: a pair of 1x1 convolutions `C -> C/4 -> C`; for `add` the last one starts at zero."""
     middle = max(1, width // _EXCHANGE_REDUCTION)
-    layers = nn.Sequential(
-        conv(config.spatial_dims, width, middle, 1), conv(config.spatial_dims, middle, width, 1, bias=True)
-    )
-    if config.ctae_exchange == "add":
+    layers = nn.Sequential(conv(dims, width, middle, 1), conv(dims, middle, width, 1, bias=True))
+    if options.ctae_exchange == "add":
         nn.init.zeros_(layers[1].weight)  # type: ignore[arg-type]
     return layers
 
@@ -145,11 +168,13 @@ class CrossTaskBottleneck(nn.Module):
     `z'^t = z^t + W_O^t mean_{u != t} softmax(Q^t(z^t) K^u(z^u)^T / sqrt(d)) V^u(z^u)`; `W_O` starts at zero.
     """
 
-    def __init__(self, names: Sequence[str], width: int, config: NetworkConfig) -> None:
+    def __init__(self, names: Sequence[str], width: int, options: CTANOptions) -> None:
         super().__init__()
-        if width % config.ctab_heads:
-            raise ValueError(f"network.ctab_heads {config.ctab_heads} must divide the deepest width {width}")
-        self.names, self.config = tuple(names), config
+        if width % options.ctab_heads:
+            raise ValueError(
+                f"network.options.ctan.ctab_heads {options.ctab_heads} must divide the deepest width {width}"
+            )
+        self.names, self.options = tuple(names), options
 
         def per_task(make: type[nn.Module], *sizes: int) -> nn.ModuleDict:
             return nn.ModuleDict({name: make(*sizes) for name in names})
@@ -160,7 +185,7 @@ class CrossTaskBottleneck(nn.Module):
         for layer in self.out.values():
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.ffn = nn.ModuleDict({name: _feed_forward(width) for name in names} if config.ctab_ffn else {})
+        self.ffn = nn.ModuleDict({name: _feed_forward(width) for name in names} if options.ctab_ffn else {})
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `z'^t` by task, in the shape of the features (B, C, S)."""
@@ -168,7 +193,7 @@ class CrossTaskBottleneck(nn.Module):
         tokens = {name: features[name].flatten(2).transpose(1, 2) for name in self.names}
         normed = {name: self.norm[name](tokens[name]) for name in self.names}
         placed = normed
-        if self.config.ctab_pos == "sincos":
+        if self.options.ctab_pos == "sincos":
             code = position_code(shape[2:], shape[1]).to(tokens[self.names[0]])
             placed = {name: z + code for name, z in normed.items()}
         key = {name: self._heads(self.key[name](placed[name])) for name in self.names}
@@ -176,16 +201,16 @@ class CrossTaskBottleneck(nn.Module):
         results = {}
         for name in self.names:
             query = self._heads(self.query[name](placed[name]))
-            others = [other for other in self.names if other != name or self.config.ctab_self]
+            others = [other for other in self.names if other != name or self.options.ctab_self]
             read = [functional.scaled_dot_product_attention(query, key[other], value[other]) for other in others]
             z = tokens[name] + self.out[name](_mean(read).transpose(1, 2).flatten(2))
-            if self.config.ctab_ffn:
+            if self.options.ctab_ffn:
                 z = z + self.ffn[name](z)
             results[name] = z.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)  # keeps channels last
         return results
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.config.ctab_heads, -1)).transpose(1, 2)
+        return x.unflatten(2, (self.options.ctab_heads, -1)).transpose(1, 2)
 
 
 def _feed_forward(width: int) -> nn.Module:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ctan.config import NetworkConfig
+from ctan.config import NetworkConfig, Settings
 from ctan.networks.backbone import Encoder, Network, make_heads, norm_for
 from ctan.tasks import Task
 
@@ -16,8 +16,10 @@ class HardParameterSharing(Network):
 
     version = 1
 
-    def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
-        super().__init__(tasks, in_channels, config)
+    def __init__(
+        self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig, options: Settings | None = None
+    ) -> None:
+        super().__init__(tasks, in_channels, config, options)
         norm = norm_for(tasks, config)
         self.encoder = Encoder(in_channels, norm, config)
         self.heads = make_heads(tasks, norm, config)

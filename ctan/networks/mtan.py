@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, cast
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctan.config import NetworkConfig
-from ctan.networks.attention import SoftMask
+from ctan.config import NetworkConfig, Settings
+from ctan.networks.attention import MaskOptions, SoftMask
 from ctan.networks.backbone import (
     DecoderTrunk,
     DenseOutput,
@@ -24,6 +25,12 @@ from ctan.networks.blocks import Norm, make_downsample, make_upsample
 from ctan.tasks import Task
 
 
+class MTANOptions(MaskOptions):
+    """Options of MTAN."""
+
+    decoder_attention: bool = Field(False, description="attention in the decoder too (the authors' SegNet layout)")
+
+
 class MultiTaskAttention(Network):
     """A soft mask per stage and task on the shared features: `m_i^t = a_i^t * p_i`.
 
@@ -32,25 +39,29 @@ class MultiTaskAttention(Network):
     """
 
     version = 1
+    Options = MTANOptions
+    options: MTANOptions
 
-    def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
-        super().__init__(tasks, in_channels, config)
-        norm, widths = norm_for(tasks, config), stage_widths(config)
+    def __init__(
+        self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig, options: Settings | None = None
+    ) -> None:
+        super().__init__(tasks, in_channels, config, options)
+        norm, widths, dims = norm_for(tasks, config), stage_widths(config), config.spatial_dims
         self.encoder = Encoder(in_channels, norm, config)
         self.downs = nn.ModuleList(
-            make_downsample(config.mask_down, config.spatial_dims, above, width, norm)
-            for above, width in pairwise(widths)
+            make_downsample(self.options.mask_down, dims, above, width, norm) for above, width in pairwise(widths)
         )
         self.masks = nn.ModuleDict(
             {
                 task.name: nn.ModuleList(
-                    SoftMask(width if i == 0 else 2 * width, width, norm, config) for i, width in enumerate(widths)
+                    SoftMask(dims, width if i == 0 else 2 * width, width, norm, self.options.mask_reduction)
+                    for i, width in enumerate(widths)
                 )
                 for task in tasks
             }
         )
-        dense = [task for task in tasks if task.head == "dense"] if config.decoder_attention else []
-        self.shared_decoder = AttentionDecoder(dense, norm, config) if dense else None
+        dense = [task for task in tasks if task.head == "dense"] if self.options.decoder_attention else []
+        self.shared_decoder = AttentionDecoder(dense, norm, config, self.options.mask_reduction) if dense else None
         self.heads = make_heads([task for task in tasks if task not in dense], norm, config)
 
     def attend(self, us: Sequence[Tensor], ps: Sequence[Tensor], task: str) -> list[Tensor]:
@@ -77,17 +88,17 @@ class AttentionDecoder(nn.Module):
     `n_i^t = a(v_i, g_i(n_{i+1}^t)) * q_i`, where `g_i` (upsampling, norm, ReLU) is shared by the tasks.
     """
 
-    def __init__(self, tasks: Sequence[Task], norm: Norm, config: NetworkConfig) -> None:
+    def __init__(self, tasks: Sequence[Task], norm: Norm, config: NetworkConfig, reduction: int) -> None:
         super().__init__()
-        widths = stage_widths(config)
+        widths, dims = stage_widths(config), config.spatial_dims
         self.trunk = DecoderTrunk(norm, config)
         self.ups, self.norms = nn.ModuleList(), nn.ModuleList()
         for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            self.ups.append(make_upsample(config.upsample, config.spatial_dims, below, width))
+            self.ups.append(make_upsample(config.upsample, dims, below, width))
             self.norms.append(norm(width))
         self.masks = nn.ModuleDict(
             {
-                task.name: nn.ModuleList(SoftMask(2 * width, width, norm, config) for width in widths[-2::-1])
+                task.name: nn.ModuleList(SoftMask(dims, 2 * width, width, norm, reduction) for width in widths[-2::-1])
                 for task in tasks
             }
         )

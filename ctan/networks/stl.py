@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ctan.config import NetworkConfig
+from ctan.config import NetworkConfig, Settings
 from ctan.networks.backbone import Network
 from ctan.networks.hps import HardParameterSharing
 from ctan.tasks import Task
@@ -18,8 +18,10 @@ class SingleTask(Network):
 
     version = 1
 
-    def __init__(self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig) -> None:
-        super().__init__(tasks, in_channels, config)
+    def __init__(
+        self, tasks: Sequence[Task], in_channels: int, config: NetworkConfig, options: Settings | None = None
+    ) -> None:
+        super().__init__(tasks, in_channels, config, options)
         if config.norm == "instance" and any(task.head == "image" for task in tasks):
             config = config.model_copy(update={"norm": "group"})  # as in the networks it is compared with
         self.networks = nn.ModuleDict({task.name: HardParameterSharing([task], in_channels, config) for task in tasks})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctan import __version__
 from ctan.evaluation.cases import EVALUATION
@@ -19,11 +19,11 @@ from ctan.report.style import (
     format_metric_interval,
     format_percent,
     format_percent_interval,
-    is_number,
 )
 from ctan.report.tables import sign_of
 
 if TYPE_CHECKING:
+    from ctan.records import Interval
     from ctan.report.data import ReportData
 
 
@@ -31,12 +31,12 @@ def headline(data: ReportData) -> Markup:
     """Return title, origin, verdict and key figures."""
     best, content = architecture_label(data.best_arch), data.content
     alone = len(data.archs) == 1
-    title = f"{best} on {content['dataset']}" if alone else f"{best} is the best of {len(data.archs)} architectures"
-    choice = element("p", element("strong", f"{best} was chosen on the {content['num_tuning_cases']} tuning cases"),
-                     f": {_with_labels(content['best']['reason'], data.archs)}.", class_="lead")  # fmt: skip
+    title = f"{best} on {content.dataset}" if alone else f"{best} is the best of {len(data.archs)} architectures"
+    choice = element("p", element("strong", f"{best} was chosen on the {content.num_tuning_cases} tuning cases"),
+                     f": {_with_labels(content.best.reason, data.archs)}.", class_="lead")  # fmt: skip
     roles = element(
         "p", "Tuning cases choose, the evaluation split only measures: tuning cases are training cases that were set "
-        f"aside for choosing; the {content['num_evaluation_cases']} evaluation cases had no say in any choice.",
+        f"aside for choosing; the {content.num_evaluation_cases} evaluation cases had no say in any choice.",
         class_="soft",
     )  # fmt: skip
     sentences = [
@@ -53,12 +53,12 @@ def _origin(data: ReportData) -> str:
     """Return data set, numbers of cases and what names them, in a line."""
     content = data.content
     parts = [
-        content["dataset"],
-        f"{content['num_tuning_cases']} tuning and {content['num_evaluation_cases']} evaluation cases",
-        f"data {content['data_hash'][:12]}",
-        f"store {content['store_key'][:16]}",
+        content.dataset,
+        f"{content.num_tuning_cases} tuning and {content.num_evaluation_cases} evaluation cases",
+        f"data {content.data_hash[:12]}",
+        f"store {content.store_key[:16]}",
         f"code {_short_commit()}",
-        f"settings {(data.best.model_json.get('config_hash') or DASH)[:12]}",
+        f"settings {(data.best.record.config_hash or DASH)[:12]}",
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     ]
     return " · ".join(parts)
@@ -72,21 +72,22 @@ def _short_commit() -> str:
 def verdict(data: ReportData) -> list[str]:
     """Return what the evaluation cases say about the choice, in sentences."""
     best, sentences = architecture_label(data.best_arch), []
-    gains = {arch: data.best_against(arch).get("average", {}) for arch in data.archs if arch != data.best_arch}
-    gains = {arch: gain for arch, gain in gains.items() if is_number(gain.get("value"))}
-    compared = data.reference if data.reference in gains else min(gains, key=lambda a: gains[a]["value"], default="")
+    found = {arch: data.best_against(arch).get("average") for arch in data.archs if arch != data.best_arch}
+    gains = {arch: gain for arch, gain in found.items() if gain is not None and gain.value is not None}
+    compared = data.reference if data.reference in gains else min(gains, key=lambda a: gains[a].value or 0, default="")
     if compared:
         gain = gains[compared]
         interval = format_percent_interval(gain)
-        amount = f"{abs(gain['value']):.1f}{NBSP}% {'better' if gain['value'] >= 0 else 'worse'}"
+        value = gain.value or 0.0
+        amount = f"{abs(value):.1f}{NBSP}% {'better' if value >= 0 else 'worse'}"
         sentences.append(
-            f"On the {data.content['num_evaluation_cases']} evaluation cases {best} is {amount} than "
+            f"On the {data.content.num_evaluation_cases} evaluation cases {best} is {amount} than "
             f"{architecture_label(compared)} on average over the tasks"
             + (f" ({data.confidence} interval {interval}{NBSP}%)." if interval else ".")
         )
         sentences.append(_certainty(best, gains))
     sentences += _below_baseline(data)
-    if data.content["excludes_training_variance"]:
+    if data.content.excludes_training_variance:
         sentences.append(
             "The intervals exclude training variance: they say how much depends on which patients were measured, not "
             "how much another training of the same architecture would differ (that takes three seeds or more)."
@@ -98,13 +99,13 @@ def _below_baseline(data: ReportData) -> list[str]:
     """Warn of scores that a baseline without a network has better than the chosen architecture."""
     sentences = []
     for task, metric in data.columns(EVALUATION):
-        ours: Any = data.scored(data.best_arch, EVALUATION, task, metric).get("value")
-        for baseline in data.content["baselines"]:
-            theirs: Any = baseline["scores"].get(EVALUATION, {}).get(task.name, {}).get(metric.name)
+        ours = data.scored(data.best_arch, EVALUATION, task, metric).value
+        for baseline in data.content.baselines:
+            theirs = baseline.scores.get(EVALUATION, {}).get(task.name, {}).get(metric.name)
             sign = 1 if metric.higher_is_better else -1
-            if is_number(ours) and is_number(theirs) and sign * theirs > sign * ours:
+            if ours is not None and theirs is not None and sign * theirs > sign * ours:
                 sentences.append(
-                    f"Warning: the baseline “{baseline['label']}” has the better {metric.label}, "
+                    f"Warning: the baseline “{baseline.label}” has the better {metric.label}, "
                     f"{format_metric(metric, theirs)} against {format_metric(metric, ours)} {metric.unit}".rstrip()
                     + "."
                 )
@@ -116,7 +117,7 @@ def _with_labels(text: str, archs: Sequence[str]) -> str:
     return re.sub(rf"\b({'|'.join(map(re.escape, archs))})\b", lambda found: architecture_label(found[0]), text)
 
 
-def _certainty(best: str, gains: dict[str, dict[str, float]]) -> str:
+def _certainty(best: str, gains: dict[str, Interval]) -> str:
     """Say which architectures the chosen one is told apart from by the evaluation cases."""
     by_sign: dict[int, list[str]] = {}
     for arch, gain in gains.items():
@@ -140,16 +141,16 @@ def _tiles(data: ReportData) -> Markup:
     """Return the chosen architecture's key figures on the evaluation cases."""
     best, reference = architecture_label(data.best_arch), architecture_label(data.reference)
     tiles = []
-    average = data.gains(data.best_arch, EVALUATION).get("average", {})
-    if is_number(average.get("value")):
+    average = data.gains(data.best_arch, EVALUATION).get("average")
+    if average is not None and average.value is not None:
         interval = format_percent_interval(average)
-        tiles.append(_tile(f"{best} over {reference}, average", format_percent(average["value"]), interval))
+        tiles.append(_tile(f"{best} over {reference}, average", format_percent(average.value), interval))
     for task, metric in data.columns(EVALUATION):
         scored = data.scored(data.best_arch, EVALUATION, task, metric)
         unit = f" {metric.unit}" if metric.unit else ""
         better = "higher is better" if metric.higher_is_better else "lower is better"
         name = f"{metric.label}, {better}"
-        tiles.append(_tile(name, f"{format_metric(metric, scored.get('value'))}{unit}",
+        tiles.append(_tile(name, f"{format_metric(metric, scored.value)}{unit}",
                            format_metric_interval(metric, scored)))  # fmt: skip
     return element("div", *tiles, class_="tiles")
 
@@ -160,20 +161,20 @@ def _tile(name: str, value: str, interval: str) -> Markup:
 
 def facts(data: ReportData) -> Markup:
     """Return from which data, by which code and with which settings the comparison was made, in full."""
-    content, described = data.content, data.best.model_json
-    hardware = sorted({f"{model.facts.get('device')}, {model.facts.get('precision')}" for model in data.models})
-    drawn = "the patients" if content["excludes_training_variance"] else "patients and seeds"
-    resamples = f"{content['num_bootstrap']:,}".replace(",", NBSP)
+    content, record = data.content, data.best.record
+    hardware = sorted({f"{model.facts.device}, {model.facts.precision}" for model in data.models})
+    drawn = "the patients" if content.excludes_training_variance else "patients and seeds"
+    resamples = f"{content.num_bootstrap:,}".replace(",", NBSP)
     named: list[tuple[str, object]] = [
-        ("Data set", content["dataset"]),
-        ("Store", element("code", content["store_key"])),
-        ("Data hash", element("code", content["data_hash"])),
-        ("Hash of the evaluation cases", element("code", content["evaluation_hash"])),
-        ("Hash of the settings", element("code", described.get("config_hash") or DASH)),
-        ("Hash of the training code", element("code", described.get("code_hash") or DASH)),
+        ("Data set", content.dataset),
+        ("Store", element("code", content.store_key)),
+        ("Data hash", element("code", content.data_hash)),
+        ("Hash of the evaluation cases", element("code", content.evaluation_hash)),
+        ("Hash of the settings", element("code", record.config_hash or DASH)),
+        ("Hash of the training code", element("code", record.code_hash or DASH)),
         ("Compared by", f"ctan {__version__}, commit {git_commit() or 'unknown'}"),
         ("Trained on", "; ".join(hardware)),
-        ("Tracking server", described.get("tracking_uri") or DASH),
+        ("Tracking server", record.tracking_uri or DASH),
         ("Intervals", f"{data.confidence}, percentiles of {resamples} bootstrap resamples of {drawn}, the same for "
                       "all architectures and tasks"),
     ]  # fmt: skip

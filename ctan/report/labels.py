@@ -154,7 +154,7 @@ def _roc_panel(axes: Axes, data: ReportData, task: Classification, archs: Sequen
         else:
             curves = [_mean_curve(found, range(len(task.classes)) if several else [1]) for found in arch.found]
             rates = _GRID, mean_of_defined(np.stack(curves, axis=-1))
-        area = format_metric(metric, data.scored(arch.name, EVALUATION, task, metric).get("value"))
+        area = format_metric(metric, data.scored(arch.name, EVALUATION, task, metric).value)
         axes.plot(*_from_origin(*rates), color=arch.colour, label=f"{arch.label} {area}")
         every = max(len(rates[0]) // 9, 1)
         axes.plot(rates[0][every // 2 :: every], rates[1][every // 2 :: every], linestyle="", marker=arch.marker,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from ctan.records import Interval
     from ctan.report.data import ReportData
 
 _LOG_FROM_RATIO = 10.0  # a loss that falls by more than this is easier to read on a logarithmic axis
@@ -59,10 +60,10 @@ def _improvement_panel(axes: Axes, data: ReportData, others: list[str], rows: li
         axes.axhline(boundary - 0.5, color=FAINT, linewidth=0.8)
     for arch, offset in zip(others, _offsets(len(others), 0.6), strict=True):
         for row, name in enumerate(rows):
-            gain = data.gains(arch, role).get(name, {})
-            if is_number(gain.get("value")):
+            gain = data.gains(arch, role).get(name)
+            if gain is not None and gain.value is not None:
                 _point(axes, data, arch, gain, row + offset)
-    count = data.content[f"num_{role}_cases"]
+    count = getattr(data.content, f"num_{role}_cases")
     axes.set(title=f"{role.capitalize()} cases ({count})", ylim=(-0.5, len(rows) - 0.5))
     axes.set_xlabel(f"improvement over {architecture_label(data.reference)} in %, right is better")
     axes.margins(x=0.1)
@@ -70,12 +71,13 @@ def _improvement_panel(axes: Axes, data: ReportData, others: list[str], rows: li
     axes.tick_params(axis="y", length=0)
 
 
-def _point(axes: Axes, data: ReportData, arch: str, gain: dict[str, float], y: float) -> None:
-    if is_number(gain["low"]) and is_number(gain["high"]):
-        axes.plot([gain["low"], gain["high"]], [y, y], color=_colour(data, arch), linewidth=2.4, alpha=0.55)
-    axes.plot(gain["value"], y, marker=_marker(data, arch), color=_colour(data, arch), markersize=5.5)
+def _point(axes: Axes, data: ReportData, arch: str, gain: Interval, y: float) -> None:
+    if gain.low is not None and gain.high is not None:
+        axes.plot([gain.low, gain.high], [y, y], color=_colour(data, arch), linewidth=2.4, alpha=0.55)
+    value = gain.value or 0.0  # only drawn where there is one
+    axes.plot(value, y, marker=_marker(data, arch), color=_colour(data, arch), markersize=5.5)
     axes.annotate(
-        format_percent(gain["value"]), (gain["value"], y), (0, 4), textcoords="offset points", ha="center",
+        format_percent(value), (value, y), (0, 4), textcoords="offset points", ha="center",
         va="bottom", fontsize=7, color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85},
     )  # fmt: skip
 
@@ -102,7 +104,7 @@ def structures_chart(data: ReportData, task: Segmentation) -> Figure | None:
             quartiles = quartiles.reindex(index=structures, columns=[0.25, 0.75])
             x = np.arange(len(structures)) + offset
             axes.vlines(x, quartiles[0.25], quartiles[0.75], color=_colour(data, arch), linewidth=3.5, alpha=0.35)
-            means = data.entry(arch)["structures"]
+            means = data.entry(arch).structures
             axes.plot(x, [_or_nan(means.get(name)) for name in structures], linestyle="", markersize=6,
                       marker=_marker(data, arch), color=_colour(data, arch))  # fmt: skip
         axes.set_xticks(range(len(structures)), structures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -32,18 +32,19 @@ from ctan.tasks import Classification, Segmentation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ctan.records import ComparisonRecord
     from ctan.report.data import Arrays
 
 _SLICES_BYTES = 2_600_000  # of all slices together, so that the page stays small enough to send
 _LOWEST_DPI = 40
 
 
-def write_report(comparison: dict[str, Any], evaluation_dirs: list[Path], report: Path) -> None:
+def write_report(comparison: ComparisonRecord, evaluation_dirs: list[Path], report: Path) -> None:
     """Write the report of a comparison, atomically.
 
     Args:
         comparison: what `comparison.json` holds.
-        evaluation_dirs: the evaluations in the order of `comparison["models"]`.
+        evaluation_dirs: the evaluations in the order of `comparison.models`.
         report: HTML file, self-contained.
 
     Raises:
@@ -54,7 +55,7 @@ def write_report(comparison: dict[str, Any], evaluation_dirs: list[Path], report
     sections = [(title, anchor, content) for title, anchor, content in made if content]
     parts = [headline(data), element("nav", *(element("a", title, href=f"#{anchor}") for title, anchor, _ in sections))]
     parts += [element("section", element("h2", title), content, id=anchor) for title, anchor, content in sections]
-    name = f"{architecture_label(data.best_arch)} on {comparison['dataset']}: comparison of architectures"
+    name = f"{architecture_label(data.best_arch)} on {comparison.dataset}: comparison of architectures"
     write_text(report, page(name, *parts))
 
 
@@ -71,9 +72,9 @@ def _evaluation(data: ReportData) -> Markup:
         f"Small print: {data.confidence} intervals over patients. Bold: best of the column. "
         "↑ higher is better, ↓ lower is better."
     ]
-    if data.content["excludes_training_variance"]:
+    if data.content.excludes_training_variance:
         notes.append("Intervals exclude training variance.")
-    if data.content["grid_floor"]:
+    if data.content.grid_floor:
         notes.append("The grid floor is what the truth itself scores after the way to the working grid and back.")
     gains = element(
         "p", "Relative improvement: (−1)", element("sup", "l"), " (M − M", element("sub", "ref"), ") / M",
@@ -224,8 +225,8 @@ def _provenance(data: ReportData) -> Markup:
 
 
 def _settings(data: ReportData) -> Markup:
-    text = yaml.safe_dump(data.best.model_json["config"], sort_keys=False, allow_unicode=True)
-    others = {model.model_json.get("config_hash") for model in data.models} - {data.best.model_json.get("config_hash")}
+    text = yaml.safe_dump(dict(data.best.record.config), sort_keys=False, allow_unicode=True)
+    others = {model.record.config_hash for model in data.models} - {data.best.record.config_hash}
     note = element("p", "Not every model was trained with these settings: their hashes differ.", class_="bad")
     return join(*([note] if others else []), element("details", element("summary", "All settings (YAML)"),
                                                      element("pre", text)))  # fmt: skip

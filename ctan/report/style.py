@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ctan.tasks import MetricSpec
+
+if TYPE_CHECKING:
+    from ctan.records import Interval
 
 DASH = "–"
 NBSP = "\u00a0"  # keeps a number and its unit on one line
@@ -51,10 +54,10 @@ def format_metric(spec: MetricSpec, value: Any) -> str:
     return f"{value:.2f}" if spec.unit else f"{value:.3f}"
 
 
-def format_metric_interval(spec: MetricSpec, scored: Mapping[str, Any]) -> str:
-    """Return `low to high` of `{value, low, high}`; empty when there is none."""
-    low, high = scored.get("low"), scored.get("high")
-    return f"{format_metric(spec, low)} to {format_metric(spec, high)}" if is_number(low) and is_number(high) else ""
+def format_metric_interval(spec: MetricSpec, scored: Interval) -> str:
+    """Return `low to high` of a score; empty when there is no interval."""
+    low, high = scored.low, scored.high
+    return "" if low is None or high is None else f"{format_metric(spec, low)} to {format_metric(spec, high)}"
 
 
 def format_percent(value: Any) -> str:
@@ -62,12 +65,11 @@ def format_percent(value: Any) -> str:
     return f"{value:+.1f}{NBSP}%".replace("-", "−") if is_number(value) else DASH
 
 
-def format_percent_interval(gain: Mapping[str, Any]) -> str:
+def format_percent_interval(gain: Interval | None) -> str:
     """Return `low to high` of a relative improvement; empty when there is none."""
-    low, high = gain.get("low"), gain.get("high")
-    if not (is_number(low) and is_number(high)):
+    if gain is None or gain.low is None or gain.high is None:
         return ""
-    return f"{low:+.1f} to {high:+.1f}".replace("-", "−")
+    return f"{gain.low:+.1f} to {gain.high:+.1f}".replace("-", "−")
 
 
 def format_count(value: Any) -> str:

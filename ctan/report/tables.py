@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctan.evaluation.cases import EVALUATION
 from ctan.html import Markup, element, join, table
+from ctan.records import Interval
 from ctan.report.plots import case_values, dice_rows
 from ctan.report.style import (
     DASH,
@@ -23,11 +24,12 @@ from ctan.report.style import (
     format_seconds,
     is_number,
 )
-from ctan.tasks import DICE_MEAN, DOSE_SCORE, Segmentation, Task
+from ctan.tasks import DICE_MEAN, DOSE_SCORE, MetricSpec, Segmentation, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ctan.records import BaselineEntry
     from ctan.report.data import ReportData
 
 _NUM_WORST = 5
@@ -75,7 +77,7 @@ def comparison_table(data: ReportData, role: str) -> Markup:
     gains = _gain_names(data, role)
     costs = _COSTS if role == EVALUATION else ()
     num_others = len(gains) + len(costs)
-    rows = [_baseline_row(data, baseline, role, num_others) for baseline in data.content["baselines"]]
+    rows = [_baseline_row(data, baseline, role, num_others) for baseline in data.content.baselines]
     rows = [row for row in rows if any(cell is not _EMPTY for cell in row.cells)]
     rows += [_architecture_row(data, arch, role, gains) for arch in data.archs]
     floor = _floor_row(data, num_others) if role == EVALUATION else None
@@ -120,9 +122,9 @@ def _emphasised(row: Row, rows: Sequence[Row]) -> Markup:
 def _architecture_row(data: ReportData, arch: str, role: str, gains: list[str]) -> Row:
     cells = [_score_cell(metric, data.scored(arch, role, task, metric)) for task, metric in data.columns(role)]
     for name in gains:
-        gain = data.gains(arch, role).get(name, {})
-        rank = -gain["value"] if is_number(gain.get("value")) else None
-        cells.append(Cell(format_percent(gain.get("value")), rank, format_percent_interval(gain)))
+        gain = data.gains(arch, role).get(name)
+        value = gain.value if gain else None
+        cells.append(Cell(format_percent(value), None if value is None else -value, format_percent_interval(gain)))
     if arch == data.reference and gains:
         cells[-len(gains) :] = [Cell("reference", 0.0)] * len(gains)
     cells += _cost_cells(data, arch) if role == EVALUATION else []
@@ -136,37 +138,35 @@ def architecture_name(data: ReportData, arch: str) -> Markup:
     return element("span", dot, architecture_label(arch), chosen)
 
 
-def _score_cell(metric: Any, scored: dict[str, Any]) -> Cell:
-    value: Any = scored.get("value")
-    if not is_number(value):
+def _score_cell(metric: MetricSpec, scored: Interval) -> Cell:
+    if scored.value is None:
         return _EMPTY
-    rank = -value if metric.higher_is_better else value
-    return Cell(format_metric(metric, value), rank, format_metric_interval(metric, scored))
+    rank = -scored.value if metric.higher_is_better else scored.value
+    return Cell(format_metric(metric, scored.value), rank, format_metric_interval(metric, scored))
 
 
 def _cost_cells(data: ReportData, arch: str) -> list[Cell]:
     facts = [model.facts for model in data.of(arch)]
 
-    def mean(name: str) -> float | None:
-        known = [fact[name] for fact in facts if is_number(fact.get(name))]
-        return sum(known) / len(known) if known else None
+    def mean(name: str) -> float:
+        return sum(getattr(fact, name) for fact in facts) / len(facts)
 
-    epochs = sorted({fact["epochs"] for fact in facts if is_number(fact.get("epochs"))})
+    epochs = sorted({fact.epochs for fact in facts})
     span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else "".join(map(str, epochs)) or DASH
     costs = [mean("num_parameters"), mean("macs_per_case"), mean("step_seconds")]
     formats = [format_count, format_count, format_seconds]
     return [Cell(form(cost), cost) for form, cost in zip(formats, costs, strict=True)] + [Cell(span)]
 
 
-def _baseline_row(data: ReportData, baseline: dict[str, Any], role: str, num_others: int) -> Row:
-    scores = baseline["scores"].get(role, {})
-    cells = [_score_cell(m, {"value": scores.get(task.name, {}).get(m.name)}) for task, m in data.columns(role)]
-    name = element("span", baseline["label"], element("small", "baseline without a network"))
+def _baseline_row(data: ReportData, baseline: BaselineEntry, role: str, num_others: int) -> Row:
+    scores = baseline.scores.get(role, {})
+    cells = [_score_cell(m, Interval(value=scores.get(task.name, {}).get(m.name))) for task, m in data.columns(role)]
+    name = element("span", baseline.label, element("small", "baseline without a network"))
     return Row(name, cells + [_EMPTY] * num_others, "aside")
 
 
 def _floor_row(data: ReportData, num_others: int) -> Row | None:
-    floor, columns = data.content["grid_floor"], data.columns(EVALUATION)
+    floor, columns = data.content.grid_floor, data.columns(EVALUATION)
     values = [floor.get(task.name, {}).get(metric.name) for task, metric in columns]
     if not any(is_number(value) for value in values):
         return None
@@ -182,7 +182,7 @@ def against_table(data: ReportData) -> Markup:
         return Markup("")
     names = list(data.best_against(others[0]))
     rows = [
-        [architecture_name(data, arch), *(_gain_cell(data.best_against(arch).get(name, {})) for name in names)]
+        [architecture_name(data, arch), *(_gain_cell(data.best_against(arch).get(name)) for name in names)]
         for arch in others
     ]
     best = architecture_label(data.best_arch)
@@ -193,18 +193,18 @@ def against_table(data: ReportData) -> Markup:
     )  # fmt: skip
 
 
-def _gain_cell(gain: dict[str, float]) -> Markup:
+def _gain_cell(gain: Interval | None) -> Markup:
     interval = format_percent_interval(gain)
     css = {1: "good", -1: "bad"}.get(sign_of(gain), "")
-    text = element("span", format_percent(gain.get("value")), **({"class_": css} if css else {}))
+    text = element("span", format_percent(gain.value if gain else None), **({"class_": css} if css else {}))
     return element("span", text, " ", element("span", f"({interval})", class_="soft") if interval else "")
 
 
-def sign_of(gain: dict[str, Any]) -> int:
+def sign_of(gain: Interval | None) -> int:
     """Return 1 or -1 when the whole interval lies above or below 0, else 0."""
-    if not (is_number(gain.get("low")) and is_number(gain.get("high"))):
+    if gain is None or gain.low is None or gain.high is None:
         return 0
-    return 1 if gain["low"] > 0 else -1 if gain["high"] < 0 else 0
+    return 1 if gain.low > 0 else -1 if gain.high < 0 else 0
 
 
 def structures_table(data: ReportData, task: Segmentation) -> Markup:
@@ -213,8 +213,8 @@ def structures_table(data: ReportData, task: Segmentation) -> Markup:
     counts = rows.groupby("structure")["case_id"].nunique()
     shown: list[Row] = []
     for name in (name for name in task.structures if name in counts.index):
-        values = [data.entry(arch)["structures"].get(name) for arch in data.archs]
-        cells = [_score_cell(DICE_MEAN, {"value": value}) for value in values]
+        values = [data.entry(arch).structures.get(name) for arch in data.archs]
+        cells = [_score_cell(DICE_MEAN, Interval(value=value)) for value in values]
         shown.append(Row(element("span", f"{name}"), [Cell(str(counts[name])), *cells]))
     body = [_emphasised_across(row) for row in shown]
     titles = ["structure", "cases", *(architecture_label(arch) for arch in data.archs)]
@@ -244,7 +244,7 @@ def criteria_table(data: ReportData) -> Markup:
     body: list[Markup] = []
     for (kind, criterion), group in rows.groupby(["kind", "criterion"], sort=False):
         errors = group.groupby("arch")["value"].mean()
-        cells = [_score_cell(DOSE_SCORE, {"value": errors.get(arch)}) for arch in data.archs]
+        cells = [_score_cell(DOSE_SCORE, Interval(value=errors.get(arch))) for arch in data.archs]
         bias = group.loc[group["arch"] == data.best_arch, "bias"].mean()
         name = element("span", f"{kind}, {criterion_label(str(criterion))}")
         body.append(_emphasised_across(Row(name, [*cells, Cell(f"{bias:+.2f}".replace("-", "−"))])))
@@ -281,10 +281,10 @@ def trainings_table(data: ReportData) -> Markup:
     rows = []
     for index, model in enumerate(data.models):
         facts = model.facts
-        scores = [format_metric(m, facts["scores"].get(r, {}).get(t.name, {}).get(m.name)) for r, t, m in columns]
-        chosen = " (chosen)" if index == data.content["best"]["model_index"] else ""
+        scores = [format_metric(m, facts.scores.get(r, {}).get(t.name, {}).get(m.name)) for r, t, m in columns]
+        chosen = " (chosen)" if index == data.content.best.model_index else ""
         rows.append([
-            architecture_label(model.arch) + chosen, facts["fold"], facts["seed"], *scores, facts.get("device") or DASH,
-            facts.get("precision") or DASH, element("code", facts.get("run_id") or DASH),
+            architecture_label(model.arch) + chosen, facts.fold, facts.seed, *scores, facts.device or DASH,
+            facts.precision or DASH, element("code", facts.run_id or DASH),
         ])  # fmt: skip
     return join(table(titles, rows, "Every training"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -146,18 +147,37 @@ def remove(uri: str, first: str) -> None:
             client.delete_object(**_place(join(uri, name)))
 
 
-def check_writable(root: str) -> None:
-    """Put an empty object below an address and delete it, to learn before long work whether its results can be kept.
+def check_writable(root: str | Path) -> None:
+    """Write something below a root and delete it, to learn before long work whether its results can be kept.
 
     Raises:
-        DataError: no bucket, no access, no answer.
+        DataError: no bucket, no access, no answer; a folder that this user may not write to.
     """
-    uri, client = join(root, _PROBE), s3_client()
+    if not is_remote(root):
+        _check_folder(Path(root).expanduser())
+        return
+    uri, client = join(str(root), _PROBE), s3_client()
     read_object(uri)  # some servers make a bucket for whoever writes to it: a mistyped one must not come to be
     with _asking(uri, "write"):
         client.put_object(**_place(uri), Body=b"")
     with contextlib.suppress(DataError), _asking(uri, "delete"):  # what may not be deleted can be used all the same
         client.delete_object(**_place(uri))
+
+
+def _check_folder(folder: Path) -> None:
+    probe = folder / f"{_PROBE}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        found = there.stat()
+        raise DataError(
+            f"{folder}: user {os.getuid()} cannot write there ({error.strerror}; {there} belongs to "
+            f"{found.st_uid}:{found.st_gid}, mode {found.st_mode & 0o7777:04o}). Give the folder to that user; a new "
+            "claim of Kubernetes belongs to root: docs/kubernetes.md, claims"
+        ) from error
 
 
 def upload_file(path: Path, uri: str, tries: int = 1) -> None:

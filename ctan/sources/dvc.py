@@ -1,13 +1,15 @@
-"""Pulling one folder that DVC pins, without git and without the repository: the one module that knows DVC.
+"""Pulling one folder that DVC pins, without git and without the repository: the one module that calls DVC.
 
 Tried with DVC 3.67: `Repo.pull` in a new folder (`no_scm`) with a written configuration and `data.dvc`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,9 @@ from typing import Any
 import yaml
 
 from ctan.errors import DataError
+from ctan.sources.pins import Pin
 from ctan.sources.transfer import hash_file
+from ctan.sources.trust import checked_listing
 
 Settings = dict[str, dict[str, str]]  # section -> option -> value of .dvc/config
 _LOGGERS = ("dvc", "dvc_data", "dvc_objects")
@@ -30,41 +34,62 @@ def parse_dvc_config(text: str) -> Settings:
     return {name.strip("'"): {key: str(value) for key, value in parsed[name].items()} for name in parsed.sections}
 
 
-def pull(md5: str, remote: str, settings: Settings, work: Path) -> dict[str, str]:
+def pull(pin: Pin, remote: str, options: Mapping[str, str], work: Path) -> dict[str, str]:
     """Let DVC fetch a folder to `work/data`.
 
     Args:
-        md5: of the folder, `"<hex>.dir"`.
-        remote: the section of the remote in `settings`; its `url` is absolute.
-        settings: of the repository.
+        pin: the folder.
+        remote: name of the remote that holds it.
+        options: of that remote (`ctan.sources.trust.allowed_options`); its `url` is absolute.
         work: an empty folder; everything DVC writes stays in it.
 
     Returns:
-        The MD5 of each file by path, from a list whose own MD5 is `md5`.
+        The MD5 of each file by path, from a list whose own MD5 is that of the pin.
 
     Raises:
-        DataError: naming a file that the remote does not give.
+        DataError: naming a file that the remote does not give, or that its list would put elsewhere.
     """
     from botocore.exceptions import BotoCoreError, ClientError
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    path = pin.path if pin.files else "data"
     with _failures() as failed:
         Repo.init(str(work), no_scm=True).close()
-        _configure(remote, settings, work)
-        pin = {"outs": [{"path": "data", "md5": md5, "hash": "md5"}]}
-        (work / "data.dvc").write_text(yaml.safe_dump(pin), encoding="utf-8")
+        _configure(remote, options, work)
+        known = ("files", "hash", "nfiles", "remote", "size")
+        entry = (
+            {key: pin.entry[key] for key in known if key in pin.entry} if pin.files else {"md5": pin.md5, "hash": "md5"}
+        )
+        file = work / f"{path}.dvc"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump({"outs": [entry | {"path": file.stem}]}), encoding="utf-8")
         repo = Repo(str(work))
         try:
+            listing = dict(pin.files) or _listing(repo, pin.md5, work)
             repo.pull()
         except (DvcException, OSError, BotoCoreError, ClientError) as error:
-            raise _explained(repo, md5, settings[remote].get("url", ""), failed, error) from error
+            raise _explained(repo, pin, options.get("url", ""), failed, error) from error
         finally:
             repo.close()
-    path = work / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
-    if not path.is_file() or f"{hash_file(path, 'md5')}.dir" != md5:
+    if path != "data":
+        (work / path).rename(work / "pulled")
+        shutil.rmtree(work / "data", ignore_errors=True)
+        (work / "pulled").rename(work / "data")
+    return listing
+
+
+def _listing(repo: Any, md5: str, work: Path) -> dict[str, str]:
+    """Return the list of files of a folder, checked, and put it where DVC looks first, so that it asks for no other."""
+    remote = repo.cloud.get_remote_odb()
+    content = remote.fs.cat_file(remote.oid_to_path(md5))
+    if f"{hashlib.md5(content, usedforsecurity=False).hexdigest()}.dir" != md5:
         raise DataError(f"version {md5}: the remote's list of files is not the one that was pinned")
-    return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_bytes())}
+    listing = checked_listing(content, f"version {md5}")
+    path = work / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return listing
 
 
 def verify(md5: str, folder: Path, listing: Mapping[str, str]) -> None:
@@ -88,8 +113,8 @@ def verify(md5: str, folder: Path, listing: Mapping[str, str]) -> None:
         (folder / name).chmod(0o644)
 
 
-def _configure(remote: str, settings: Settings, work: Path) -> None:
-    """Write the configuration of the folder that pulls: the repository's remotes, nothing outside of `work`."""
+def _configure(remote: str, options: Mapping[str, str], work: Path) -> None:
+    """Write the configuration of the folder that pulls: one remote, nothing outside of `work`."""
     from configobj import ConfigObj
 
     config = ConfigObj(list_values=False, interpolation=False)
@@ -98,18 +123,16 @@ def _configure(remote: str, settings: Settings, work: Path) -> None:
         "no_scm": "true",
         "analytics": "false",
         "check_update": "false",
-        "remote": remote.removeprefix("remote ").strip('"'),
+        "remote": remote,
         "site_cache_dir": str(work / ".dvc" / "site"),
     }
     config["cache"] = {"type": "hardlink,copy"}
+    # Every byte is checked by `verify` here; DVC's `verify` would do it twice and name no file.
+    values = dict(options) | {"verify": "false"}
     endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL")
-    for section, options in settings.items():
-        if section.startswith("remote "):
-            # Every byte is checked by `verify` here; DVC's `verify` would do it twice and name no file.
-            values = options | {"verify": "false"}
-            if endpoint and values.get("url", "").startswith("s3://") and "AWS_ENDPOINT_URL" not in os.environ:
-                values.setdefault("endpointurl", endpoint)
-            config[f"'{section}'"] = values
+    if endpoint and values.get("url", "").startswith("s3://") and "AWS_ENDPOINT_URL" not in os.environ:
+        values.setdefault("endpointurl", endpoint)
+    config[f"'remote \"{remote}\"'"] = values
     config.write()
 
 
@@ -141,19 +164,21 @@ def _failures() -> Iterator[dict[str, str]]:
             logging.getLogger(name).handlers, logging.getLogger(name).propagate = handlers, propagate
 
 
-def _explained(repo: Any, md5: str, url: str, failed: Mapping[str, str], error: Exception) -> DataError:
+def _explained(repo: Any, pin: Pin, url: str, failed: Mapping[str, str], error: Exception) -> DataError:
     """Say which file is not there, where the remote's list of files can be read."""
+    md5 = pin.md5
     where = url if "://" in url else "its remote"
     reason = next(iter(failed.values()), _reason(error))
     if not failed:
         return DataError(f"version {md5} cannot be fetched from {where}: {reason}")
     from botocore.exceptions import BotoCoreError, ClientError
+    from dvc.exceptions import DvcException
 
     try:
         remote = repo.cloud.get_remote_odb()
         names = {entry["md5"]: entry["relpath"] for entry in json.loads(remote.fs.cat_file(remote.oid_to_path(md5)))}
-    except (OSError, BotoCoreError, ClientError, ValueError, TypeError, KeyError):
-        names = {}
+    except (DvcException, OSError, BotoCoreError, ClientError, ValueError, TypeError, KeyError):
+        names = {}  # cloud-versioned objects are called by their names anyway
     lost = sorted(names.get(name, name) for name in failed)
     return DataError(f"{lost[0]}: cannot be fetched from {where} ({len(lost)} objects of version {md5}): {reason}")
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from ctan.errors import DataError
 from ctan.sources.transfer import Chunks, InterruptedTransferError, RemoteFile, hash_file
+from ctan.sources.trust import require_secure
 
 _CHUNK_BYTES = 2**16  # a piece that was not read to its end is lost when the connection breaks
 _TIMEOUT_SECONDS = (10, 60)  # to connect, between two pieces
@@ -30,10 +31,17 @@ class HttpSource:
         from requests.adapters import HTTPAdapter
         from urllib3 import Retry
 
+        class Adapter(HTTPAdapter):
+            """Refuses what is not encrypted, also where an encrypted address leads to it."""
+
+            def send(self, request: Any, *arguments: Any, **more: Any) -> Any:
+                require_secure(str(request.url), "download")
+                return super().send(request, *arguments, **more)
+
         retry = Retry(total=3, backoff_factor=0.5, status_forcelist=_BUSY, raise_on_status=False)
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=num_connections))
+            self._session.mount(scheme, Adapter(max_retries=retry, pool_maxsize=num_connections))
         self._session.headers["Accept-Encoding"] = "identity"  # sizes and ranges count the file's own bytes
         self._etags: dict[str, str] = {}
         self._lock = threading.Lock()

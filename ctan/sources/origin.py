@@ -16,12 +16,14 @@ from ctan import versions
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.errors import ConfigError, DataError
-from ctan.files import sha256_of_json, write_json
+from ctan.files import parse_json, read_json, sha256_of_json, write_json
 from ctan.sources import parse_phantom, source_folder
-from ctan.sources.versions import DataVersion, folder_md5, is_version, resolve_version
+from ctan.sources.contents import md5s_of, version_of
+from ctan.sources.versions import DataVersion, is_version, resolve_version, tree_md5
 from ctan.tasks import tasks_of
 
 ORIGIN_FILE = "origin.json"
+_ADVICE = "run `ctan data ingest` again"
 
 
 def _versions(config: RunConfig) -> dict[str, int]:
@@ -36,7 +38,8 @@ class Origin:
     Attributes:
         source: the source as all steps use it: a DVC revision is replaced by its commit, a folder is absolute.
         data_version: changes when the raw bytes do: DVC's hash of the folder; `s3:` and a hash of names, sizes and
-            ETags; `files:` and a hash of names, sizes and times; or the phantoms' numbers.
+            ETags; `files:` and a hash of names and contents of the files that the data set reads; or the phantoms'
+            numbers.
         settings_hash: of the settings before ingestion plans what they leave open.
         code_hash: of the versions of the code that decides results, see `ctan.versions`.
         pinned: what DVC knows of the version; empty for data that DVC does not pin.
@@ -57,9 +60,9 @@ class Origin:
             config: settings of the run.
 
         Raises:
-            ConfigError, DataError: when the source is not understood or not there.
+            ConfigError, DataError: when the source is not understood or not there, or holds nothing to read.
         """
-        source, data_version, pinned = _version(source)
+        source, data_version, pinned = _version(source, config)
         known = {} if pinned is None else {name: value for name, value in pinned.to_json().items() if value}
         return cls(source, data_version, sha256_of_json(config.to_yaml()), versions.sha256_of(_versions(config)), known)
 
@@ -85,17 +88,27 @@ class Origin:
 
     @classmethod
     def from_json(cls, text: str) -> Origin:
-        """Read what `to_json` or `save` wrote.
+        """Read what `to_json` returned.
 
         Raises:
             DataError: when it is something else.
         """
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"origin of the run: not valid JSON ({error})") from error
+        return cls._of(parse_json(text, "origin of the run", _ADVICE), "origin of the run")
+
+    @classmethod
+    def load(cls, manifest_dir: Path) -> Origin:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: when it is missing or something else.
+        """
+        path = manifest_dir / ORIGIN_FILE
+        return cls._of(read_json(path, _ADVICE), str(path))
+
+    @classmethod
+    def _of(cls, value: Any, where: str) -> Origin:
         if not isinstance(value, dict) or set(value) != {known.name for known in fields(cls)}:
-            raise DataError("origin of the run: not what the step `resolve` writes")
+            raise DataError(f"{where}: not what the step `resolve` writes; {_ADVICE}")
         return cls(**value)
 
     def save(self, manifest_dir: Path) -> None:
@@ -109,14 +122,10 @@ def read_origin(manifest_dir: str | Path) -> Origin:
     Raises:
         DataError: when it is missing or damaged.
     """
-    path = Path(manifest_dir) / ORIGIN_FILE
-    try:
-        return Origin.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); run `ctan data ingest` again") from error
+    return Origin.load(Path(manifest_dir))
 
 
-def _version(source: str) -> tuple[str, str, DataVersion | None]:
+def _version(source: str, config: RunConfig) -> tuple[str, str, DataVersion | None]:
     """Return the source as it is to be used, what names its bytes, and what DVC knows of it."""
     if is_version(source):
         version = resolve_version(source)
@@ -128,7 +137,9 @@ def _version(source: str) -> tuple[str, str, DataVersion | None]:
         return f"phantom:{numbers}", f"phantom:{numbers}", None
     folder = source_folder(source).resolve()
     pinned = _pinned_here(folder)
-    return str(folder), pinned.md5 if pinned else f"files:{_files_hash(folder)}", pinned
+    if pinned is not None:
+        return str(folder), pinned.md5, pinned
+    return str(folder), f"files:{version_of(get_dataset(config.data), folder)}", None
 
 
 def _at_commit(source: str, version: DataVersion) -> str:
@@ -146,21 +157,15 @@ def _pinned_here(folder: Path) -> DataVersion | None:
         version = resolve_version(f"dvc:{root}@HEAD:{folder.relative_to(root).as_posix()}")
     except (ConfigError, DataError):
         return None  # not a git checkout, or this folder is not pinned in it
-    return version if folder_md5(folder) == version.md5 else None
-
-
-def _files_hash(folder: Path) -> str:
-    """Return a hash that changes when files do, without reading them: folders may hold terabytes."""
-    listing: list[Any] = []
-    for path in folder.rglob("*"):
-        if path.is_file():
-            stat = path.stat()
-            listing.append([path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns])
-    return sha256_of_json(sorted(listing))[:32]
+    if any(path.is_symlink() and path.is_dir() for path in folder.rglob("*")):
+        return None  # the reader follows such links, DVC leaves out what lies behind them
+    found = md5s_of(folder)
+    visible = {name: md5 for name, md5 in found.items() if not any(part.startswith(".") for part in name.split("/"))}
+    return version if version.md5 in (tree_md5(found), tree_md5(visible)) else None
 
 
 def _s3_listing_hash(source: str) -> str:
-    from ctan.sources.s3 import S3Source, S3Uri, s3_client
+    from ctan.sources.s3 import S3Source, S3Uri, is_clutter, s3_client
 
     files = S3Source(S3Uri.parse(source), s3_client()).listing()
-    return sha256_of_json(sorted([file.name, file.identity] for file in files))[:32]
+    return sha256_of_json(sorted([file.name, file.identity] for file in files if not is_clutter(file.name)))[:32]

@@ -14,6 +14,7 @@ from typing import Any
 
 from ctan.errors import ConfigError, DataError
 from ctan.sources.transfer import (
+    LEDGER_FILE,
     Chunks,
     DamagedTransferError,
     InterruptedTransferError,
@@ -125,8 +126,9 @@ class S3Source:
         try:
             with translated(str(self.uri)):
                 for item in (item for page in pages for item in page.get("Contents", ())):
-                    if not item["Key"].endswith("/"):  # the marker of a folder
-                        name, etag = item["Key"].removeprefix(self.uri.prefix), item["ETag"].strip('"')
+                    name, etag = item["Key"].removeprefix(self.uri.prefix), item["ETag"].strip('"')
+                    # Not the marker of a folder, nor the notes of a download that was copied there whole.
+                    if not item["Key"].endswith("/") and name.rpartition("/")[2] != LEDGER_FILE:
                         files.append(RemoteFile(name, item["Size"], f"etag:{etag}", item["Key"]))
         except InterruptedTransferError as error:
             raise DataError(
@@ -273,6 +275,12 @@ def remove_others(folder: Path, names: set[str]) -> None:
                 path.rmdir()
         elif path.relative_to(folder).as_posix() not in names and not path.name.startswith("."):
             path.unlink()
+
+
+def is_clutter(name: str) -> bool:
+    """Say whether a file is one that macOS or Windows leaves in every folder that somebody looked at."""
+    last = name.rpartition("/")[2]
+    return last in (".DS_Store", "Thumbs.db", "desktop.ini") or last.startswith("._")
 
 
 def _etag(file: RemoteFile) -> str:

@@ -18,11 +18,12 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 from ctan.errors import CtanError, DataError
 from ctan.sources.progress import ByteProgress
+from ctan.sources.trust import require_safe_names
 
 LEDGER_FILE = ".ctan-download.jsonl"
 MAX_FAILURES_WITHOUT_PROGRESS = 6
@@ -129,13 +130,11 @@ class Ledger:
         path = self._folder / file.name
         if not path.is_file():
             return False
-        status = path.stat()
-        return (status.st_size, status.st_mtime_ns) == (entry.get("size"), entry.get("mtime_ns"))
+        return all(entry.get(name) == value for name, value in _status(path).items())
 
     def add(self, file: RemoteFile) -> None:
         """Remember a checked file."""
-        status = (self._folder / file.name).stat()
-        self._write(file, {"size": status.st_size, "mtime_ns": status.st_mtime_ns})
+        self._write(file, _status(self._folder / file.name))
 
     def add_unpacked(self, file: RemoteFile, folder: str) -> None:
         """Remember that an archive was unpacked into `folder`, so that it is not needed any more."""
@@ -147,6 +146,12 @@ class Ledger:
             # A line that a killed process left unfinished must not swallow this one.
             stream.write(("\n" if stream.tell() else "") + json.dumps(entry))
         self._entries[file.name] = entry
+
+
+def _status(path: Path) -> dict[str, int]:
+    """Return what shows that a file was touched, also one of the same length whose date was set back."""
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
 
 
 def count_files(folder: Path) -> int:
@@ -175,8 +180,7 @@ def transfer(
         DataError: naming the files that could not be fetched and why; what was fetched stays.
     """
     started = time.monotonic()
-    for file in files:
-        _require_safe(file.name)
+    require_safe_names(file.name for file in files)
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder)
     wanted = [file for file in files if not ledger.holds(file)]
@@ -330,13 +334,6 @@ class _Worker:
 
 def _escape(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _require_safe(name: str) -> None:
-    """Refuse names that would leave the folder: a listing is not trusted."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or name.endswith("/"):
-        raise DataError(f"the source lists {name!r}, which is not a path below a folder; nothing was fetched")
 
 
 def _require_space(wanted: Sequence[RemoteFile], folder: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import posixpath
 import re
 import shutil
 import tempfile
@@ -21,16 +20,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ctan.errors import ConfigError, DataError
-from ctan.sources.dvc import Settings, parse_dvc_config, pull, verify
-from ctan.sources.transfer import hash_file
+from ctan.sources.contents import md5s_of
+from ctan.sources.dvc import parse_dvc_config, pull, verify
+from ctan.sources.pins import Pin, find_pin
+from ctan.sources.repository import Repository, choose_remote, opened
+from ctan.sources.trust import require_safe_names, require_secure
 
 _FORMS = "dvc:REPOSITORY@REVISION[:PATH], such as dvc:https://host/team/repo@main, or md5:<32 hex digits>.dir"
 _SPEC = re.compile(r"dvc:(?P<repository>.+)@(?P<revision>[^@:]+)(?::(?P<path>[^@:]+))?")
+_MAX_IMPORTS = 5  # repositories that import from one another
 _REMOTE_VARIABLE = "CTAN_DVC_REMOTE"
 
 
@@ -72,8 +72,7 @@ def resolve_version(spec: str) -> DataVersion:
         DataError: no such repository, revision or pinned data.
     """
     if match := re.fullmatch(r"md5:([0-9a-f]{32})(\.dir)?", spec):
-        name, settings = _default_remote(_settings_here(), "the working directory")
-        return DataVersion(f"{match[1]}.dir", remote=settings[name].get("url", ""))
+        return DataVersion(f"{match[1]}.dir", remote=_remote_here()[1].get("url", ""))
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise ConfigError(f"data version {spec!r}: expected {_FORMS}")
@@ -81,11 +80,15 @@ def resolve_version(spec: str) -> DataVersion:
     if re.match(r"\w+://[^/@]*:[^/@]*@", repository):
         raise ConfigError("data version: the repository's address holds a password, which would be recorded with every "
                           "run; use git's credential helper or SSH")  # fmt: skip
-    with _opened(repository, revision) as origin:
-        path, md5 = _find_pin(origin, match["path"])
-        name, settings = _default_remote(origin.settings(), str(origin))
-        remote = settings[name].get("url", "")
-    return DataVersion(md5, path, repository, revision, origin.commit, remote)
+    with opened(repository, revision) as origin:
+        pin = find_pin(origin, match["path"], tree_md5)
+        if pin.in_git:
+            remote = ""
+        elif pin.repository:
+            remote = pin.repository
+        else:
+            remote = origin.remote(pin.remote)[1].get("url", "")
+    return DataVersion(pin.md5, pin.path, repository, revision, origin.commit, remote)
 
 
 def fetch_version(version: DataVersion, output_dir: Path) -> Path:
@@ -107,12 +110,10 @@ def fetch_version(version: DataVersion, output_dir: Path) -> Path:
     try:
         work.mkdir()
         if version.repository:
-            with _opened(version.repository, version.revision, version.commit) as origin:
-                name, settings = _default_remote(origin.settings(), str(origin))
-                settings[name] |= origin.store(settings[name].get("url", ""), version, work / "store")
-                listing = pull(version.md5, name, settings, work)
+            with opened(version.repository, version.revision, version.commit) as origin:
+                listing = _fetch(origin, find_pin(origin, version.path, tree_md5), work)
         else:
-            listing = pull(version.md5, *_default_remote(_settings_here(), "the working directory"), work)
+            listing = pull(Pin("data", version.md5), *_remote_here(), work)
         verify(version.md5, work / "data", listing)
         if output_dir.is_dir():
             output_dir.rmdir()
@@ -120,6 +121,55 @@ def fetch_version(version: DataVersion, output_dir: Path) -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return output_dir
+
+
+def _fetch(origin: Repository, pin: Pin, work: Path, depth: int = 0) -> dict[str, str]:
+    """Fetch a pinned folder to `work/data`, from where its bytes are; return the MD5 of each file by path."""
+    if pin.in_git:
+        return _copy_from_commit(origin, pin.path, pin.md5, work)
+    if not pin.repository:
+        name, options = origin.remote(pin.remote)
+        url = options.get("url", "") if pin.files else origin.store(options.get("url", ""), pin.md5, work / "store")
+        return pull(pin, name, options | {"url": url}, work)
+    if depth == _MAX_IMPORTS:
+        raise DataError(f"{origin}: {pin.path} is imported through more than {_MAX_IMPORTS} repositories")
+    with opened(_address(origin, pin), pin.commit, pin.commit) as registry:
+        try:
+            source = find_pin(registry, pin.source_path, tree_md5)
+        except DataError as error:
+            if registry.files(pin.source_path):  # in git itself
+                return _copy_from_commit(registry, pin.source_path, pin.md5, work)
+            raise DataError(
+                f"{origin}: {pin.path} is imported from {registry}, which does not give it: {error}"
+            ) from error
+        if source.md5 != pin.md5:
+            raise DataError(f"{origin}: {pin.path} was imported as {pin.md5}, {registry} pins {source.md5}")
+        return _fetch(registry, source, work, depth + 1)
+
+
+def _address(origin: Repository, pin: Pin) -> str:
+    """Return the address of the repository that data is imported from; folders are for repositories of this machine."""
+    address = pin.repository
+    if re.match(r"(https?|ssh|git|git\+ssh)://|[\w.-]+@[\w.-]+:", address):
+        return address
+    if origin.folder is None:
+        raise DataError(f"{origin}: {pin.path} is imported from {address}, a folder of another machine; "
+                        "clone the repository and give the folder")  # fmt: skip
+    return address if "://" in address else str((origin.folder / Path(address).expanduser()).resolve())
+
+
+def _copy_from_commit(origin: Repository, path: str, md5: str, work: Path) -> dict[str, str]:
+    """Copy files that are in git to `work/data`."""
+    names = [name.removeprefix(f"{path}/") for name in origin.files(path)]
+    require_safe_names(names, str(origin))
+    for name in names:
+        target = work / "data" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(origin.read(f"{path}/{name}"))
+    listing = md5s_of(work / "data") if names else {}
+    if tree_md5(listing) != md5:
+        raise DataError(f"{origin}: {path} in git is not what was pinned ({md5}); `dvc commit` and commit again")
+    return listing
 
 
 @contextmanager
@@ -148,171 +198,30 @@ def open_version(spec: str, cache_dir: Path | None = None) -> Iterator[Path]:
 
 
 def folder_md5(folder: Path) -> str:
+    """Return DVC's hash of a folder."""
+    return tree_md5(md5s_of(folder))
+
+
+def tree_md5(md5s: Mapping[str, str]) -> str:
     """Return DVC's hash of a folder: the MD5 of the JSON list of its files' MD5s, in the order of their paths."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    entries = [{"md5": hash_file(folder / name, "md5"), "relpath": name} for name in names]
-    listing = json.dumps(entries, sort_keys=True).encode()
+    listing = json.dumps([{"md5": md5s[name], "relpath": name} for name in sorted(md5s)], sort_keys=True).encode()
     return f"{hashlib.md5(listing, usedforsecurity=False).hexdigest()}.dir"
 
 
-class _Origin:
-    """A git repository at one commit.
-
-    Args:
-        git: a `scmrepo.git.Git`.
-        commit: whose files are read.
-        repository: URL or folder, for messages.
-        folder: the repository's folder on this machine; None for a clone.
-    """
-
-    def __init__(self, git: Any, commit: str, repository: str, folder: Path | None) -> None:
-        self.commit = commit
-        self._tree = git.get_fs(commit)
-        self._name = repository if folder is None else folder.name
-        self._folder = folder
-
-    def __str__(self) -> str:
-        return f"{self._name} at {self.commit[:10]}"
-
-    def read(self, path: str) -> bytes:
-        with self._tree.open(path, "rb") as stream:
-            return stream.read()
-
-    def exists(self, path: str) -> bool:
-        return bool(self._tree.exists(path))
-
-    def pins(self) -> list[str]:
-        """Return the paths of all `.dvc` files."""
-        found = (posixpath.join(folder, name) for folder, _, names in self._tree.walk("") for name in names)
-        return sorted(path.lstrip("/") for path in found if path.endswith(".dvc"))
-
-    def settings(self) -> Settings:
-        """Return `.dvc/config` of the commit, and over it what the folder's `.dvc/config.local` says."""
-        if not self.exists(".dvc/config"):
-            raise DataError(f"{self}: has no .dvc/config, so no remote is known; `dvc init`, `dvc remote add`")
-        settings = parse_dvc_config(self.read(".dvc/config").decode())
-        local = self._folder / ".dvc" / "config.local" if self._folder else None
-        if local and local.is_file():
-            for section, options in parse_dvc_config(local.read_text(encoding="utf-8")).items():
-                settings.setdefault(section, {}).update(options)
-        return settings
-
-    def store(self, url: str, version: DataVersion, scratch: Path) -> dict[str, str]:
-        """Return the `url` of a remote that is a relative path; {} for any other.
-
-        What the commit itself holds is copied to `scratch`, so that an old revision finds its bytes although the
-        folder has moved on.
-        """
-        if not url or re.match(r"\w+://", url) or Path(url).expanduser().is_absolute():
-            return {}
-        path = posixpath.normpath(posixpath.join(".dvc", url))
-        if not path.startswith("..") and self.exists(path):
-            listing = self._copy_object(path, version.md5, scratch, "the list of files")
-            for entry in json.loads(listing):
-                self._copy_object(path, entry["md5"], scratch, entry["relpath"])
-            return {"url": str(scratch)}
-        if self._folder is None:
-            raise DataError(
-                f"{self}: its remote {url} is a folder outside the repository; clone it and give the folder"
-            )
-        return {"url": str((self._folder / path).resolve())}
-
-    def _copy_object(self, store: str, md5: str, scratch: Path, name: str) -> bytes:
-        relative = f"files/md5/{md5[:2]}/{md5[2:]}"
-        if not self.exists(f"{store}/{relative}"):
-            raise DataError(f"{name}: its bytes ({md5}) are not in {store} of {self}; was `dvc push` forgotten?")
-        content = self.read(f"{store}/{relative}")
-        (scratch / relative).parent.mkdir(parents=True, exist_ok=True)
-        (scratch / relative).write_bytes(content)
-        return content
-
-
-@contextmanager
-def _opened(repository: str, revision: str, commit: str = "") -> Iterator[_Origin]:
-    """Open a repository at a commit, or at what the revision is now; a URL is cloned to a temporary folder."""
-    from scmrepo.exceptions import SCMError
-    from scmrepo.git import Git
-
-    folder = Path(repository).expanduser()
-    is_folder = folder.is_dir()
-    if not is_folder and not re.match(r"\w[\w+]*://|[\w.-]+@[\w.-]+:", repository):
-        raise DataError(f"data version: {folder.name!r} is neither a folder nor the URL of a git repository")
-    with tempfile.TemporaryDirectory(prefix="ctan-git-") as clone:
-        try:
-            git = Git(str(folder)) if is_folder else _clone(repository, clone, revision, commit)
-            resolved = git.resolve_rev(commit or revision)
-        except (SCMError, OSError) as error:
-            what = f"commit {commit}" if commit else f"revision {revision!r}"
-            name = folder.name if is_folder else repository
-            raise DataError(f"data version: cannot read {what} of {name}: {error}") from error
-        try:
-            yield _Origin(git, resolved, repository, folder.resolve() if is_folder else None)
-        finally:
-            git.close()
-
-
-def _clone(url: str, target: str, revision: str, commit: str) -> Any:
-    """Clone the newest state of a branch or tag; all of the history where the revision is a commit or has moved on."""
-    from scmrepo.exceptions import SCMError
-    from scmrepo.git import Git
-
-    try:
-        git = Git.clone(url, target, bare=True, shallow_branch=revision)
-        if not commit or git.resolve_rev(revision) == commit:
-            return git
-        git.close()
-    except SCMError:
-        pass  # not a branch or tag
-    shutil.rmtree(target)
-    Path(target).mkdir()
-    return Git.clone(url, target, bare=True)
-
-
-def _find_pin(origin: _Origin, path: str | None) -> tuple[str, str]:
-    """Return path and hash of the data that `.dvc` files of the commit pin."""
-    outs: dict[str, Mapping[str, Any]] = {}
-    for pin in origin.pins():
-        content = yaml.safe_load(origin.read(pin)) or {}
-        folder = posixpath.join(posixpath.dirname(pin), content.get("wdir", "."))
-        outs |= {posixpath.normpath(posixpath.join(folder, out["path"])): out for out in content.get("outs", ())}
-    if path is None and len(outs) == 1:
-        path = next(iter(outs))
-    wanted = posixpath.normpath(path) if path else ""
-    if wanted not in outs:
-        known = ", ".join(outs) or "nothing"
-        asked = f"does not pin {path!r}" if path else "pins not exactly one data set; name one with :PATH"
-        raise DataError(f"{origin}: {asked}; its .dvc files pin {known}")
-    out = outs[wanted]
-    if not str(out.get("md5", "")).endswith(".dir"):
-        raise DataError(f"{origin}: {wanted} is a single file; a data set is a folder (`dvc add` the folder)")
-    if out.get("hash") != "md5":
-        raise DataError(f"{origin}: {wanted} was pinned by DVC 2, whose hashes differ; `dvc cache migrate --dvc-files`")
-    return wanted, out["md5"]
-
-
-def _settings_here() -> Settings:
+def _remote_here() -> tuple[str, dict[str, str]]:
     """Return where `md5:` versions are looked for: `CTAN_DVC_REMOTE`, or the checkout around the working directory."""
     if url := os.environ.get(_REMOTE_VARIABLE):
-        return {"core": {"remote": "default"}, 'remote "default"': {"url": url}}
+        require_secure(url, _REMOTE_VARIABLE)
+        return "default", {"url": url}
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / ".dvc" / "config").is_file():
-            settings: Settings = {}
-            for name in ("config", "config.local"):
-                if (path := folder / ".dvc" / name).is_file():
-                    for section, options in parse_dvc_config(path.read_text(encoding="utf-8")).items():
-                        settings.setdefault(section, {}).update(options)
-            for section, options in settings.items():
-                if section.startswith("remote") and not re.match(r"\w+://", options.get("url", "x://")):
-                    options["url"] = str((folder / ".dvc" / Path(options["url"]).expanduser()).resolve())
-            return settings
+            committed, own = (
+                parse_dvc_config(path.read_text(encoding="utf-8")) if path.is_file() else {}
+                for path in (folder / ".dvc" / name for name in ("config", "config.local"))
+            )
+            name, options = choose_remote("", committed, own, "the working directory")
+            if not re.match(r"\w+://", options.get("url", "x://")):
+                options["url"] = str((folder / ".dvc" / Path(options["url"]).expanduser()).resolve())
+            return name, options
     raise ConfigError(f"data version: no remote is known; set {_REMOTE_VARIABLE} to its address, or give "
                       "dvc:REPOSITORY@REVISION")  # fmt: skip
-
-
-def _default_remote(settings: Settings, where: str) -> tuple[str, Settings]:
-    """Return the section of the default remote, and all sections."""
-    name = settings.get("core", {}).get("remote", "")
-    section = f'remote "{name}"'
-    if not name or section not in settings:
-        raise DataError(f"{where}: .dvc/config names no default remote; `dvc remote add --default NAME URL`")
-    return section, settings

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ctan.errors import DataError
-from ctan.files import sha256_of_file, sha256_of_json
+from ctan.files import parse_json, sha256_of_file, sha256_of_json
 from ctan.store.layout import ARRAYS_FOLDER, FORMAT_VERSION, STORE_FILE, array_files
 
 _SEAL = "sha256"
@@ -40,11 +39,8 @@ def parse_description(content: bytes, where: str, advice: str) -> dict[str, Any]
     Raises:
         DataError: when they are no JSON, were changed, or the store has another format version.
     """
-    try:
-        description: dict[str, Any] = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{where}/{STORE_FILE}: not valid JSON ({error}); {advice}") from error
-    version = description.get("format_version")
+    description: dict[str, Any] = parse_json(content, f"{where}/{STORE_FILE}", advice)
+    version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
             f"{where}: the store has format version {version}, this ctan reads {FORMAT_VERSION}; "

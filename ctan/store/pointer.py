@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ctan.errors import DataError
-from ctan.files import write_json
+from ctan.files import read_json, write_json
 from ctan.sources.buckets import cache_folder, check_root, is_remote, join
 
 
@@ -64,12 +63,7 @@ class StorePointer:
             DataError: when the file is missing or is not a pointer.
         """
         advice = "expected the pointer that `ctan data preprocess` writes"
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
-        except ValueError as error:
-            raise DataError(f"{path}: not valid JSON ({error}); {advice}") from error
+        value = read_json(path, advice)
         names = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or sorted(value) != sorted(names):
             raise DataError(f"{path}: not a store pointer (its fields are {', '.join(names)}); {advice}")

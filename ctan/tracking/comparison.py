@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctan.errors import DataError
-from ctan.files import sha256_of_file, sha256_of_json
+from ctan.files import read_json, sha256_of_file, sha256_of_json
+from ctan.records import (
+    CASES_FILE,
+    COMPARISON_FILE,
+    EVALUATION,
+    WEIGHTS_FILE,
+    ComparisonRecord,
+    ModelEntry,
+    ModelRecord,
+    Number,
+    Training,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ctan.store import StorePointer
-
-COMPARISON_FILE, CASES_FILE = "comparison.json", "cases.parquet"
-EVALUATION = "evaluation"
-_NEEDED = ("dataset", "store_key", "data_hash", "evaluation_hash", "models", "baselines", "best")
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,8 @@ class Candidate:
         arch, fold, seed: which training.
         run_id: its MLflow run.
         weights_sha256: of its weights file.
-        model_json: how it was made.
-        scores: `{role: {task: {metric: value}}}`.
+        record: how it was made.
+        scores: by role, task and metric.
         cases: its rows of `cases.parquet` on the evaluation split.
         reason: why it was chosen.
     """
@@ -40,8 +46,8 @@ class Candidate:
     seed: int
     run_id: str
     weights_sha256: str
-    model_json: dict[str, Any]
-    scores: dict[str, dict[str, dict[str, float]]]
+    record: ModelRecord
+    scores: dict[str, dict[str, dict[str, Number]]]
     cases: pa.Table
     reason: str
 
@@ -51,19 +57,19 @@ class ComparisonFiles:
     """A comparison, checked against the store it is about.
 
     Attributes:
-        content: `comparison.json`.
-        hash: of that content: names the decision that is taken from it.
+        record: `comparison.json`.
+        hash: of its content: names the decision that is taken from it.
         candidate: the chosen model.
     """
 
-    content: dict[str, Any]
+    record: ComparisonRecord
     hash: str
     candidate: Candidate
 
     @property
     def evaluation_hash(self) -> str:
         """Names the evaluation cases."""
-        return self.content["evaluation_hash"]
+        return self.record.evaluation_hash
 
 
 def read_comparison(folder: Path, model_dirs: Sequence[Path], pointer: StorePointer) -> ComparisonFiles:
@@ -78,83 +84,64 @@ def read_comparison(folder: Path, model_dirs: Sequence[Path], pointer: StorePoin
         DataError: when a file is missing or damaged, the comparison is of another store, or the chosen model is
             not among `model_dirs`.
     """
-    content = _read_json(folder / COMPARISON_FILE)
+    path = folder / COMPARISON_FILE
+    content = read_json(path, ComparisonRecord.advice)
+    record = ComparisonRecord.from_json(content, str(path))
     for name, expected in (("store_key", pointer.key), ("data_hash", pointer.data_hash)):
-        if content[name] != expected:
+        if getattr(record, name) != expected:
             raise DataError(
-                f"{folder / COMPARISON_FILE}: compares on {name} {content[name][:16]}, but the store is "
-                f"{expected[:16]}; run compare and promote on the same store"
+                f"{path}: compares on {name} {getattr(record, name)[:16]}, but the store is {expected[:16]}; "
+                f"run compare and promote on the same store"
             )
-    return ComparisonFiles(content, sha256_of_json(content), _candidate(content, folder, model_dirs))
+    return ComparisonFiles(record, sha256_of_json(content), _candidate(record, folder, model_dirs))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    advice = "expected what `ctan compare` writes"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); {advice}") from error
-    missing = [name for name in _NEEDED if name not in content] if isinstance(content, dict) else list(_NEEDED)
-    if missing:
-        raise DataError(f"{path}: lacks {', '.join(missing)}; {advice}")
-    return content
-
-
-def _candidate(content: dict[str, Any], folder: Path, model_dirs: Sequence[Path]) -> Candidate:
-    from ctan.inference.load import WEIGHTS_FILE
-
-    best = content["best"]
-    model = content["models"][best["model_index"]]
-    model_dir, model_json = _find_model(model, model_dirs, folder)
+def _candidate(comparison: ComparisonRecord, folder: Path, model_dirs: Sequence[Path]) -> Candidate:
+    model = comparison.best_model
+    model_dir, record = _find_model(model, model_dirs, folder)
     return Candidate(
-        arch=model["arch"],
-        fold=model["fold"],
-        seed=model["seed"],
-        run_id=model["run_id"],
+        arch=model.arch,
+        fold=model.fold,
+        seed=model.seed,
+        run_id=model.run_id,
         weights_sha256=sha256_of_file(model_dir / WEIGHTS_FILE),
-        model_json=model_json,
-        scores=model["scores"],
+        record=record,
+        scores=model.scores,
         cases=_cases_of(model, folder / CASES_FILE),
-        reason=best.get("reason", ""),
+        reason=comparison.best.reason,
     )
 
 
-def _find_model(model: dict[str, Any], model_dirs: Sequence[Path], folder: Path) -> tuple[Path, dict[str, Any]]:
+def _find_model(model: ModelEntry, model_dirs: Sequence[Path], folder: Path) -> tuple[Path, ModelRecord]:
     """Return the folder and description of the model that `comparison.json` names."""
-    from ctan.inference.load import read_model_json
-
-    fields = ("arch", "fold", "seed", "run_id")
-    wanted = [model[name] for name in fields]
     for model_dir in model_dirs:
-        described = read_model_json(model_dir)
-        if [described.get(name) for name in fields] == wanted:
-            return model_dir, described
+        record = ModelRecord.load(model_dir)
+        if all(getattr(record, name) == getattr(model, name) for name in ("arch", "fold", "seed", "run_id")):
+            return model_dir, record
     raise DataError(
-        f"{folder / COMPARISON_FILE}: the best model ({model['arch']}, fold {model['fold']}, seed {model['seed']}, "
-        f"run {model['run_id']}) is in none of {', '.join(map(str, model_dirs)) or 'no folders'}; "
+        f"{folder / COMPARISON_FILE}: the best model ({model.arch}, fold {model.fold}, seed {model.seed}, "
+        f"run {model.run_id}) is in none of {', '.join(map(str, model_dirs)) or 'no folders'}; "
         f"give the model folders that were compared"
     )
 
 
-def _cases_of(model: dict[str, Any], path: Path) -> pa.Table:
+def _cases_of(model: ModelEntry, path: Path) -> pa.Table:
     from ctan.evaluation.cases import read_cases
 
     table = evaluation_rows(read_cases(path), model)
     if table.num_rows == 0:
         raise DataError(
-            f"{path}: no evaluation row of {model['arch']}, fold {model['fold']}, seed {model['seed']}; "
+            f"{path}: no evaluation row of {model.arch}, fold {model.fold}, seed {model.seed}; "
             f"run evaluate and compare again"
         )
     return table
 
 
-def evaluation_rows(cases: pa.Table, model: Mapping[str, Any]) -> pa.Table:
-    """Return the rows of one model (`arch fold seed`) on the evaluation split."""
+def evaluation_rows(cases: pa.Table, training: Training) -> pa.Table:
+    """Return the rows of one training on the evaluation split."""
     import pyarrow.compute as pc
 
     keep = pc.field("role") == EVALUATION
     for name in ("arch", "fold", "seed"):
-        keep = keep & (pc.field(name) == model[name])
+        keep = keep & (pc.field(name) == getattr(training, name))
     return cases.filter(keep)

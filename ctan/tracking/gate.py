@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ctan.errors import DataError
-from ctan.tasks import MetricSpec, Task, task_from_json
-from ctan.tracking.comparison import EVALUATION, Candidate
+from ctan.records import EVALUATION, BaselineEntry
+from ctan.tasks import MetricSpec, Task
+from ctan.tracking.comparison import Candidate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +32,7 @@ class Verdict:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def against_baselines(candidate: Candidate, baselines: Sequence[Mapping[str, Any]]) -> Verdict:
+def against_baselines(candidate: Candidate, baselines: Sequence[BaselineEntry]) -> Verdict:
     """Judge the first model: it must beat every simple baseline on the primary metric of every task that has one.
 
     Args:
@@ -42,19 +43,19 @@ def against_baselines(candidate: Candidate, baselines: Sequence[Mapping[str, Any
         DataError: when a score of the candidate is missing.
     """
     lines, numbers, lost = [], {}, 0
-    for task in tasks_of(candidate):
+    for task in candidate.record.tasks:
         metric = task.primary_metric
         for baseline in baselines:
-            value = baseline["scores"].get(EVALUATION, {}).get(task.name, {}).get(metric.name)
+            value = baseline.scores.get(EVALUATION, {}).get(task.name, {}).get(metric.name)
             if value is None:
                 continue
             own = _score(candidate, task)
             better = own > value if metric.higher_is_better else own < value
             lost += not better
             numbers[f"{task.name}.{metric.name}"] = own
-            numbers[f"{task.name}.{metric.name}.{baseline['arch']}"] = value
+            numbers[f"{task.name}.{metric.name}.{baseline.arch}"] = value
             verb = "beats" if better else "does not beat"
-            lines.append(f"{verb} {baseline['arch']} ({_show(own, metric)} against {_show(value, metric)})")
+            lines.append(f"{verb} {baseline.arch} ({_show(own, metric)} against {_show(value, metric)})")
     if not lines:
         return Verdict(False, "there is no champion and no simple baseline to beat: evaluate baselines first", numbers)
     return Verdict(not lost, f"first candidate for champion: {candidate.arch} {', '.join(lines)}", numbers)
@@ -76,7 +77,7 @@ def against_champion(
     """
     from ctan.evaluation.improvement import relative_improvement
 
-    gains = relative_improvement(tasks_of(candidate), [candidate.cases], [champion_cases], config.evaluation)
+    gains = relative_improvement(candidate.record.tasks, [candidate.cases], [champion_cases], config.evaluation)
     if not gains:
         reason = f"it shares no task with the champion, version {champion_version}, so that nothing can be compared"
         return Verdict(False, reason)
@@ -91,19 +92,14 @@ def against_champion(
     return Verdict(promoted, reason, {"relative_improvement_percent": gains, "min_improvement_percent": needed})
 
 
-def tasks_of(candidate: Candidate) -> list[Task]:
-    """Return what the candidate predicts."""
-    return [task_from_json(task) for task in candidate.model_json["tasks"]]
-
-
 def _score(candidate: Candidate, task: Task) -> float:
-    try:
-        return candidate.scores[EVALUATION][task.name][task.primary_metric.name]
-    except KeyError as error:
+    score = candidate.scores.get(EVALUATION, {}).get(task.name, {}).get(task.primary_metric.name)
+    if score is None:
         raise DataError(
             f"comparison.json: {candidate.arch} has no {task.primary_metric.name} of task {task.name!r} on the "
             f"evaluation cases; run evaluate and compare again"
-        ) from error
+        )
+    return score
 
 
 def _show(value: float, metric: MetricSpec) -> str:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ctan.errors import ConfigError, TrackingError
 from ctan.provenance import git_commit
+from ctan.records import EVALUATION
 from ctan.tracking import gate, registry
-from ctan.tracking.comparison import EVALUATION, ComparisonFiles, read_comparison
+from ctan.tracking.comparison import ComparisonFiles, read_comparison
 from ctan.tracking.ledger import Ledger, plain
 from ctan.tracking.reference import NotComparableError, champion_cases
 from ctan.tracking.runs import NO_SERVER, WEIGHTS_TAG, find_logged_model, is_lost
@@ -177,24 +178,25 @@ class _Promotion:
         return model_id
 
     def _register(self, model_id: str) -> ModelVersion:
-        described, candidate = self.candidate.model_json, self.candidate
+        candidate = self.candidate
         tags = {
             "arch": candidate.arch,
             "fold": candidate.fold,
             "seed": candidate.seed,
             "run_id": candidate.run_id,
-            "compared_run_ids": ",".join(model["run_id"] for model in self.comparison.content["models"]),
+            "compared_run_ids": ",".join(model.run_id for model in self.comparison.record.models),
             "data_hash": self.pointer.data_hash,
             "store_key": self.pointer.key,
             "evaluation_hash": self.comparison.evaluation_hash,
-            "config_hash": described.get("config_hash"),
-            "code_hash": described.get("code_hash"),
+            "config_hash": candidate.record.config_hash,
+            "code_hash": candidate.record.code_hash,
             "git_commit": self.client.get_run(candidate.run_id).data.tags.get("git_commit"),
             **self.lineage,
         }
         for role, tasks in candidate.scores.items():
             for task, scores in tasks.items():
-                tags |= {f"{role}.{task}.{metric}": f"{value:.6g}" for metric, value in scores.items()}
+                known = {metric: value for metric, value in scores.items() if value is not None}
+                tags |= {f"{role}.{task}.{metric}": f"{value:.6g}" for metric, value in known.items()}
         texts = {key: str(value) for key, value in tags.items() if value is not None}
         weights = candidate.weights_sha256
         return registry.register(self.client, self.name, model_id, candidate.run_id, weights, texts)
@@ -212,7 +214,7 @@ class _Promotion:
     def _judge(self, champion: ModelVersion | None) -> gate.Verdict:
         """Ask the gate; this may evaluate the champion, which takes minutes."""
         if champion is None:
-            return gate.against_baselines(self.candidate, self.comparison.content["baselines"])
+            return gate.against_baselines(self.candidate, self.comparison.record.baselines)
         if self._is_candidate(champion):
             return gate.Verdict(False, "it is the champion already")
         evaluation_hash = self.comparison.evaluation_hash
@@ -228,8 +230,8 @@ class _Promotion:
 
     def _entry(self, version: str, before: str | None, verdict: gate.Verdict) -> dict[str, Any]:
         """Return the ledger entry of a new decision."""
-        content = self.comparison.content
-        looked = self.ledger.looks(content["evaluation_hash"], self.pointer.data_hash)
+        evaluation_hash = self.comparison.evaluation_hash
+        looked = self.ledger.looks(evaluation_hash, self.pointer.data_hash)
         return {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "decision": "promoted" if verdict.promoted else "kept",
@@ -248,7 +250,7 @@ class _Promotion:
             "numbers": plain(verdict.numbers),
             "data_hash": self.pointer.data_hash,
             "store_key": self.pointer.key,
-            "evaluation_hash": content["evaluation_hash"],
+            "evaluation_hash": evaluation_hash,
             "looks": len(looked | {self.comparison.hash}),
             "comparison_hash": self.comparison.hash,
             "git_commit": git_commit(),

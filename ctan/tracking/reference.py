@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctan.files import sha256_of_file
-from ctan.tracking.comparison import CASES_FILE, evaluation_rows
+from ctan.records import CASES_FILE, MODEL_FILE, WEIGHTS_FILE, Grid, ModelRecord
+from ctan.tracking.comparison import evaluation_rows
 from ctan.tracking.ledger import Ledger
 from ctan.tracking.runs import WEIGHTS_TAG
 
@@ -47,7 +48,7 @@ def champion_cases(
     with tempfile.TemporaryDirectory() as folder:
         model_dir = download_model(champion, Path(folder))
         table = _evaluate(champion, model_dir, Path(folder) / "evaluation", pointer, config)
-        ledger.keep_table(sha256_of_file(model_dir / "model.safetensors"), evaluation_hash, table)
+        ledger.keep_table(sha256_of_file(model_dir / WEIGHTS_FILE), evaluation_hash, table)
     return table
 
 
@@ -58,8 +59,6 @@ def download_model(champion: ModelVersion, folder: Path) -> Path:
         NotComparableError: when it was not registered by ctan.
     """
     from mlflow.artifacts import download_artifacts
-
-    from ctan.inference.load import MODEL_FILE
 
     fetched = Path(download_artifacts(f"models:/{champion.name}/{champion.version}", dst_path=str(folder)))
     found = sorted(fetched.rglob(MODEL_FILE))
@@ -74,23 +73,17 @@ def download_model(champion: ModelVersion, folder: Path) -> Path:
 def _evaluate(
     champion: ModelVersion, model_dir: Path, output_dir: Path, pointer: StorePointer, config: RunConfig
 ) -> pa.Table:
-    from ctan.inference.load import read_model_json
-
-    described = read_model_json(model_dir)
-    own, present = (_grid(described["config"]), _grid(config.model_dump(mode="json")))
+    record = ModelRecord.load(model_dir)
+    own, present = record.grid, Grid.of(config.preprocess)
     if own != present:
         raise NotComparableError(
             f"the evaluation cases are not those the champion, version {champion.version}, was scored on, and it "
-            f"cannot be scored on these: it works on a grid of {own[0]} voxels of {own[1]} mm, this store has "
-            f"{present[0]} of {present[1]} mm. Use the champion's preprocess settings, or choose another "
+            f"cannot be scored on these: it works on a grid of {own}, this store has "
+            f"{present}. Use the champion's preprocess settings, or choose another "
             f"promotion.model_name to start a new line of models"
         )
     from ctan.evaluation import evaluate
     from ctan.evaluation.cases import read_cases
 
     evaluate(pointer, model_dir, output_dir, config)
-    return evaluation_rows(read_cases(output_dir / CASES_FILE), described)
-
-
-def _grid(config: dict[str, Any]) -> tuple[Any, Any]:
-    return config["preprocess"]["grid_shape"], config["preprocess"]["grid_spacing_mm"] or "native"
+    return evaluation_rows(read_cases(output_dir / CASES_FILE), record)

@@ -102,13 +102,13 @@ class TrainingRun:
         Returns:
             Id of the logged model.
         """
-        from ctan.inference.load import WEIGHTS_FILE, read_model_json
         from ctan.inference.pyfunc import log_pyfunc
+        from ctan.records import WEIGHTS_FILE, ModelRecord
 
-        model_json = read_model_json(model_dir)
+        record = ModelRecord.load(model_dir)
         weights = sha256_of_file(model_dir / WEIGHTS_FILE)
         with tracking_errors(self._uri, "logging the model"):
-            _set_tags(self._client, self.run_id, {"code_hash": model_json["code_hash"]})
+            _set_tags(self._client, self.run_id, {"code_hash": record.code_hash})
             known = find_logged_model(self._client, self._client.get_run(self.run_id), weights)
             return known or log_pyfunc(model_dir, MODEL_NAME, {WEIGHTS_TAG: weights})
 

@@ -141,11 +141,11 @@ class Checkpoints:
         """See that checkpoints can be kept, and upload what an earlier process could not. In one process only.
 
         Raises:
-            DataError: when the bucket cannot be used.
+            DataError: when bucket or folder cannot be written to.
         """
+        check_writable(self._root)
         if not self._address:
             return
-        check_writable(str(self._root))
         if self._late.exists():
             late = self._late.with_suffix(".pt")
             if not late.exists() and (self._folder / _FILE).exists():

@@ -19,8 +19,9 @@ from ctan.errors import ConfigError, DataError
 from ctan.inference import save_network
 from ctan.inputs import Inputs
 from ctan.memory import keep_freed_memory
-from ctan.networks import count_macs, count_parameters
+from ctan.networks import count_macs, count_parameters, with_options
 from ctan.precision import Precision, autocast, resolve_precision
+from ctan.records import HISTORY_FILE, Grid, ModelRecord
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Task, tasks_of, with_class_weights
 from ctan.tracking.runs import TrainingRun, training_run
@@ -126,32 +127,35 @@ def train(
         )
         with console.live():
             loop.run(run)
-        model_json = {
-            "arch": arch,
-            "fold": fold,
-            "seed": seed,
-            "dataset": store.spec.dataset,
-            "spec": store.spec.to_json(),
-            "inputs": Inputs.of(config.data).to_json(),
-            "tasks": [task.to_json() for task in tasks],
-            "in_channels": session.network.in_channels,
-            "config": config.model_dump(mode="json"),
-            "store_key": pointer.key,
-            "data_hash": pointer.data_hash,
-            "code_hash": key.code_hash,
-            "config_hash": config.hash(),
-            "run_id": run.run_id,
-            "run_url": run.url,
-            "tracking_uri": run.tracking_uri,
-            "epochs": session.position.epoch,
-            "step_seconds": session.seconds / max(1, session.num_steps_done),
-            "device": accelerator.device.type,
-            "precision": precision,
+        record = ModelRecord(
+            arch=arch,
+            fold=fold,
+            seed=seed,
+            spec=store.spec,
+            inputs=Inputs.of(config.data),
+            tasks=tasks,
+            in_channels=session.network.in_channels,
+            network=with_options(arch, config.network),
+            grid=Grid.of(config.preprocess),
+            compute_precision=config.training.precision,
+            test_time_flip=config.evaluation.test_time_flip,
+            precision=precision,
+            device=accelerator.device.type,
+            epochs=session.position.epoch,
+            step_seconds=session.seconds / max(1, session.num_steps_done),
+            store_key=pointer.key,
+            data_hash=pointer.data_hash,
+            code_hash=key.code_hash,
+            config_hash=config.hash(),
+            run_id=run.run_id,
+            run_url=run.url,
+            tracking_uri=run.tracking_uri,
+            config=config.model_dump(mode="json"),
             **facts,
-        }
+        )
         if accelerator.is_main_process:
-            save_network(model_dir, session.evaluated_weights(config), model_json)
-            write_history(model_dir / "history.parquet", session.history)
+            save_network(model_dir, session.evaluated_weights(config), record)
+            write_history(model_dir / HISTORY_FILE, session.history)
             run.log_model(model_dir)
     return TrainSummary(
         arch=arch,
@@ -160,7 +164,7 @@ def train(
         run_id=session.run_id,
         epochs=session.position.epoch,
         losses={row["task"]: row["loss"] for row in session.history if row["epoch"] == session.position.epoch},
-        step_seconds=model_json["step_seconds"],
+        step_seconds=record.step_seconds,
         best_epoch=session.best.epoch + 1,
         best_tuning_error=session.best.error if session.best.epoch >= 0 else None,
         **facts,

@@ -13,9 +13,11 @@ import pytest
 
 pytest.importorskip("kfp")
 
+from ctan.cluster import image
 from ctan.cluster.kfp_command import upstream_arguments
-from ctan.errors import DataError
+from ctan.errors import ConfigError, DataError
 from pipelines.ctan import COMPILED
+from pipelines.retrain import COMPILED as RETRAIN
 
 if TYPE_CHECKING:
     from tests.helpers.kfp import KfpServer
@@ -31,8 +33,9 @@ def no_cluster_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     for name in list(os.environ):
-        if name.startswith(("KFP_", "KF_PIPELINES_", "KUBERNETES_SERVICE")):
+        if name.startswith(("KFP_", "KF_PIPELINES_", "KUBERNETES_SERVICE", "CTAN_IMAGE")):
             monkeypatch.delenv(name)
+    monkeypatch.setattr(image, "RELEASE", tmp_path / "no-release.json")
 
 
 def kfp(*arguments: str, endpoint: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -133,12 +136,39 @@ def test_the_endpoint_may_stand_anywhere(kfp_server: KfpServer, monkeypatch: pyt
         (["-e", "mine", "-p", "id", "-v", "id", "x=1"], ["-e", "mine", "-p", "id", "-v", "id", "x=1"]),
         ([FILE, "model_name=007"], ["-e", "ctan", "-f", FILE, 'model_name="007"']),
         ([FILE, 'model_name="007"'], ["-e", "ctan", "-f", FILE, 'model_name="007"']),
-        ([FILE, "epochs=007"], ["-e", "ctan", "-f", FILE, "epochs=007"]),
+        ([FILE, "epochs=007"], ["-e", "ctan", "-f", FILE, "epochs=7"]),
+        ([FILE, "promote=False"], ["-e", "ctan", "-f", FILE, "promote=false"]),
     ],
 )
 def test_a_file_names_package_and_experiment(kfp_server: KfpServer, given: list[str], expected: list[str]) -> None:
     arguments = ["--endpoint", kfp_server.url, "run", "submit", *given]
     assert upstream_arguments(arguments) == ["--endpoint", kfp_server.url, "run", "create", *expected]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([FILE, "epoch=5"], "epoch: the pipeline ctan has no such parameter; did you mean 'epochs'"),
+        ([FILE, "epochs=1.5"], "epochs: expected a whole number, found '1.5'"),
+        ([str(RETRAIN)], r"give source=\.\.\.; there is no default"),
+    ],
+)
+def test_parameters_are_checked_before_any_request(kfp_server: KfpServer, given: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        upstream_arguments(["--endpoint", kfp_server.url, "run", "submit", *given])
+    assert kfp_server.tokens == []
+
+
+def test_the_image_of_the_environment_is_what_is_submitted(
+    kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTAN_IMAGE", "registry.example.org/ctan:1.2")
+    done = kfp("run", "submit", FILE, endpoint=kfp_server.url)
+    assert done.returncode == 0, done.stderr
+    assert "kfp: image registry.example.org/ctan:1.2 (CTAN_IMAGE)" in done.stderr
+    (run,) = kfp_server.runs
+    executors = run.pipeline_spec["pipeline_spec"]["deploymentSpec"]["executors"].values()
+    assert {executor["container"]["image"] for executor in executors} == {"registry.example.org/ctan:1.2"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp import compiler, components, dsl, kubernetes
 
+from ctan.cluster.compiled import CompiledPipeline
+from ctan.cluster.progress import Progress
 from ctan.cluster.render import render
 from ctan.cluster.values import Values, load_values
 from ctan.errors import ConfigError, DataError
 from pipelines.ctan import COMPILED
+from pipelines.retrain import COMPILED as RETRAIN
 
 INFRA = Path(__file__).parents[2] / "infra" / "values"
 DIGEST = "registry.example.org/python-steps@sha256:" + "0a" * 32
@@ -82,10 +86,21 @@ CASES: dict[str, tuple[Change, dict[str, Any]]] = {
         {"cpu_request": "500m", "cpu_limit": 4, "memory_request": "1500M", "memory_limit": "8Gi", "gpus": 2},
     ),
     "retry": (
-        lambda task: task.set_retry(3, backoff_duration="2m", backoff_factor=1.5, backoff_max_duration="1h"),
-        {"retry": {"count": 3, "backoff_duration": "2m", "backoff_factor": 1.5, "backoff_max_duration": "1h"}},
+        lambda task: kubernetes.set_timeout(
+            task.set_retry(3, backoff_duration="2m", backoff_factor=3, backoff_max_duration="6h"), 3600
+        ),
+        {
+            "retry": {"count": 3, "backoff_duration": "2m", "backoff_factor": 3, "backoff_max_duration": "6h"},
+            "timeout_seconds": 3600,
+        },
     ),
-    "kfp's defaults of a retry": (lambda task: task.set_retry(1), {"retry": {"count": 1}}),
+    "time for all tries": (  # 3 tries of 1000 s, 600 s for the pod of each, and waits of 60 s and 120 s
+        lambda task: kubernetes.set_timeout(
+            task.set_retry(2, backoff_duration="60s", backoff_factor=2, backoff_max_duration="4980s"), 1000
+        ),
+        {"retry": {"count": 2, "backoff_duration": "1m"}, "timeout_seconds": 1000},
+    ),
+    "no retry": (lambda task: task, {"retry": {"count": 0}}),
     "no caching": (lambda task: task.set_caching_options(False), {"cache": False}),
     "environment": (
         lambda task: task.set_env_variable("A", "1").set_env_variable("B", "2"),
@@ -130,6 +145,29 @@ def test_a_step_whose_results_must_be_fresh_cannot_be_cached(tmp_path: Path) -> 
         render(uncached, values)
 
 
+def test_a_compiled_retry_can_be_taken_away(tmp_path: Path) -> None:
+    retried = compiled(tmp_path, lambda task: task.set_retry(2))
+    assert render(retried, Values.model_validate({"defaults": {"retry": {"count": 0}}})) == compiled(tmp_path)
+
+
+def test_settings_of_a_component_reach_every_use_of_it() -> None:
+    values = Values.model_validate({"steps": {"resolve": {"cpu_request": 3}, "train": {"cpu_request": 5}}})
+    spec = next(yaml.safe_load_all(render(RETRAIN.read_text(encoding="utf-8"), values)))
+    cpus = {
+        name: executor["container"]["resources"]["resourceCpuRequest"]
+        for name, executor in spec["deploymentSpec"]["executors"].items()
+    }
+    assert {name: cpu for name, cpu in cpus.items() if cpu != "1"} == {
+        "exec-resolve": "3", "exec-resolve-2": "3", "exec-train": "5"
+    }  # fmt: skip
+
+
+def test_settings_of_a_step_of_another_pipeline_of_ours_are_left_alone() -> None:
+    """One values file serves ctan.yaml and retrain.yaml, which alone has `check`."""
+    text = COMPILED.read_text(encoding="utf-8")
+    assert render(text, Values.model_validate({"steps": {"check": {"cpu_request": 2}}})) == text
+
+
 def test_a_compiled_gpu_limit_can_be_taken_away(tmp_path: Path) -> None:
     with_gpu = compiled(tmp_path, lambda task: task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1))
     assert render(with_gpu, Values.model_validate({"defaults": {"gpus": 0}})) == compiled(tmp_path)
@@ -144,6 +182,28 @@ def test_a_step_is_told_the_image_it_runs_in() -> None:
 def test_images_defaults_and_parallelism_are_those_of_a_pipeline_compiled_so(tmp_path: Path) -> None:
     values = Values.model_validate({"image": DIGEST, "parallelism": 4, "parameters": {"rate": 2}})
     assert render(compiled(tmp_path), values) == compiled(tmp_path, image=DIGEST, parallelism=4, rate=2.0)
+
+
+def test_the_deadline_of_the_run_is_the_compilers(tmp_path: Path) -> None:
+    @dsl.component(base_image="python:3.11", install_kfp_package=False)
+    def step() -> str:
+        return ""
+
+    def limited(seconds: int) -> str:
+        @dsl.pipeline(name="limited", pipeline_config=dsl.PipelineConfig(active_deadline_seconds=seconds))
+        def pipeline():
+            step()
+
+        compiler.Compiler().compile(pipeline, str(tmp_path / "limited.yaml"))
+        return (tmp_path / "limited.yaml").read_text(encoding="utf-8")
+
+    assert render(limited(60), Values(deadline_seconds=3600)) == limited(3600)
+    assert render(limited(60), Values()) == limited(60)
+
+
+@pytest.mark.parametrize("path", [COMPILED, RETRAIN], ids=lambda path: path.stem)
+def test_no_run_of_ours_goes_on_for_ever(path: Path) -> None:
+    assert 0 < Progress(SimpleNamespace(run_details=None), CompiledPipeline.read(path)).deadline_seconds <= 7 * 86400
 
 
 def test_pulling_is_set_for_every_step(tmp_path: Path) -> None:
@@ -189,7 +249,7 @@ def test_the_packaged_values_fit_the_pipeline_and_it_still_loads(name: str) -> N
         if "accelerator" in executor["container"]["resources"]
     }
     assert gpus == (set() if name == "cpu" else {"exec-train", "exec-evaluate"})
-    assert "AWS_SECRET_ACCESS_KEY" in str(platform)  # by reference
+    assert "CTAN_S3_SECRET_ACCESS_KEY" in str(platform)  # by reference
     assert loaded.platform_spec.platforms["kubernetes"]
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("kfp")
 
+from ctan.cluster import image
 from ctan.cluster.client import packaged
 from ctan.cluster.cron import Cron
 from ctan.cluster.endpoint import ClusterError
@@ -20,6 +21,7 @@ from ctan.cluster.values import Values
 from ctan.commands.schedule import schedule
 from ctan.errors import ConfigError
 from pipelines.ctan import COMPILED
+from pipelines.retrain import COMPILED as RETRAIN
 
 if TYPE_CHECKING:
     from tests.helpers.kfp import KfpServer
@@ -45,6 +47,8 @@ def retrain(source: str, epochs: int = 5, rate: float = 0.1, archs: list = []):
 
 @pytest.fixture(autouse=True)
 def no_cluster_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "RELEASE", tmp_path / "no-release.json")
+    monkeypatch.delenv(image.VARIABLE, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     for name in ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT", "KFP_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
@@ -113,6 +117,20 @@ def test_a_schedule_is_enabled_typed_and_neither_overlaps_nor_catches_up(kfp_ser
     assert done.output.count("  Mon 20") == 3
     assert "UTC" in done.output
     assert "CRON_SCHEDULE_TIMEZONE" in done.output
+
+
+@pytest.mark.parametrize("item", ["promote=false", 'overrides=["promotion.enabled=false"]'])
+def test_a_schedule_that_would_train_every_time_is_refused(kfp_server: KfpServer, item: str, tmp_path: Path) -> None:
+    """Without a decision no version is a reason not to train again."""
+    done = ctan(kfp_server, RETRAIN, "--cron", "@daily", "source=phantom", item)
+    assert isinstance(done.exception, ConfigError)
+    assert "every retraining would train again although nothing changed" in str(done.exception)
+    values = tmp_path / "values.yaml"
+    values.write_text("parameters: {promote: false}\n", encoding="utf-8")
+    done = ctan(kfp_server, RETRAIN, "--cron", "@daily", "source=phantom", "--values", str(values))
+    assert isinstance(done.exception, ConfigError)
+    assert kfp_server.recurring == {}
+    assert ctan(kfp_server, COMPILED, "--cron", "@daily", item).exit_code == 0, "trains every time, as it says"
 
 
 def test_the_same_command_again_changes_nothing(kfp_server: KfpServer, pipeline: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 
 pytest.importorskip("kfp")
 
+from ctan import steps
+from ctan.cluster import image
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.endpoint import ClusterError, find_endpoint
 from ctan.cluster.parameters import check_complete, parse_parameters
@@ -18,6 +21,7 @@ from ctan.cluster.submit import Cluster
 from ctan.commands import cluster as commands
 from ctan.errors import ConfigError
 from pipelines.ctan import COMPILED
+from pipelines.retrain import COMPILED as RETRAIN
 
 if TYPE_CHECKING:
     from tests.helpers.kfp import KfpServer
@@ -30,6 +34,8 @@ NOBODY = "http://127.0.0.1:1"  # port 1 is not served
 
 @pytest.fixture(autouse=True)
 def no_cluster_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "RELEASE", tmp_path / "no-release.json")
+    monkeypatch.delenv(image.VARIABLE, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     for name in (
         "KFP_ENDPOINT",
@@ -115,7 +121,7 @@ def test_a_run_is_created_with_experiment_parameters_and_values(kfp_server: KfpS
     executors = run.pipeline_spec["pipeline_spec"]["deploymentSpec"]["executors"]
     assert executors["exec-train"]["container"]["resources"]["accelerator"]["resourceCount"] == "1"
     kubernetes = run.pipeline_spec["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert {mount["constant"] for mount in kubernetes["exec-train"]["pvcMount"]} == {"ctan-store", "ctan-checkpoints"}
+    assert [mount["mountPath"] for mount in kubernetes["exec-train"]["emptyDirMounts"]] == ["/dev/shm"]
 
 
 def test_without_values_the_pipeline_is_sent_as_compiled(
@@ -133,6 +139,23 @@ def test_without_values_the_pipeline_is_sent_as_compiled(
     assert kfp_server.runs[0].pipeline_spec["pipeline_spec"]["pipelineInfo"]["name"] == "ctan"
 
 
+@pytest.mark.parametrize("path", [COMPILED, RETRAIN], ids=lambda path: path.stem)
+def test_without_the_cache_every_step_runs_those_of_an_inner_pipeline_too(kfp_server: KfpServer, path: Path) -> None:
+    for option in ("--cache", "--no-cache"):
+        assert ctan("submit", str(path), "source=phantom", option, "--endpoint", kfp_server.url).exit_code == 0
+    with_cache, without = (str(run.pipeline_spec).count("'enableCache': True") for run in kfp_server.runs)
+    assert with_cache >= 2, "ingest and validate"
+    assert without == 0
+
+
+def test_outputs_that_the_cache_names_and_nobody_has_are_told_with_what_to_do(tmp_path: Path) -> None:
+    """The launcher downloads nothing, without an error: the step finds no folder, or an empty one."""
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "missing"):
+        with pytest.raises(ConfigError, match=r"the output of an earlier step is empty.*ctan submit --no-cache"):
+            steps.plan(str(folder))
+
+
 def test_an_unknown_parameter_sends_nothing(kfp_server: KfpServer) -> None:
     done = ctan("submit", "epoch=5", "--endpoint", kfp_server.url)
     assert isinstance(done.exception, ConfigError)
@@ -145,32 +168,8 @@ def test_waiting_ends_with_the_state_of_the_run(kfp_server: KfpServer, state: st
     kfp_server.states = ["PENDING", "RUNNING", "RUNNING", state]
     done = ctan("submit", "--endpoint", kfp_server.url, "--wait", "--poll-seconds", "0.05")
     assert done.exit_code == code
-    told = [line.split()[1].rstrip(",") for line in done.output.splitlines()[1:]]
+    told = [line.split()[1].rstrip(",") for line in done.output.splitlines() if line.endswith(" s")]
     assert told == ["PENDING", "RUNNING", state], "a line a change, none for the same state"
-
-
-def step(name: str, state: str, **more: Any) -> dict[str, Any]:
-    return {"task_id": name, "display_name": name, "state": state, **more}
-
-
-def test_following_tells_each_step_and_why_it_failed(kfp_server: KfpServer) -> None:
-    drivers = [step("root-driver", "SUCCEEDED"), step("root", "RUNNING")]
-    kfp_server.states = [
-        {"state": "RUNNING", "run_details": {"task_details": [*drivers, step("Train", "RUNNING")]}},
-        {
-            "state": "FAILED",
-            "error": {"code": 1, "message": "a step failed"},
-            "run_details": {
-                "task_details": [*drivers, step("Train", "FAILED", error={"code": 9, "message": "OOMKilled"})]
-            },
-        },
-    ]
-    done = ctan("submit", "--endpoint", kfp_server.url, "--follow", "--poll-seconds", "0.05")
-    assert done.exit_code == 1
-    assert "  Train: RUNNING" in done.output
-    assert "  Train: FAILED" in done.output
-    assert "Train: OOMKilled" in done.output
-    assert "driver" not in done.output
 
 
 def test_waiting_outlives_a_restart_of_the_server(kfp_server: KfpServer) -> None:
@@ -178,16 +177,18 @@ def test_waiting_outlives_a_restart_of_the_server(kfp_server: KfpServer) -> None
     run = cluster.submit(COMPILED.read_text(encoding="utf-8"), {})
     kfp_server.failing = 3
     lines: list[str] = []
-    assert cluster.wait(run.run_id, lines.append, poll_seconds=0.01).succeeded
+    assert cluster.wait(run, lines.append, poll_seconds=0.01).succeeded
     assert sum("asking again" in line for line in lines) == 3
     kfp_server.failing = 100
     with pytest.raises(ClusterError, match="503: the server is starting"):
-        cluster.wait(run.run_id, lines.append, poll_seconds=0.01)
+        cluster.wait(run, lines.append, poll_seconds=0.01)
 
 
 def test_an_unknown_run_is_not_waited_for(kfp_server: KfpServer) -> None:
+    cluster = Cluster(kfp_server.url)
+    run = cluster.submit(COMPILED.read_text(encoding="utf-8"), {})
     with pytest.raises(ClusterError, match="404: GET /apis/v2beta1/runs/nobody is not here"):
-        Cluster(kfp_server.url).wait("nobody", print, poll_seconds=0.01)
+        cluster.wait(replace(run, run_id="nobody"), print, poll_seconds=0.01)
 
 
 def test_without_an_endpoint_two_lines_say_what_to_set() -> None:

@@ -45,6 +45,20 @@ def test_a_step_takes_what_it_does_not_set_from_the_defaults() -> None:
             {"defaults": {"retry": {"count": 1, "backoff_duration": "1 week"}}},
             "retry.backoff_duration: expected a whole",
         ),
+        (
+            {"defaults": {"retry": {"count": 1, "backoff_factor": 1.5}}},
+            "retry.backoff_factor: expected a valid integer",
+        ),
+        ({"defaults": {"retry": {"count": 1}}}, "retry: needs timeout_seconds"),
+        (
+            {"defaults": {"retry": {"count": 2, "backoff_max_duration": "1h"}, "timeout_seconds": 7200}},
+            "retry.backoff_max_duration 1h: is counted from the first start and would stop a later try; expected at "
+            "least 23400s: 3 tries of 7200 s and 600 s until a pod is there",
+        ),
+        (
+            {"deadline_seconds": 60, "defaults": {"timeout_seconds": 90}},
+            "deadline_seconds 60: is below timeout_seconds 90",
+        ),
         ({"image": "ctan"}, "image: expected name:tag or name@sha256:"),
         ({"image": "ctan@sha256:abc"}, "image: expected name:tag or name@sha256:"),
         (
@@ -87,16 +101,24 @@ def test_quantities_are_those_of_kubernetes() -> None:
     assert [num_bytes(text) for text in ("17", "3K", "3Ki", "8Gi", "2G")] == [17, 3000, 3072, 8 * 2**30, 2 * 10**9]
 
 
-def test_only_files_for_gpus_ask_for_gpus_and_claims() -> None:
-    """A pod with a GPU limit or a claim that the cluster does not have waits for ever."""
+def test_only_files_for_gpus_ask_for_gpus_and_none_for_claims() -> None:
+    """A pod with a GPU limit or a claim that the cluster does not have waits for ever; a new claim belongs to root."""
     settings = {path.stem: load_values(path) for path in INFRA.glob("*.yaml")}
     assert set(settings) == {"cpu", "gpu", "multi-node"}
     for name, values in settings.items():
         steps = [values.for_step(step) for step in ("ingest", *values.steps)]
         assert any(step.gpus for step in steps) == (name != "cpu"), name
-        assert any(step.claims for step in steps) == (name != "cpu"), name
-        mounted = {claim.mount_path for step in steps for claim in step.claims}
-        assert {values.parameters.get("store_root"), values.parameters.get("checkpoint_root")} <= mounted | {None}
+        assert not any(step.claims for step in steps), name
+        roots = {values.parameters.get("store_root", ""), values.parameters.get("checkpoint_root", "")}
+        assert all(root.startswith("s3://") for root in roots) == (name != "cpu"), name
+
+
+def test_what_fails_for_good_is_not_tried_again_and_no_later_try_is_stopped_early() -> None:
+    for path in INFRA.glob("*.yaml"):
+        values = load_values(path)
+        tries = {step: values.for_step(step).retry for step in ("ingest", "train", *values.steps)}
+        assert {step for step, retry in tries.items() if retry and retry.count == 0} == {"validate", "check", "promote"}
+        assert all(retry and retry.backoff_max_duration is None for retry in tries.values())
 
 
 def test_every_packaged_secret_is_optional_and_every_step_runs_without_root() -> None:

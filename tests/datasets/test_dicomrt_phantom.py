@@ -10,10 +10,10 @@ import SimpleITK as sitk
 from matplotlib.path import Path as Polygon
 from scipy import ndimage
 
-from ctan.config import DicomConfig
 from ctan.datasets.prostate.defects import DEFECTS, NAME_OF_A_PERSON, wall_of_rectum
-from ctan.datasets.prostate.phantom import make_patient, write_prostate_phantoms
+from ctan.datasets.prostate.phantom import make_patient, write_patient, write_prostate_phantoms
 from ctan.dicom.outlines import contours_of_mask, keyhole
+from ctan.dicom.settings import DicomConfig
 from ctan.dicom.writers import (
     PatientHeader,
     write_ct_series,
@@ -433,11 +433,15 @@ def spoilt(tmp_path_factory):
     """Return a function that gives the folder of the patient with a defect, and the patient as it was meant."""
     folder = tmp_path_factory.mktemp("spoilt")
     names = list(DEFECTS)
-    write_prostate_phantoms(folder, num_train=len(names), num_validation=0, seed=0, defects=names)
 
     def find(name):
         number = names.index(name) + 1
-        return folder / f"patient_{number:03d}", make_patient(0, number)
+        own, patient = folder / f"patient_{number:03d}", make_patient(0, number)
+        if not own.exists():
+            own.mkdir()
+            write_patient(patient, own)
+            DEFECTS[name].plant(patient, own)
+        return own, patient
 
     return find
 
@@ -447,7 +451,7 @@ def places(folder):
 
 
 def test_unknown_defects_are_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match="unknown 'no-such'; known: beam-doses, blank-id, double-roi"):
+    with pytest.raises(ConfigError, match="unknown 'no-such'; known: beam-doses, blank-id, called-unsigned"):
         write_prostate_phantoms(tmp_path, 1, 0, 0, defects=["no-such"])
     with pytest.raises(ConfigError, match="2 need as many patients, found 1"):
         write_prostate_phantoms(tmp_path, 1, 0, 0, defects=["prone", "no-dose"])

@@ -7,17 +7,24 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from ctan.cases import RawCase
-from ctan.config import DicomConfig, ValidationConfig
+from ctan.cases.sides import side_of
+from ctan.cli import app
+from ctan.config import RunConfig, ValidationConfig
 from ctan.datasets import get_dataset
 from ctan.datasets.prostate.phantom import make_patient, write_prostate_phantoms
 from ctan.datasets.prostate.reader import Prostate
 from ctan.dicom.deidentify import Pseudonymiser
-from ctan.errors import DataError
+from ctan.dicom.names import RoiNames
+from ctan.dicom.settings import DicomConfig
+from ctan.errors import ConfigError, DataError
 from ctan.intake.measure import case_row
+from ctan.settings import load_config
 from ctan.store.manifest import SCHEMA
 from ctan.tasks import DoseRegression, Segmentation, tasks_of
+from ctan.validation.suite import expectations, frame_of, run
 from tests.helpers.dicom import (
     CONTOURS,
     HEADER,
@@ -160,7 +167,7 @@ def test_a_folder_without_planning_data_says_what_was_expected(tmp_path):
 def test_unknown_roi_names_are_counted(tmp_path):
     write_patient(tmp_path / "raw" / "p", contours={**CONTOURS, "Couch": [], "Miller": CONTOURS["PTV"]})
     assert dataset_of().remarks(tmp_path / "raw") == [
-        "2 of 5 ROIs match no structure of data.dicom.structures and are left out"
+        "2 of 5 ROIs match no structure of data.options.structures and are left out; ctan data names shows them"
     ]
 
 
@@ -209,9 +216,67 @@ def test_a_case_has_a_row_in_the_manifest(raw_dir):
 def test_expectations_follow_the_settings():
     limits = ValidationConfig()
     names = [expectation.name for expectation in dataset_of().expectations(limits)]
-    assert names == ["prescription", "prescription-known", "PTV-present", "PTV-dose"]
+    organs = [f"{name}-contoured" for name in dataset_of().spec.organs]
+    assert names == ["prescription", "prescription-known", *organs, "PTV-present", "PTV-dose"]
     found = {e.name: e for e in dataset_of(targets=["PTV"]).expectations(ValidationConfig(target_dose_tolerance=0.1))}
     assert found["PTV-dose"].arguments == {"column": "dose_share_PTV", "min_value": 0.9, "max_value": 1.1}
+
+
+def test_a_structure_that_no_training_case_has_stops_validation(raw_dir):
+    """It became an output channel that never had a label, such as where an exporter cut names to 16 letters."""
+    dataset = dataset_of()
+    rows = [case_row(dataset.read(raw), dataset, -1) for raw in dataset.find(raw_dir)]
+    for row, split in zip(rows, ("train", "train", "validation"), strict=True):
+        row.update(split=split, fold=0 if split == "train" else -1)
+        row["voxels_PenileBulb"] = 9 if split == "validation" else None
+    config = RunConfig.model_validate({"data": {"dataset": "prostate"}})
+    frame = frame_of(pa.Table.from_pylist(rows, schema=SCHEMA(dataset)), dataset)
+    outcomes = {one.expectation.name: one for one in run(frame, expectations(dataset, config))}
+    assert outcomes["Prostate-contoured"].success
+    assert outcomes["Bladder-contoured"].success
+    for name in ("Rectum", "PenileBulb"):
+        assert not outcomes[f"{name}-contoured"].success
+        assert not outcomes[f"{name}-contoured"].failing
+        assert not outcomes[f"{name}-contoured"].expectation.about_cases
+
+
+def test_a_structure_that_few_structure_sets_list_is_a_remark(tmp_path):
+    for number in range(6):
+        bulb = {"Penile Bulb": CONTOURS["Prostate"]} if number == 0 else {}
+        write_patient(tmp_path / "raw" / str(number), header=patient_of(number), contours={**CONTOURS, **bulb})
+    assert dataset_of().remarks(tmp_path / "raw") == ["PenileBulb is listed in 1 of 6 structure sets only"]
+
+
+def test_roi_names_can_be_seen_to_write_expressions_from(tmp_path):
+    write_patient(tmp_path / "raw" / "1", header=patient_of(1), contours={**CONTOURS, "Enddarm": CONTOURS["Prostate"]})
+    write_patient(tmp_path / "raw" / "2", header=patient_of(2))
+    expected = {"Bladder": (2, "Bladder"), "PTV": (2, "PTV"), "Prostate": (2, "Prostate"), "Enddarm": (1, "")}
+    assert dataset_of().roi_names(tmp_path / "raw") == expected
+    shown = CliRunner().invoke(app, ["data", "names", str(tmp_path / "raw")])
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"1  'Enddarm' +-\n4 names, 1 of which match no structure", shown.output)
+
+
+NAMES = {
+    "Prostate": ("Prostate", "CTV_Prostate"),
+    "FemoralHeadRight": (
+        "Femur_Head_R",
+        "Right Femoral He",
+        "Femoral Head Rig",
+        "FemoralHead_Righ",
+        "Femur_Head_Right",
+    ),
+    "FemoralHeadLeft": ("Femur_Head_L", "Left Femoral Hea", "Femoral Head Lef", "FemoralHead_Left", "Femoral Head Lt"),
+    "PenileBulb": ("PenileBulb",),
+    "SeminalVesicles": ("SeminalVes", "Seminal Vesicles"),
+    "PTV": ("PTV", "PTV_7800", "PTVp_7800", "PTV_High", "PTV 78"),
+    "": ("Femur_HeadNeck_L", "Femur_L", "Bladder_Wall", "PTV_Eval", "PTV-Rectum", "Bowel_Bag", "PTVn_5600"),
+}
+
+
+@pytest.mark.parametrize(("structure", "names"), NAMES.items(), ids=[*list(NAMES)[:-1], "none"])
+def test_the_default_expressions_know_tg_263_and_names_cut_to_16_letters(structure, names):
+    assert {name: RoiNames(DicomConfig())(name) for name in names} == dict.fromkeys(names, structure)
 
 
 def test_another_site_of_the_body_is_a_matter_of_settings(tmp_path):
@@ -246,6 +311,35 @@ def test_another_site_of_the_body_is_a_matter_of_settings(tmp_path):
 def test_settings_that_do_not_fit_together_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DicomConfig.model_validate(settings)
+
+
+SIDED = {
+    "left": ("FemoralHeadLeft", "LeftParotid", "Lung_L", "left_lung", "Eye.lt", "LungL", "Kidney-Left", "KidneyLPRV"),
+    "right": ("FemoralHeadRight", "RightParotid", "Lung_R", "right_lung", "Eye.rt", "LungR", "Kidney-Right"),
+    "": ("Prostate", "Rectum", "Larynx", "Liver", "SpinalCord", "Bladder", "LAD", "Rest", "Lens", "PTV", "Brightness"),
+}
+
+
+@pytest.mark.parametrize(("side", "names"), SIDED.items(), ids=["left", "right", "none"])
+def test_the_side_of_a_structure_is_seen_in_its_name(side, names):
+    assert {name: side_of(name) for name in names} == dict.fromkeys(names, side)
+
+
+LUNG = {"structures": {"LungLeft": ["lung l"], "LungRight": ["lung r"], "PTV": ["ptv"]}, "mirrored_pairs": []}
+
+
+def test_flips_with_sides_that_have_no_partner_are_refused():
+    """Flips exchanged the labels of left and right."""
+    chosen = {"data.dataset": "prostate", "data.options": LUNG}
+    with pytest.raises(ConfigError, match="mirrored_pairs: LungLeft, LungRight of one side without a partner"):
+        load_config("smoke", chosen)
+    load_config("smoke", {**chosen, "data.options": {**LUNG, "mirrored_pairs": [["LungLeft", "LungRight"]]}})
+    no_flips = {**chosen, "training.flip_probability": 0}
+    load_config("smoke", no_flips)
+    with pytest.raises(ConfigError, match="LungLeft, LungRight of one side without a partner"):
+        load_config("smoke", {**no_flips, "evaluation.test_time_flip": True})
+    with pytest.raises(ValueError, match=r"mirrored_pairs: \(LungRight, LungLeft\), expected the left structure first"):
+        DicomConfig.model_validate({**LUNG, "mirrored_pairs": [["LungRight", "LungLeft"]]})
 
 
 # Phantoms: written by other code, from masks

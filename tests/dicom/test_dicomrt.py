@@ -322,7 +322,7 @@ def test_names_match_whole_in_any_case_and_unknown_ones_are_left_out(folder):
 def test_two_rois_of_one_structure_are_refused_by_number(folder):
     write_patient(folder, contours={**CONTOURS, "PROSTATA": CONTOURS["PTV"]})
     assert reason(folder) == (
-        "RTSTRUCT: ROIs 1, 4 all match Prostate; make the expressions of data.dicom.structures narrower"
+        "RTSTRUCT: ROIs 1, 4 all match Prostate; make the expressions of data.options.structures narrower"
     )
 
 
@@ -335,14 +335,15 @@ def test_a_name_of_two_structures_is_refused_by_number(folder):
     write_patient(folder)
     settings = {"structures": {"Prostate": ["pro.*"], "Gland": [".*state"], "PTV": ["ptv"]}, "mirrored_pairs": []}
     assert reason(folder, **settings) == (
-        "RTSTRUCT: the name of ROI 1 matches Prostate and Gland; make the expressions of data.dicom.structures narrower"
+        "RTSTRUCT: the name of ROI 1 matches Prostate and Gland; "
+        "make the expressions of data.options.structures narrower"
     )
 
 
 def test_a_structure_set_without_any_known_name_is_refused(folder):
     write_patient(folder, contours={"Herr Mueller": CONTOURS["PTV"]})
     found = reason(folder)
-    assert found.startswith("RTSTRUCT: none of its 1 ROIs is a contoured structure of data.dicom.structures")
+    assert found.startswith("RTSTRUCT: none of its 1 ROIs is a contoured structure of data.options.structures")
     assert "Mueller" not in found
 
 
@@ -359,7 +360,7 @@ def test_the_body_is_the_contour_or_else_what_the_ct_shows(folder):
     from_contour = read(folder).masks["possible_dose_mask"]
     _, y, x = places()
     np.testing.assert_array_equal(
-        from_contour.any(axis=2), to_case_axes((x >= -20) & (x <= 10) & (y >= -15) & (y <= 11))[..., 0]
+        from_contour.any(axis=2), to_case_axes((x >= -20) & (x < 10) & (y >= -15) & (y <= 11))[..., 0]
     )
     assert from_contour.sum() < from_ct.sum()
 

@@ -9,8 +9,10 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctan.dicom.contours import coverage, mask_of, read_points
+from ctan.dicom.contours import mask_of as filled
 from ctan.dicom.outlines import keyhole
+from ctan.dicom.raster import coverage
+from ctan.dicom.rois import read_points
 from ctan.errors import DataError
 from tests.helpers.dicom import TEST_DATA, box, circle, needs_test_data
 
@@ -19,6 +21,10 @@ def unit_image(shape=(5, 40, 50), spacing=(1.0, 1.0, 1.0)):
     image = sitk.Image(*shape[::-1], sitk.sitkUInt8)
     image.SetSpacing(spacing)
     return image
+
+
+def mask_of(contours, image, what="ROI", **options):
+    return filled(contours, image, what, **options).mask
 
 
 def test_the_volume_of_a_sphere_is_the_analytic_one():
@@ -47,7 +53,8 @@ def test_coverage_is_the_exact_area():
     covered = coverage([box(0, (3.25, 6.5), (2.0, 4.75))[:, :2]], (10, 10))
     columns = [0, 0, 0, 0.25, 1, 1, 1, 0, 0, 0]
     rows = [0, 0, 0.5, 1, 1, 0.25, 0, 0, 0, 0]
-    np.testing.assert_allclose(covered, np.outer(rows, columns), atol=1e-12)
+    np.testing.assert_allclose(covered, np.outer(rows, columns), atol=1 / 17)  # half a line of nine
+    np.testing.assert_allclose(covered.sum(axis=0) / covered.sum(axis=0).max(), columns, atol=1e-12)
 
 
 @given(st.integers(0, 10_000))
@@ -115,13 +122,17 @@ def test_contours_beyond_the_ct_are_refused_and_those_of_the_body_are_cut_off():
 
 
 def test_contours_beyond_the_edge_of_a_slice_are_cut_off():
-    mask = mask_of([circle(2, 10, (0, 20))], unit_image(), "disc")
-    assert mask.sum() == pytest.approx(math.pi * 100 / 2 + 10, rel=0.02)  # half, and half a column
+    """Of the body, that is: an organ would be another one."""
+    mask = mask_of([circle(2, 10, (0, 20))], unit_image(), "disc", clip=True)
+    assert mask.sum() == pytest.approx(math.pi * 100 / 2 + 10, rel=0.03)  # half, and half a column
+    with pytest.raises(DataError, match=r"disc: a contour reaches 10\.0 mm beyond the centres.*at 2\.00 mm"):
+        mask_of([circle(2, 10, (0, 20))], unit_image(), "disc")
+    assert mask_of([circle(2, 10, (9.5, 20))], unit_image(), "disc").any()  # by less than a voxel
 
 
-def test_a_structure_drawn_on_every_second_slice_is_refused():
-    with pytest.raises(DataError, match=r"contoured on every 2\. slice only"):
-        mask_of([circle(z, 5, (25, 20)) for z in (0.0, 2.0, 4.0)], unit_image(), "disc")
+def test_a_structure_drawn_on_every_second_slice_has_gaps():
+    assert filled([circle(z, 5, (25, 20)) for z in (0.0, 2.0, 4.0)], unit_image(), "disc").gaps == (1, 3)
+    assert filled([circle(z, 5, (25, 20)) for z in (1.0, 2.0, 3.0)], unit_image(), "disc").gaps == ()
 
 
 def test_a_contour_across_slices_is_refused():

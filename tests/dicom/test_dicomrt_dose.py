@@ -78,7 +78,7 @@ def test_dose_is_known_inside_the_body_and_the_dose_grid_only(folder):
     write_patient(folder, contours={**CONTOURS, "BODY": [box(z, (-20, 10), (-15, 11)) for z in SLICES_Z]})
     case = read(folder)
     _, y, x = places()
-    body = to_case_axes((x >= -20) & (x <= 10) & (y >= -15) & (y <= 11))
+    body = to_case_axes((x >= -20) & (x < 10) & (y >= -15) & (y <= 11))
     np.testing.assert_array_equal(case.masks["possible_dose_mask"], between_centres() & body)
     assert not case.doses["dose"][~case.masks["possible_dose_mask"]].any()
 
@@ -114,7 +114,7 @@ def test_a_complete_set_of_beams_is_added_up_when_asked_for(folder):
     check_dose(read(folder, sum_beams=True))
     assert reason(folder) == (
         "RTDOSE: no plan dose (DoseSummationType PLAN), found 3 BEAM; export the dose of the plan, or set "
-        "data.dicom.sum_beams to add up the beams"
+        "data.options.sum_beams to add up the beams"
     )
 
 
@@ -259,6 +259,16 @@ def test_of_several_structure_sets_the_one_of_the_plan_is_read(folder):
 
     change(folder / "draft", edit)
     np.testing.assert_array_equal(read(folder).masks["PTV"], expected.masks["PTV"])
+    # Also where the settings give the prescription, and the plan is not needed for it.
+    np.testing.assert_array_equal(read(folder, prescription_gy=60.0).masks["PTV"], expected.masks["PTV"])
+    plan = (folder / "rp").read_bytes()
+
+    def points_elsewhere(ds):
+        ds.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID = HEADER.uid("a third one")
+
+    change(folder / "rp", points_elsewhere)
+    assert reason(folder) == "RTSTRUCT: 2 structure sets and the RTPLAN refers to none of them; keep one"
+    (folder / "rp").write_bytes(plan)
     (folder / "rp").unlink()
     assert reason(folder) == "RTSTRUCT: 2 structure sets and no RTPLAN says which one is meant; keep one"
 

@@ -94,7 +94,7 @@ def compared(tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path)
 
     def run(folders: list[Path]) -> dict:
         out = tmp_path / "comparison"
-        content = compare(tiny_pointer, folders, out, tiny_config)
+        content = compare(tiny_pointer, folders, out, tiny_config).to_json()
         assert read_json(out / "comparison.json") == json.loads(json.dumps(content))
         return content
 
@@ -355,8 +355,9 @@ def test_real_networks_are_evaluated_and_compared(
         model = write_network(tmp_path / f"model-{arch}", tiny_pointer, tiny_config, arch)
         evaluate(tiny_pointer, model, tmp_path / f"evaluation-{arch}", tiny_config)
         folders.append(tmp_path / f"evaluation-{arch}")
-    content = compare(tiny_pointer, folders, tmp_path / "comparison", tiny_config)
-    write_report(content, folders, tmp_path / "report.html")
+    comparison = compare(tiny_pointer, folders, tmp_path / "comparison", tiny_config)
+    write_report(comparison, folders, tmp_path / "report.html")
+    content = comparison.to_json()
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
     for folder, model in zip(folders, content["models"], strict=True):
         assert model["scores"] == read_json(folder / "summary.json")["scores"]

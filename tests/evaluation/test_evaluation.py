@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctan.config import EvaluationConfig, RunConfig
+from ctan.datasets import get_dataset
 from ctan.errors import DataError
 from ctan.evaluation import evaluate, evaluation_hash
 from ctan.evaluation.cases import SCHEMA, read_cases
 from ctan.evaluation.scoring import native_contours, native_dose, score_case
 from ctan.inference import load_network
 from ctan.metrics import dice, hd95_mm
+from ctan.records import EvaluationRecord
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import tasks_of
 from tests.helpers.evaluation import DATASET, write_network
@@ -35,22 +37,24 @@ def store(tiny_pointer: StorePointer) -> Store:
 @pytest.fixture(scope="session")
 def evaluated(
     tiny_pointer: StorePointer, model_dir: Path, tiny_config: RunConfig, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict]:
+) -> tuple[Path, EvaluationRecord]:
     folder = tmp_path_factory.mktemp("evaluated") / "ctan"
     return folder, evaluate(tiny_pointer, model_dir, folder, tiny_config)
 
 
-def test_an_evaluation_holds_the_files_of_the_contract(evaluated: tuple[Path, dict], model_dir: Path) -> None:
+def test_an_evaluation_holds_the_files_of_the_contract(
+    evaluated: tuple[Path, EvaluationRecord], model_dir: Path
+) -> None:
     folder, summary = evaluated
     expected = {"cases.parquet", "dvh.parquet", "figures.npz", "model.json", "history.parquet", "summary.json"}
     assert {path.name for path in folder.iterdir()} == expected
-    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert json.loads((folder / "summary.json").read_text()) == summary.to_json()
     assert json.loads((folder / "model.json").read_text()) == json.loads((model_dir / "model.json").read_text())
     assert (folder / "history.parquet").read_bytes() == (model_dir / "history.parquet").read_bytes()
 
 
 def test_tuning_cases_are_the_models_fold_and_evaluation_cases_the_validation_split(
-    evaluated: tuple[Path, dict], store: Store
+    evaluated: tuple[Path, EvaluationRecord], store: Store
 ) -> None:
     cases = read_cases(evaluated[0] / "cases.parquet")
     found = {(row["role"], row["case_id"]) for row in cases.select(["role", "case_id"]).to_pylist()}
@@ -62,7 +66,7 @@ def test_tuning_cases_are_the_models_fold_and_evaluation_cases_the_validation_sp
 
 
 def test_every_score_is_that_of_the_prediction_brought_to_the_native_grid(
-    evaluated: tuple[Path, dict], store: Store, model_dir: Path
+    evaluated: tuple[Path, EvaluationRecord], store: Store, model_dir: Path
 ) -> None:
     cases = read_cases(evaluated[0] / "cases.parquet")
     assert cases.schema.equals(SCHEMA)
@@ -96,20 +100,20 @@ def test_every_score_is_that_of_the_prediction_brought_to_the_native_grid(
     assert {structure.split(":")[1] for _, structure in found} == {"D_0.1_cc"}  # only these were not compared
 
 
-def test_the_summary_holds_the_means_over_the_cases(evaluated: tuple[Path, dict]) -> None:
+def test_the_summary_holds_the_means_over_the_cases(evaluated: tuple[Path, EvaluationRecord]) -> None:
     folder, summary = evaluated
     cases = read_cases(folder / "cases.parquet").to_pandas()
-    for role, scores in summary["scores"].items():
+    for role, scores in summary.scores.items():
         rows = cases[cases["role"] == role]
-        assert summary["num_cases"][role] == rows["case_id"].nunique()
+        assert summary.num_cases[role] == rows["case_id"].nunique()
         assert scores["dose"]["dose_score"] == pytest.approx(rows[rows["metric"] == "dose_score"]["value"].mean())
         assert scores["dose"]["dvh_score"] == pytest.approx(rows[rows["metric"] == "dvh"]["value"].mean())
         by_case = rows[rows["metric"] == "dice"].groupby("case_id")["value"].mean()
         assert scores["contouring"]["dice_mean"] == pytest.approx(by_case.mean())
-    assert set(summary["scores"]) == {"tuning", "evaluation"}
+    assert set(summary.scores) == {"tuning", "evaluation"}
 
 
-def test_structures_that_are_not_contoured_have_no_row(store: Store, evaluated: tuple[Path, dict]) -> None:
+def test_structures_that_are_not_contoured_have_no_row(store: Store, evaluated: tuple[Path, EvaluationRecord]) -> None:
     missing = {row["case_id"]: set(row["missing"]) for row in store.manifest.select(["case_id", "missing"]).to_pylist()}
     cases = read_cases(evaluated[0] / "cases.parquet").to_pylist()
     for case_id in {row["case_id"] for row in cases}:
@@ -163,7 +167,7 @@ def test_hd95_is_scored_on_request(store: Store, tiny_config: RunConfig) -> None
 
 
 def test_curves_of_the_first_evaluation_cases_start_at_the_whole_volume(
-    evaluated: tuple[Path, dict], store: Store, tiny_config: RunConfig
+    evaluated: tuple[Path, EvaluationRecord], store: Store, tiny_config: RunConfig
 ) -> None:
     curves = pq.read_table(evaluated[0] / "dvh.parquet").to_pandas()
     shown = store.case_ids(split="validation")[: tiny_config.evaluation.num_figure_cases]
@@ -179,7 +183,7 @@ def test_curves_of_the_first_evaluation_cases_start_at_the_whole_volume(
     assert row["planned"].item() == pytest.approx((inside >= 66.5).mean())
 
 
-def test_figures_hold_slices_of_three_views(evaluated: tuple[Path, dict], store: Store) -> None:
+def test_figures_hold_slices_of_three_views(evaluated: tuple[Path, EvaluationRecord], store: Store) -> None:
     case_id = store.case_ids(split="validation")[0]
     with np.load(evaluated[0] / "figures.npz") as figures:
         for view in ("axial", "coronal", "sagittal"):
@@ -233,7 +237,7 @@ def test_a_diverged_network_leaves_nothing_half_written(
 def test_a_model_of_another_data_set_is_refused(
     tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path
 ) -> None:
-    model = write_network(tmp_path / "model", tiny_pointer, tiny_config, dataset="prostate")
+    model = write_network(tmp_path / "model", tiny_pointer, tiny_config, spec=get_dataset("prostate").spec)
     with pytest.raises(DataError, match="'prostate', the store holds 'openkbp'"):
         evaluate(tiny_pointer, model, tmp_path / "out", tiny_config)
 

@@ -15,6 +15,7 @@ from ctan.networks import build_network
 from ctan.store import StorePointer
 from ctan.tasks import tasks_of
 from ctan.training.history import write_history
+from tests.helpers.records import model_record
 
 DATASET = get_dataset("openkbp")
 
@@ -41,25 +42,21 @@ def write_network(
         seed: of its weights.
         tasks: names of the tasks it predicts.
         fill: value of every parameter, random when None.
-        changes: entries of `model.json` to replace.
+        changes: fields of the record to replace.
     """
     torch.manual_seed(seed)
     predicted = tuple(task for task in tasks_of(DATASET.spec) if task.name in tasks)
-    inputs = Inputs.of(config.data)
-    channels = inputs.num_channels(DATASET.spec)
-    network = build_network(arch, predicted, channels, config.network)
+    network = build_network(arch, predicted, Inputs.of(config.data).num_channels(DATASET.spec), config.network)
     if fill is not None:
         for parameter in network.parameters():
             torch.nn.init.constant_(parameter, fill)
-    model_json = {
-        "arch": arch, "fold": fold, "seed": seed, "dataset": "openkbp", "tasks": [t.to_json() for t in predicted],
-        "in_channels": channels, "spec": DATASET.spec.to_json(), "inputs": inputs.to_json(),
-        "config": config.model_dump(mode="json"), "store_key": pointer.key,
-        "data_hash": pointer.data_hash, "code_hash": "", "config_hash": config.hash(), "run_id": f"run-{arch}-{seed}",
-        "tracking_uri": "", "epochs": 1, "step_seconds": 0.1, "device": "cpu", "precision": "fp32",
-        "num_parameters": sum(parameter.numel() for parameter in network.parameters()), "macs_per_case": 10**9,
+    facts = {
+        "fold": fold, "seed": seed, "store_key": pointer.key, "data_hash": pointer.data_hash,
+        "run_id": f"run-{arch}-{seed}", "macs_per_case": 10**9,
+        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
     }  # fmt: skip
-    save_network(folder, network.state_dict(), model_json | changes)
+    record = model_record(arch, DATASET.spec, predicted, config, **facts).model_copy(update=changes)
+    save_network(folder, network.state_dict(), record)
     rows = [{"epoch": 1, "task": name, "loss": 1.0, "weight": 1.0, "learning_rate": 1e-3} for name in ("", *tasks)]
     write_history(folder / "history.parquet", rows)
     return folder

@@ -34,6 +34,7 @@ class KfpServer:
         namespaces: namespace of each request that names one.
         tokens: `Authorization` header of each request.
         states: what the next looks at a run find, each a state or a whole answer; the last one stays.
+        logs: log of each pod by its name, as KFP's pages and its API server hand them out.
         failing: number of next looks at a run that are answered with 503.
         refuse: status every request is answered with; 0 for none.
         recurring: each recurring run as the server answers it, by id.
@@ -49,6 +50,7 @@ class KfpServer:
     namespaces: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
     states: list[Any] = field(default_factory=lambda: ["SUCCEEDED"])
+    logs: dict[str, str] = field(default_factory=dict)
     failing: int = 0
     refuse: int = 0
     recurring: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -57,8 +59,8 @@ class KfpServer:
     broken: list[str] = field(default_factory=list)
     deletions: list[str] = field(default_factory=list)
 
-    def answer(self, method: str, path: str, query: dict[str, list[str]], body: str) -> tuple[int, dict[str, Any]]:
-        """Return status and body."""
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: str) -> tuple[int, Any]:
+        """Return status and body, a text or JSON."""
         if self.refuse:
             return self.refuse, {"message": "not today"}
         if path == f"{_API}/healthz":
@@ -68,6 +70,8 @@ class KfpServer:
             return self._experiment(body) if method == "POST" else self._list_experiments(query)
         if path == f"{_API}/runs" and method == "POST":
             return self._create_run(body)
+        if path == "/k8s/pod/logs" or path.startswith("/apis/v1alpha1/"):
+            return self._log(path, query)
         if (known := re.fullmatch(rf"{_API}/runs/run-(\d+)", path)) and int(known[1]) < len(self.runs):
             return self._run(int(known[1]))
         if found := re.fullmatch(rf"{_API}/recurringruns(?:/([^:]+)(?::(enable|disable))?)?", path):
@@ -76,6 +80,13 @@ class KfpServer:
                 return 503, {"message": "the server is starting"}
             return self._recurring(method, found[1], found[2], query, body)
         return 404, {"message": f"{method} {path} is not here"}
+
+    def _log(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+        """Hand out a pod's log as plain text; an error as each of the two servers does."""
+        by_api = re.fullmatch(r"/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", path)
+        pod = by_api[1] if by_api else query["podname"][0]
+        assert by_api or (query["podnamespace"] and query["runid"])
+        return (200, self.logs[pod]) if pod in self.logs else (500, {"error_message": f"no log of {pod}"})
 
     def _recurring(
         self, method: str, number: str | None, switch: str | None, query: dict[str, list[str]], body: str
@@ -241,9 +252,10 @@ def kfp_server() -> Iterator[KfpServer]:
                 status, answer = state.answer(self.command, parts.path, parse_qs(parts.query), body)
             except Exception as error:  # the test sees it as the server's answer
                 status, answer = 400, {"message": f"{type(error).__name__}: {error}"}
-            data = json.dumps(answer).encode()
+            kind = "text/plain" if isinstance(answer, str) else "application/json"
+            data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ctan.config import NetworkConfig
 from ctan.networks import Network, build_network
+from ctan.networks.ctan import CTANOptions
+from ctan.networks.mtan import MTANOptions
 from ctan.tasks import Classification, DoseRegression, Segmentation, Task
 
 SEGMENTATION = Segmentation("contouring", ("a", "b"))
@@ -17,9 +19,20 @@ CHANNELS = 3
 
 
 def small(dims: int = 3, **changes: object) -> NetworkConfig:
-    """Return settings of a network with three stages of 4, 8 and 8 channels."""
-    values = {"spatial_dims": dims, "num_stages": 3, "base_width": 4, "max_width": 8, "ctab_heads": 2} | changes
-    return NetworkConfig.model_validate(values)
+    """Return settings of a network with three stages of 4, 8 and 8 channels.
+
+    Args:
+        dims: 2 or 3.
+        changes: other settings; those that are not of all networks are options of every architecture that has them.
+    """
+    shared = {name: value for name, value in changes.items() if name in NetworkConfig.model_fields}
+    own = {"ctab_heads": 2} | {name: value for name, value in changes.items() if name not in shared}
+    options = {}
+    for arch, has in (("mtan", MTANOptions), ("ctan", CTANOptions)):
+        options[arch] = {name: value for name, value in own.items() if name in has.model_fields}
+    assert {name for of_one in options.values() for name in of_one} == set(own)
+    values = {"spatial_dims": dims, "num_stages": 3, "base_width": 4, "max_width": 8, "options": options}
+    return NetworkConfig.model_validate(values | shared)
 
 
 def image(dims: int = 3, batch: int = 1, size: int = 16) -> Tensor:

@@ -15,6 +15,7 @@ import pytest
 
 from ctan.config import RunConfig
 from ctan.evaluation.cases import write_cases
+from ctan.records import ModelEntry, ModelRecord
 from ctan.tracking import Decision, promote, tracking_uri, training_run
 from ctan.tracking.ledger import Ledger
 from tests.helpers.tracking import make_database, pointer_at, small_config, write_model
@@ -70,8 +71,8 @@ class Site:
         **changes: Any,
     ) -> Path:
         """Write what the comparison step would, for one model with these mean scores on the evaluation cases."""
-        described = json.loads((model_dir / "model.json").read_text())
-        key = {name: described[name] for name in ("arch", "fold", "seed")}
+        described = ModelRecord.load(model_dir)
+        key = {name: getattr(described, name) for name in ("arch", "fold", "seed")}
         offsets = np.linspace(-spread, spread, len(CASES))  # between patients, the same for every model
         rows = []
         for case_id, offset in zip(CASES, offsets, strict=True):
@@ -93,7 +94,13 @@ class Site:
             "evaluation_hash": evaluation_hash,
             "num_bootstrap": 500,
             "confidence": 0.95,
-            "models": [key | {"run_id": described["run_id"], "scores": {"evaluation": scores, "tuning": scores}}],
+            "num_tuning_cases": len(CASES),
+            "num_evaluation_cases": len(CASES),
+            "reference_arch": key["arch"],
+            "excludes_training_variance": True,
+            "models": [ModelEntry.of(described, {"evaluation": scores, "tuning": scores}).model_dump(mode="json")],
+            "architectures": [],
+            "grid_floor": {},
             "baselines": [
                 {"arch": arch, "label": arch, "scores": {"evaluation": {"dose": {"dose_score": value}}}}
                 for arch, value in BASELINES.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from ctan.evaluation.cases import EVALUATION, TUNING, write_cases
 from ctan.evaluation.figures import DVH_SCHEMA, dvh_rows, pictures
 from ctan.evaluation.improvement import relative_improvement
 from ctan.evaluation.summary import scores
-from ctan.inputs import Inputs
+from ctan.records import ComparisonRecord, ModelEntry, ModelRecord
 from ctan.settings import load_config
 from ctan.tasks import DoseRegression, Segmentation, Task, tasks_of
 from ctan.training.history import write_history
+from tests.helpers.records import model_record
 
 NUM_CASES = {TUNING: 12, EVALUATION: 16}
 ARCHS = ("stl", "hps", "mtan", "ctan")
@@ -60,35 +60,26 @@ def write_inputs(
             write_cases(rows, folder / "cases.parquet")
             write_history(folder / "history.parquet", _history(arch, seed, predicted))
             _write_figures(folder, arch, fold, seed, num_figure_cases, predicted)
-            model_json = _model_json(arch, fold, seed, predicted)
-            (folder / "model.json").write_text(json.dumps(model_json), encoding="utf-8")
+            record = _record(arch, fold, seed, predicted)
+            record.save(folder)
             table = pq.read_table(folder / "cases.parquet")
-            facts = {k: model_json[k] for k in _FACTS}
             found = {role: scores(_role(table, role), predicted) for role in NUM_CASES}
-            models.append({**facts, "scores": found})
+            models.append(ModelEntry.of(record, found).model_dump(mode="json"))
             folders.append(folder)
     return _comparison(models, folders, predicted), folders
-
-
-_FACTS = ("arch", "fold", "seed", "run_id", "num_parameters", "macs_per_case", "step_seconds", "epochs", "device",
-          "precision")  # fmt: skip
 
 
 def _role(table: pa.Table, role: str) -> pa.Table:
     return table.filter(pa.compute.field("role") == role)
 
 
-def _model_json(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) -> dict[str, Any]:
-    config = load_config("cpu")
-    return {
-        "arch": arch, "fold": fold, "seed": seed, "dataset": "openkbp", "tasks": [t.to_json() for t in predicted],
-        "in_channels": 4, "spec": get_dataset("openkbp").spec.to_json(), "inputs": Inputs().to_json(),
-        "config": config.model_dump(mode="json"), "store_key": "0123456789abcdef",
-        "data_hash": "d" * 64, "code_hash": "c" * 64, "config_hash": config.hash(),
-        "num_parameters": int(_PARAMETERS.get(arch, 5e6)), "macs_per_case": int(_PARAMETERS.get(arch, 5e6) * 9000),
-        "run_id": f"run{arch}{fold}{seed}", "tracking_uri": "", "epochs": 10, "device": "cpu", "precision": "bf16",
-        "step_seconds": 1.0 + _PARAMETERS.get(arch, 5e6) / 1e7,
-    }  # fmt: skip
+def _record(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) -> ModelRecord:
+    num_parameters = int(_PARAMETERS.get(arch, 5e6))
+    return model_record(
+        arch, get_dataset("openkbp").spec, predicted, load_config("cpu"), fold=fold, seed=seed, epochs=10,
+        store_key="0123456789abcdef", code_hash="c" * 64, num_parameters=num_parameters, precision="bf16",
+        macs_per_case=num_parameters * 9000, run_id=f"run{arch}{fold}{seed}", step_seconds=1.0 + num_parameters / 1e7,
+    )  # fmt: skip
 
 
 def _cases(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) -> list[dict[str, Any]]:
@@ -230,3 +221,8 @@ def _comparison(models: list[dict[str, Any]], folders: list[Path], predicted: tu
 
 def _spread(value: float) -> dict[str, float]:
     return {"value": float(value), "low": float(value) * 0.94, "high": float(value) * 1.06}
+
+
+def record_of(content: dict[str, Any]) -> ComparisonRecord:
+    """Return a comparison as it is read."""
+    return ComparisonRecord.from_json(content, "comparison.json")

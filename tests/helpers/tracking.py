@@ -14,6 +14,7 @@ from ctan.networks import build_network
 from ctan.store import StorePointer
 from ctan.tasks import DoseRegression, Segmentation, Task
 from ctan.tracking import prepare
+from tests.helpers.records import model_record
 
 GRID = (8, 12, 12)
 TASKS: tuple[Task, ...] = (
@@ -68,28 +69,7 @@ def write_model(
 ) -> Path:
     """Write a network the way training does."""
     network = small_network(config, arch, seed)
-    model_json = {
-        "arch": arch,
-        "fold": fold,
-        "seed": seed,
-        "dataset": "openkbp",
-        "tasks": [task.to_json() for task in TASKS],
-        "spec": get_dataset("openkbp").spec.to_json(),
-        "inputs": Inputs().to_json(),
-        "in_channels": 3,
-        "config": config.model_dump(mode="json"),
-        "store_key": "k" * 64,
-        "data_hash": "d" * 64,
-        "code_hash": "e" * 64,
-        "config_hash": config.hash(),
-        "run_id": run_id,
-        "tracking_uri": "",
-        "epochs": 1,
-        "step_seconds": 0.1,
-        "device": "cpu",
-        "precision": "fp32",
-        "num_parameters": 1,
-        "macs_per_case": 1,
-    }
-    save_network(model_dir, network.state_dict(), model_json)
+    facts = {"fold": fold, "seed": seed, "run_id": run_id, "inputs": Inputs(), "in_channels": 3}
+    record = model_record(arch, get_dataset("openkbp").spec, TASKS, config, **facts)
+    save_network(model_dir, network.state_dict(), record)
     return model_dir

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from ctan import plugins
 from ctan.cases import StoredCase
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
-from ctan.errors import DataError
+from ctan.datasets.openkbp.reader import OpenKBP
+from ctan.errors import ConfigError, DataError
 from ctan.inference import load_network
 from ctan.inputs import Inputs, network_input
 from tests.helpers.tracking import GRID, small_config, small_network, write_model
@@ -74,7 +76,7 @@ def test_the_folder_holds_safetensors_and_json_and_nothing_else(tmp_path: Path, 
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
     write_model(folder, config, seed=1)  # training again replaces both
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
-    assert load_network(folder).model_json["seed"] == 1
+    assert load_network(folder).record.seed == 1
 
 
 def test_a_test_time_flip_makes_the_prediction_symmetric_up_to_paired_structures(
@@ -144,17 +146,61 @@ def test_weights_of_another_width_are_refused(tmp_path: Path, config: RunConfig)
         load_network(folder)
 
 
-def test_damaged_json_and_settings_of_another_version_are_refused(tmp_path: Path, config: RunConfig) -> None:
+def test_a_damaged_description_is_refused_and_says_what_is_wrong(tmp_path: Path, config: RunConfig) -> None:
     path = write_model(tmp_path / "model", config) / "model.json"
     text = path.read_text()
-    path.write_text(text[:-20])
-    with pytest.raises(DataError, match=r"model\.json: not valid JSON"):
-        load_network(tmp_path / "model")
+
+    def refused(value: object, match: str) -> None:
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+        with pytest.raises(DataError, match=match):
+            load_network(tmp_path / "model")
+
     value = json.loads(text)
-    value["config"]["network"]["no_such_field"] = 1
-    path.write_text(json.dumps(value))
-    with pytest.raises(DataError, match=r"network\.no_such_field.*use the version that trained it"):
-        load_network(tmp_path / "model")
-    path.write_text(json.dumps({"arch": "ctan"}))
-    with pytest.raises(DataError, match=r"lacks tasks, spec, inputs, in_channels"):
-        load_network(tmp_path / "model")
+    refused(text[:-20], r"model\.json: not valid JSON")
+    refused([], r"model\.json: expected the description of a trained model, found list; .*ctan train")
+    refused({"arch": "ctan"}, r"lacks dataset, fold, seed, tasks")
+    refused({"format_version": 2, "arch": "ctan"}, r"lacks fold, seed, spec, inputs")
+    refused(value | {"format_version": 3}, r"format version 3, this ctan reads 1 to 2; use the ctan that wrote it")
+    refused(value | {"network": value["network"] | {"no_such_field": 1}}, r"network\.no_such_field: Extra inputs")
+    refused(value | {"tasks": [{"kind": "telepathy", "name": "mind"}]}, r"'mind' is not a task that this ctan knows")
+    path.write_text(text)
+    assert load_network(tmp_path / "model").record.arch == "ctan"
+
+
+def test_settings_that_only_training_used_may_be_renamed(tmp_path: Path, config: RunConfig) -> None:
+    """All settings are recorded, but nothing of them is needed to ask a model."""
+    folder = write_model(tmp_path / "model", config)
+    before = load_network(folder).predict(stored_case())
+    value = json.loads((folder / "model.json").read_text())
+    training = value["config"]["training"]
+    training["epochs_of_another_name"] = training.pop("epochs")
+    value["config"]["schema_version"] = 99
+    (folder / "model.json").write_text(json.dumps(value))
+    after = load_network(folder).predict(stored_case())
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_model_answers_the_same_whatever_becomes_of_its_data_sets_reader(
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "model", config)
+    before = load_network(folder).predict(stored_case())
+
+    edited = SPEC.model_copy(
+        update={"image": SPEC.image.model_copy(update={"mean": (0.0,), "std": (1.0,), "high": 99.0})}
+    )
+    monkeypatch.setattr(OpenKBP, "spec", edited)
+    assert get_dataset("openkbp").spec.image.high == 99.0
+    assert not np.array_equal(
+        network_input(stored_case(), edited, Inputs()), network_input(stored_case(), SPEC, Inputs())
+    )
+    after_an_edit = load_network(folder).predict(stored_case())
+
+    found = plugins._found
+    monkeypatch.setattr(plugins, "_found", lambda group: {} if group == plugins.DATASETS else found(group))
+    with pytest.raises(ConfigError, match="unknown 'openkbp'"):
+        get_dataset("openkbp")
+    without_it = load_network(folder).predict(stored_case())
+    for name in before:
+        assert np.array_equal(before[name], after_an_edit[name])
+        assert np.array_equal(before[name], without_it[name])

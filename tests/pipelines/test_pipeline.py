@@ -12,6 +12,7 @@ import yaml
 pytest.importorskip("kfp")
 
 import components
+from ctan import steps
 from pipelines import ctan as pipeline
 from pipelines import retrain as retraining
 
@@ -101,6 +102,12 @@ def test_a_component_is_one_import_and_one_call(step: str) -> None:
     assert imported.module == "ctan"
     assert isinstance(call, ast.Expr | ast.Return)
     assert isinstance(call.value, ast.Call)
+
+
+def test_no_metric_of_a_step_ends_in_a_dot() -> None:
+    """The total loss stands among the losses of the tasks under an empty name."""
+    found = steps._numbers({"epochs": 3, "losses": {"": 0.5, "dose": 0.25}, "broken": float("inf")})
+    assert found == {"epochs": 3.0, "losses": 0.5, "losses.dose": 0.25}
 
 
 def test_every_folder_of_components_is_a_step_of_the_pipeline() -> None:

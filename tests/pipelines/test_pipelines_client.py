@@ -86,7 +86,7 @@ def test_a_run_leaves_its_results_in_one_folder_and_tells_where_time_went(talk: 
     assert result.run_dir.parent == own_workspace / "runs"
     assert result.report == result.run_dir / "report.html"
     assert result.report.read_text() == "<html></html>"
-    assert result.comparison == {"words": ["one", "two"]}
+    assert json.loads(result.comparison.read_text()) == {"words": ["one", "two"]}
     assert result.decision == {"promoted": True}
     assert result.validation_report is None
     assert [step.name for step in result.steps] == ["plan", "speak one", "speak two", "compare", "promote"]
@@ -129,7 +129,8 @@ def test_a_workspace_path_with_spaces_and_quotes_works(
     talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CTAN_WORKSPACE", str(tmp_path / "it's my workspace"))
-    assert run_local({}, talk, show=lambda _: None).comparison == {"words": ["one", "two"]}
+    comparison = run_local({}, talk, show=lambda _: None).comparison
+    assert json.loads(comparison.read_text()) == {"words": ["one", "two"]}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda n: n.name)

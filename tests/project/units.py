@@ -36,6 +36,7 @@ EXEMPT = {
     "store/reader.py": "hands out what is packed",
     "store/manifest.py": "a table with a checked schema",
     "cases/spec.py": "has a format version of its own",
+    "cases/sides.py": "checks settings",
 }
 _EXEMPT_ENDINGS = ("__init__.py", "phantom.py", "defects.py", "datasets/openkbp/write.py")
 
@@ -50,8 +51,9 @@ def _network(name: str) -> tuple[Callable[[], int], tuple[str, ...]]:
 
 UNITS: Mapping[str, tuple[Callable[[], int], Sequence[str]]] = {
     "dicom": (lambda: versions.DICOM, ("dicom/*.py",)),
-    "packer": (lambda: versions.PACKER, ("cases/case.py", "cases/geometry.py", "cases/volumes.py", "store/pack.py",
-                                         "store/layout.py")),
+    "pictures": (lambda: versions.PICTURES, ("datasets/pictures.py",)),
+    "packer": (lambda: versions.PACKER, ("cases/case.py", "cases/geometry.py", "cases/working.py", "cases/volumes.py",
+                                         "store/pack.py", "store/layout.py")),
     "backbone": (lambda: versions.BACKBONE, ("networks/attention.py", "networks/backbone.py", "networks/blocks.py")),
     "training": (lambda: versions.TRAINING, ("inputs.py", "losses.py", "precision.py", "training/augment.py",
                                              "training/data.py", "training/loop.py", "training/optim.py",

@@ -25,7 +25,7 @@ from ctan.report.plots import improvement_chart
 from ctan.report.report import write_report
 from ctan.report.style import architecture_colour, format_count
 from ctan.report.tables import comparison_table
-from tests.helpers.report import ARCHS, NUM_CASES, tasks, write_inputs
+from tests.helpers.report import ARCHS, NUM_CASES, record_of, tasks, write_inputs
 
 SECTIONS = ["Evaluation cases", "Relative improvement", "Tuning cases", "Dice per structure", "Dose-volume histograms",
             "Predictions", "Case by case", "Training", "Provenance", "Settings"]  # fmt: skip
@@ -82,7 +82,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 @pytest.fixture(scope="module")
 def written(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     report, started = tmp_path_factory.mktemp("report") / "report.html", time.process_time()
-    write_report(*inputs, report)
+    write_report(record_of(inputs[0]), inputs[1], report)
     return report, time.process_time() - started
 
 
@@ -92,7 +92,7 @@ def page(written: tuple[Path, float]) -> Page:
 
 
 def data_of(inputs: Inputs) -> ReportData:
-    return read_report_data(*inputs)
+    return read_report_data(record_of(inputs[0]), inputs[1])
 
 
 def plain(text: str) -> str:
@@ -211,7 +211,7 @@ def test_architectures_that_the_cases_do_not_tell_apart_are_named(tmp_path: Path
     swing = np.where(np.arange(len(theirs)) % 2, 1.05, 0.95)  # as often better as worse
     column = ours.schema.get_field_index("value")
     pq.write_table(ours.set_column(column, "value", [theirs["value"].to_numpy() * swing]), folders[1] / "cases.parquet")
-    sentences = " ".join(verdict(read_report_data(content, folders)))
+    sentences = " ".join(verdict(read_report_data(record_of(content), folders)))
     assert "do not tell it apart from STL (interval includes 0)" in sentences
     assert "beyond what chance" not in sentences
 
@@ -226,7 +226,7 @@ def test_a_choice_that_measures_worse_is_said_to_be_worse(inputs: Inputs) -> Non
 
 def test_one_architecture_alone_needs_no_reference(tmp_path: Path) -> None:
     content, folders = write_inputs(tmp_path, archs=("ctan",))
-    write_report(content, folders, tmp_path / "report.html")
+    write_report(record_of(content), folders, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text())
     assert page.headings[0] == "CTAN on openkbp"
     assert "Relative improvement" not in page.headings
@@ -237,7 +237,7 @@ def test_folds_and_seeds_are_one_row_an_architecture_and_one_row_a_training(tmp_
     trainings = tuple((fold, seed) for fold in (0, 1) for seed in (0, 1))
     content, folders = write_inputs(tmp_path, archs=("hps", "ctan"), trainings=trainings, num_figure_cases=0)
     assert content["reference_arch"] == "hps"  # there is no stl
-    write_report(content, folders, tmp_path / "report.html")
+    write_report(record_of(content), folders, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     names = [row[0][0] for row in page.tables["comparison-evaluation"]]
@@ -254,7 +254,7 @@ def test_folds_and_seeds_are_one_row_an_architecture_and_one_row_a_training(tmp_
 def test_sections_of_tasks_that_were_not_learned_are_left_out(tmp_path: Path, kept: str, absent: list[str]) -> None:
     only = tuple(task for task in tasks() if task.name == kept)
     content, folders = write_inputs(tmp_path, archs=("stl", "ctan"), num_figure_cases=1, only=only)
-    write_report(content, folders, tmp_path / "report.html")
+    write_report(record_of(content), folders, tmp_path / "report.html")
     headings = Page((tmp_path / "report.html").read_text()).headings
     assert not set(absent) & set(headings)
     assert {"Evaluation cases", "Case by case", "Predictions"} <= set(headings)
@@ -267,7 +267,7 @@ def test_missing_curves_criteria_and_history_leave_their_sections_out(tmp_path: 
             (folder / name).unlink()
         cases = pq.read_table(folder / "cases.parquet")
         pq.write_table(cases.filter(pc.field("metric") != "dvh"), folder / "cases.parquet")
-    write_report(content, folders, tmp_path / "report.html")
+    write_report(record_of(content), folders, tmp_path / "report.html")
     headings = Page((tmp_path / "report.html").read_text()).headings
     assert not {"Training", "Dose-volume histograms", "Predictions"} & set(headings)
     assert "Case by case" in headings
@@ -287,13 +287,13 @@ def test_numbers_that_do_not_exist_are_dashes(inputs: Inputs) -> None:
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     content, folders = write_inputs(tmp_path, archs=("ctan",), num_figure_cases=0)
     evil = "<script>alert('x')</script> & \"y\""
-    content["best"]["reason"] = content["dataset_note"] = evil
+    content["best"]["reason"] = evil
     content["baselines"][0]["label"] = evil
     path = folders[0] / "model.json"
     model_json = json.loads(path.read_text()) | {"run_id": evil, "tracking_uri": evil}
     path.write_text(json.dumps(model_json))
     content["models"][0]["run_id"] = evil
-    write_report(content, folders, tmp_path / "report.html")
+    write_report(record_of(content), folders, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;y&quot;" in text
@@ -308,7 +308,7 @@ def test_a_damaged_file_is_named_and_the_old_report_stays(tmp_path: Path, name: 
     damaged = folders[0] / name
     damaged.write_bytes(damaged.read_bytes()[:40])
     with pytest.raises(DataError, match=re.escape(str(damaged))):
-        write_report(content, folders, report)
+        write_report(record_of(content), folders, report)
     assert [path.name for path in report.parent.iterdir()] == ["report.html"]
     assert report.read_text() == "old"
 
@@ -316,9 +316,9 @@ def test_a_damaged_file_is_named_and_the_old_report_stays(tmp_path: Path, name: 
 def test_evaluations_in_another_order_than_the_comparison_are_refused(inputs: Inputs) -> None:
     content, folders = inputs
     with pytest.raises(DataError, match="arch is 'hps', the comparison has 'stl'"):
-        read_report_data(content, [folders[1], folders[0], *folders[2:]])
+        read_report_data(record_of(content), [folders[1], folders[0], *folders[2:]])
     with pytest.raises(DataError, match="of 4 models, but 3 evaluations"):
-        read_report_data(content, folders[:3])
+        read_report_data(record_of(content), folders[:3])
 
 
 def test_a_killed_process_leaves_the_old_report_whole(inputs: Inputs, tmp_path: Path) -> None:
@@ -326,11 +326,11 @@ def test_a_killed_process_leaves_the_old_report_whole(inputs: Inputs, tmp_path: 
     report.write_text("old")
     (tmp_path / "comparison.json").write_text(json.dumps(inputs[0]))
     code = (
-        "import json, sys; from pathlib import Path; from ctan.report.report import write_report\n"
-        "content = json.loads(Path(sys.argv[1]).read_text())\n"
+        "import sys; from pathlib import Path; from ctan.report.report import write_report\n"
+        "from ctan.records import ComparisonRecord; content = ComparisonRecord.load(Path(sys.argv[1]))\n"
         "print('writing', flush=True); write_report(content, [Path(p) for p in sys.argv[3:]], Path(sys.argv[2]))"
     )
-    arguments = [str(tmp_path / "comparison.json"), str(report), *map(str, inputs[1])]
+    arguments = [str(tmp_path), str(report), *map(str, inputs[1])]
     with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"writing\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,19 @@ from matplotlib.figure import Figure
 from sklearn import metrics as sklearn_metrics
 
 from ctan.config import EvaluationConfig
+from ctan.datasets import get_dataset
 from ctan.drawing import png
 from ctan.evaluation.cases import EVALUATION, TUNING, read_cases, write_cases
 from ctan.evaluation.improvement import all_patients, patient_weights, relative_improvement, resampled_metric
 from ctan.evaluation.summary import scores
 from ctan.metrics import interval, probability_rows
+from ctan.records import ComparisonRecord, ModelEntry
 from ctan.report.data import ReportData, read_report_data
 from ctan.report.labels import confusion_chart, recall_table, roc_chart
 from ctan.settings import load_config
 from ctan.tasks import AUC, BALANCED_ACCURACY, MACRO_AUC, Classification, MetricSpec
+from tests.helpers.records import model_record
+from tests.helpers.report import record_of
 
 LESION = Classification("diagnosis", classes=("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"))
 LESION_SHARES = (0.033, 0.051, 0.110, 0.011, 0.111, 0.670, 0.014)
@@ -37,7 +40,7 @@ def write_diagnoses(
     archs: tuple[str, ...] = tuple(SKILL),
     seeds: tuple[int, ...] = (0,),
     num_cases: int = 300,
-) -> tuple[dict[str, Any], list[Path]]:
+) -> tuple[ComparisonRecord, list[Path]]:
     """Write evaluations of image-level tasks and return `(comparison, evaluation_dirs)`."""
     folders, models = [], []
     for arch in archs:
@@ -45,17 +48,12 @@ def write_diagnoses(
             folder = root / f"{arch}-{seed}"
             folder.mkdir(parents=True)
             write_cases(_rows(arch, seed, tasks, num_cases), folder / "cases.parquet")
-            facts = {
-                "arch": arch, "fold": 0, "seed": seed, "run_id": "", "num_parameters": 9, "macs_per_case": 9,
-                "step_seconds": 1.0, "epochs": 3, "device": "cpu", "precision": "fp32",
-            }  # fmt: skip
-            described = {"tasks": [t.to_json() for t in tasks], "config": load_config("smoke").model_dump(mode="json")}
-            hashes = dict.fromkeys(("data_hash", "code_hash", "config_hash", "tracking_uri"), "0" * 64)
-            (folder / "model.json").write_text(json.dumps(facts | described | hashes), encoding="utf-8")
+            record = model_record(arch, get_dataset("ham10000").spec, tasks, load_config("smoke"), seed=seed)
+            record.save(folder)
             found = {role: scores(_role(folder, role), tasks) for role in (TUNING, EVALUATION)}
-            models.append(facts | {"scores": found})
+            models.append(ModelEntry.of(record, found).model_dump(mode="json"))
             folders.append(folder)
-    return _comparison(models, folders, tasks, num_cases), folders
+    return record_of(_comparison(models, folders, tasks, num_cases)), folders
 
 
 def _rows(arch: str, seed: int, tasks: tuple[Classification, ...], num_cases: int) -> list[dict[str, Any]]:
@@ -142,7 +140,7 @@ def test_the_recall_of_every_class_and_architecture_is_that_of_scikit_learn(
         true, probabilities = predicted(data, arch, task)
         recalls = sklearn_metrics.recall_score(true, probabilities.argmax(1), average=None)
         assert [row[column] for row in rows] == [f"{value:.3f}" for value in [*recalls, recalls.mean()]]
-        balanced = data.scored(arch, EVALUATION, task, BALANCED_ACCURACY)["value"]
+        balanced = data.scored(arch, EVALUATION, task, BALANCED_ACCURACY).value
         assert rows[-1][column] == f"{balanced:.3f}"
     assert [row[1] for row in rows[:-1]] == [str(count) for count in np.bincount(true)]
 
@@ -160,7 +158,7 @@ def test_roc_curves_have_the_area_that_the_comparison_says(
 ) -> None:
     figure = roc_chart(data, task)
     curves = [line for line in figure.axes[0].get_lines() if not str(line.get_label()).startswith("_")]
-    areas = [data.scored(arch, EVALUATION, task, metric)["value"] for arch in SKILL]
+    areas = [data.scored(arch, EVALUATION, task, metric).value for arch in SKILL]
     assert [np.trapezoid(line.get_ydata(), line.get_xdata()) for line in curves] == pytest.approx(areas, abs=3e-3)
     assert legend_of(figure, 0) == [f"{arch.upper()} {area:.3f}" for arch, area in zip(SKILL, areas, strict=True)]
     assert len(png(figure)) > 10_000
@@ -215,7 +213,7 @@ def test_a_class_without_cases_and_folds_and_seeds_are_drawn_all_the_same(tmp_pa
 
 
 def _balanced(data: ReportData, arch: str) -> float:
-    return data.scored(arch, EVALUATION, SEVERITY, BALANCED_ACCURACY)["value"]
+    return data.scored(arch, EVALUATION, SEVERITY, BALANCED_ACCURACY).value
 
 
 def test_without_predictions_there_is_nothing_to_draw(data: ReportData) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ctan.errors import ConfigError, DataError
 from ctan.sources.download import download
+from ctan.sources.http import HttpSource
 from ctan.sources.transfer import LEDGER_FILE
 
 
@@ -52,6 +53,8 @@ class Handler(BaseHTTPRequestHandler):
             path = path.removeprefix("/redirect")
         elif path.startswith("/api/access"):
             return self.answer(302, b"", {"Location": "/redirect" + path})
+        if path == "/away":
+            return self.answer(302, b"", {"Location": "http://mirror.example/listing"})
         if server.busy:
             server.busy -= 1
             return self.answer(503, b"", {"Retry-After": "0"})
@@ -160,6 +163,29 @@ def test_ham10000_comes_from_dataverse_and_is_unpacked(dataverse, tmp_path):
     dataverse.asked.clear()
     assert download("ham10000", tmp_path, endpoint=dataverse.url).num_fetched == 0
     assert [path for path, _ in dataverse.asked] == [DOI_LISTING]
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused(dataverse, tmp_path):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as content:
+        content.writestr("ISIC_0000001.jpg", bytes(65 * 2**20))  # 65 MiB in 65 kB
+    body = stream.getvalue()
+    listing = json.loads(dataverse.bodies[DOI_LISTING])
+    entry = listing["data"][0]["dataFile"]
+    entry["checksum"]["value"], entry["filesize"] = hashlib.md5(body).hexdigest(), len(body)
+    dataverse.bodies[DOI_LISTING] = json.dumps(listing).encode()
+    dataverse.bodies["/api/access/datafile/3172585"] = body
+    with pytest.raises(DataError, match=r"part_1.zip: a file of the archive has 68,157,440 bytes unpacked"):
+        download("ham10000", tmp_path, endpoint=dataverse.url)
+    assert not any(path.name.startswith("ISIC") for path in tmp_path.rglob("*"))
+
+
+def test_an_address_that_is_not_encrypted_is_refused_also_as_a_redirection(site, tmp_path):
+    with pytest.raises(ConfigError, match=r"endpoint: http://dataverse.example is not encrypted"):
+        download("ham10000", tmp_path / "out", endpoint="http://dataverse.example")
+    with pytest.raises(ConfigError, match=r"download: http://mirror.example is not encrypted, .* `ctan --insecure"):
+        HttpSource().json(f"{site.url}/away", "listing")
+    assert site.asked == [("/away", None)]
 
 
 def test_pictures_that_were_deleted_bring_the_archive_back(dataverse, tmp_path):

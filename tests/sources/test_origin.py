@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,18 @@ from tests.helpers.dvc import Repository, git
 pytest_plugins = ["tests.helpers.s3"]
 
 SMOKE = load_config("smoke")
+RAW = {"train-pats/pt_1/ct.csv": b"1\n"}
 FIRST = {"a.csv": b"1\n", "b/c.csv": b"2\n"}
 SECOND = FIRST | {"b/d.csv": b"3\n"}
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git to make repositories")
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, body in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(body)
+    return folder
 
 
 @pytest.fixture
@@ -49,36 +56,38 @@ def test_a_branch_is_pinned_to_its_commit_so_that_it_may_move_on(repository: Any
 
 @needs_git
 def test_a_pulled_folder_has_the_version_that_its_checkout_pins_until_a_file_changes(repository: Any) -> None:
-    folder = repository.folder / "data" / "kbp"
-    for name, body in FIRST.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(body)
+    folder = write(repository.folder / "data" / "kbp", FIRST)
     pulled = Origin.of(str(folder), SMOKE)
     assert (pulled.source, pulled.data_version) == (str(folder), repository.first)
     assert pulled.pinned["commit"] == git(repository.folder, "rev-parse", "HEAD").strip()
     (folder / "a.csv").write_bytes(b"changed\n")
+    write(folder, RAW)
     changed = Origin.of(str(folder), SMOKE)
     assert changed.data_version.startswith("files:")
     assert not changed.pinned
 
 
-def test_a_folder_is_another_version_when_a_file_is_added_changed_or_renamed(tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
-    one = tmp_path / "raw" / "one.csv"
-    one.write_bytes(b"1")
+@needs_git
+def test_what_a_file_manager_leaves_in_a_checkout_is_not_another_version_but_a_folder_behind_a_link_is(
+    repository: Any, tmp_path: Path
+) -> None:
+    folder = write(repository.folder / "data" / "kbp", FIRST)
+    (folder / "b" / ".DS_Store").write_bytes(b"windows and icons")
+    assert Origin.of(str(folder), SMOKE).data_version == repository.first
+    write(tmp_path / "more", RAW)
+    (folder / "train-pats").symlink_to(tmp_path / "more" / "train-pats")
+    linked = Origin.of(str(folder), SMOKE)  # the reader goes there, DVC's hash does not tell
+    assert linked.data_version.startswith("files:")
+    assert not linked.pinned
 
-    def version() -> str:
-        return Origin.of(str(tmp_path / "raw"), SMOKE).data_version
 
-    seen = [version()]
-    assert version() == seen[0]
-    os.utime(one, ns=(1, 1))
-    seen.append(version())
-    (tmp_path / "raw" / "two.csv").write_bytes(b"")
-    seen.append(version())
-    one.rename(tmp_path / "raw" / "three.csv")
-    seen.append(version())
-    assert len(set(seen)) == 4
+def test_a_folder_without_a_file_to_read_is_no_version(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(DataError, match=r"no OpenKBP patients, expected train-pats/pt_<n>/ct.csv"):
+        Origin.of(str(tmp_path), SMOKE)
+    (tmp_path / "train-pats" / "pt_1").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"holds no file that openkbp reads, so that nothing names this data"):
+        Origin.of(str(tmp_path), SMOKE)
 
 
 def test_phantoms_are_named_by_their_numbers_however_they_are_written() -> None:
@@ -95,7 +104,7 @@ def test_objects_in_s3_are_another_version_when_their_bytes_are(
     s3_server.put(bucket, {"raw/a": b"1", "raw/b": b"2"})
     before = Origin.of(f"s3://{bucket}/raw", SMOKE)
     assert before.data_version.startswith("s3:")
-    s3_server.put(bucket, {"raw/a": b"1"})
+    s3_server.put(bucket, {"raw/a": b"1", "raw/.DS_Store": b"", "raw/.ctan-download.jsonl": b""})
     assert Origin.of(f"s3://{bucket}/raw", SMOKE) == before
     s3_server.put(bucket, {"raw/a": b"3"})
     assert Origin.of(f"s3://{bucket}/raw", SMOKE).data_version != before.data_version

@@ -167,7 +167,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated():
 def test_what_does_not_exist_is_named_without_absolute_paths(repository, tmp_path):
     for spec, message in {
         f"dvc:{repository.folder}@v9": r"cannot read revision 'v9' of team-data",
-        f"dvc:{repository.folder}@v1:data/other": r"does not pin 'data/other'; its .dvc files pin data/kbp",
+        f"dvc:{repository.folder}@v1:data/other": r"does not pin 'data/other'; its .* and dvc.lock pin data/kbp",
         f"dvc:{tmp_path}/nothing@v1": r"'nothing' is neither a folder nor the URL of a git repository",
         f"dvc:file://{tmp_path}/nothing@v1": r"cannot read revision 'v1' of file:",
     }.items():

@@ -21,6 +21,7 @@ from ctan.datasets.base import Dataset
 from ctan.datasets.folder.content import Content, read_content
 from ctan.datasets.folder.description import FolderDescription
 from ctan.datasets.folder.load import DESCRIPTION_FILE, load_description
+from ctan.datasets.folder.nnunet import NNUNET_FILE
 from ctan.datasets.folder.table import Table, known_of, place_of, read_table, strata_of
 from ctan.datasets.stoic.reader import STOIC
 from ctan.errors import CaseError, ConfigError, DataError
@@ -78,6 +79,12 @@ class Folder(Dataset):
             edges = self.description.image.spacing_mm
             values["validation"] = {"min_spacing_mm": min(0.5, *edges), "max_spacing_mm": max(10.0, *edges)}
         return {"*": values}
+
+    @property
+    def tables(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The description and the table, which people edit by hand."""
+        table = self.description.table
+        return (DESCRIPTION_FILE, NNUNET_FILE, *([table.file] if table else []))
 
     @classmethod
     def options_from(cls, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:

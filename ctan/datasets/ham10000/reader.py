@@ -11,18 +11,20 @@ collaboration for skin cancer recognition", Nature Medicine 26 (2020).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ctan import versions
 from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.ham10000.format import IMAGE_FOLDERS, MASK_ENDING, MASK_FOLDERS
 from ctan.datasets.ham10000.table import CLASSES, OFFICIAL_NUMBERS, SOURCE, TABLE_FILE, read_table
+from ctan.datasets.listing import File, files_in
 from ctan.datasets.pictures import TURNED, decode_mask, decode_picture
 from ctan.errors import CaseError, DataError
 from ctan.files import sha256_of_digests
@@ -51,6 +53,8 @@ class HAM10000(Dataset):
 
     name = "ham10000"
     version = 1
+    tables = (TABLE_FILE,)
+    uses: ClassVar[Mapping[str, int]] = {"pictures": versions.PICTURES}
     spec = DataSpec(
         dataset="ham10000",
         spatial_dims=2,
@@ -92,6 +96,19 @@ class HAM10000(Dataset):
             RawCase(case_id, table.lesion_of(case_id), "", paths[0], strata=(table.diagnosis_of(case_id),))
             for case_id, paths in pictures.items()
         ]
+
+    def files(self, raw_dir: Path) -> Iterator[File]:
+        """List the pictures, and the masks of those."""
+        image_ids = set()
+        for folder in IMAGE_FOLDERS:
+            for file in files_in(raw_dir / folder):
+                if file.name.lower().endswith(_PICTURES):
+                    image_ids.add(file.name.rpartition(".")[0])
+                    yield file
+        for folder in MASK_FOLDERS:
+            for file in files_in(raw_dir / folder, MASK_ENDING):
+                if file.name.removesuffix(MASK_ENDING) in image_ids:
+                    yield file
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say which part of the data set this is, and what shows that the table or the folders were changed."""

@@ -148,13 +148,14 @@ def read_table(root: Path, limits: ReadingConfig | None = None) -> Table:
     try:
         status = path.stat()
     except OSError:  # said when it is opened
-        return _read(path, 0, 0, limits or ReadingConfig())
-    return _read(path, status.st_mtime_ns, status.st_size, limits or ReadingConfig())
+        return _read(path, (), limits or ReadingConfig())
+    known = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return _read(path, known, limits or ReadingConfig())
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, mtime_ns: int, size: int, limits: ReadingConfig) -> Table:  # noqa: ARG001
-    """Parse a table; time and size of the file are there to notice another one under the same path."""
+def _read(path: Path, status: tuple[int, ...], limits: ReadingConfig) -> Table:  # noqa: ARG001
+    """Parse a table; `status` is there to notice another one under the same path, also one of equal length and age."""
     try:
         content = read_bytes(path, limits, _MAX_FILE_BYTES)
         text = content.decode("utf-8-sig")

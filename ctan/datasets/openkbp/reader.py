@@ -9,7 +9,9 @@ Source: Babier et al., "OpenKBP: The open-access knowledge-based planning grand 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +22,7 @@ import numpy.typing as npt
 from ctan.cases import CT, POSSIBLE_DOSE_MASK, Augmentation, Case, DataSpec, RawCase
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
+from ctan.datasets.listing import File, files_in
 from ctan.datasets.openkbp.format import ORGANS, SHAPE, SPLIT_FOLDERS, TARGETS
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests
@@ -77,17 +80,18 @@ class OpenKBP(Dataset):
         Raises:
             DataError: when the folder is missing or holds no patient.
         """
-        cases = []
-        for folder, split in SPLIT_FOLDERS.items():
-            for path in (_root(raw_dir) / folder).glob("pt_*"):
-                if path.is_dir() and is_plain_id(path.name, "pt_"):
-                    cases.append(RawCase(path.name, path.name, split, path))
+        cases = [RawCase(item.name, item.name, split, Path(item)) for item, split in _patients(raw_dir)]
         if not cases:
             expected = ", ".join(f"{folder}/pt_<n>/ct.csv" for folder in SPLIT_FOLDERS)
             found = "the folder is empty" if raw_dir.is_dir() and not any(raw_dir.iterdir()) else "found none"
             raise DataError(f"{raw_dir}: no OpenKBP patients, expected {expected}; {found}")
         order = list(SPLIT_FOLDERS.values())
         return sorted(cases, key=lambda case: (order.index(case.split), int(case.case_id.removeprefix("pt_"))))
+
+    def files(self, raw_dir: Path) -> Iterator[File]:
+        """List the patients' CSV files."""
+        for folder, _ in _patients(raw_dir):
+            yield from files_in(folder, ".csv")
 
     def read(self, raw: RawCase) -> Case:
         """Read one patient: CT (clipped to 0..4095), dose in Gy, contours, possible-dose mask, spacing.
@@ -163,6 +167,13 @@ class OpenKBP(Dataset):
 
 def _root(raw_dir: Path) -> Path:
     return raw_dir / "provided-data" if (raw_dir / "provided-data").is_dir() else raw_dir
+
+
+def _patients(raw_dir: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Yield the patients' folders and the split of each."""
+    for folder, split in SPLIT_FOLDERS.items():
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(_root(raw_dir) / folder) as entries:
+            yield from ((item, split) for item in entries if is_plain_id(item.name, "pt_") and item.is_dir())
 
 
 def _read_files(raw: RawCase, limits: ReadingConfig) -> dict[str, bytes]:

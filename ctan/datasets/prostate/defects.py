@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom import Dataset, config
 
 from ctan.datasets.prostate.phantom import Patient, write_patient
 from ctan.dicom.outlines import Contour, contours_of_mask, keyhole
@@ -194,6 +195,140 @@ def wall_of_rectum(patient: Patient) -> tuple[list[Contour], list[Contour]]:
     return rings, keyholes
 
 
+def _edited(name: str, edit: Callable[[Dataset, Patient], None]) -> Plant:
+    """Change files in place, as they were written; `edit` gets each and the patient."""
+
+    def plant(patient: Patient, folder: Path) -> None:
+        for path in sorted(folder.glob(name)):
+            dataset = pydicom.dcmread(path)
+            with config.disable_value_validation():
+                edit(dataset, patient)
+                dataset.save_as(path, enforce_file_format=True)
+
+    return plant
+
+
+def _roi(dataset: Dataset, patient: Patient, structure: str) -> Dataset:
+    """Return the contours of a structure's ROI."""
+    numbers = {item.ROIName: item.ROINumber for item in dataset.StructureSetROISequence}
+    number = numbers[patient.roi_names[structure]]
+    return next(item for item in dataset.ROIContourSequence if item.ReferencedROINumber == number)
+
+
+def _type_of_contours(kind: str) -> Plant:
+    """Give another type to a contour in the middle of the bladder; empty: none."""
+
+    def edit(dataset: Dataset, patient: Patient) -> None:
+        contours = _roi(dataset, patient, "Bladder").ContourSequence
+        contours[len(contours) // 2].ContourGeometricType = kind
+
+    return _edited("RS.dcm", edit)
+
+
+def _one_number(dataset: Dataset, patient: Patient) -> None:
+    items = {item.ROIName: item for item in dataset.StructureSetROISequence}
+    bladder, prostate = (items[patient.roi_names[name]] for name in ("Bladder", "Prostate"))
+    bladder.ROINumber = prostate.ROINumber
+
+
+def _lost_roi(dataset: Dataset, patient: Patient) -> None:
+    _roi(dataset, patient, "Bladder").ReferencedROINumber = 99
+
+
+def _split_roi(dataset: Dataset, patient: Patient) -> None:
+    first = _roi(dataset, patient, "Bladder")
+    second, half = Dataset(), len(first.ContourSequence) // 2
+    second.ReferencedROINumber = first.ReferencedROINumber
+    second.ContourSequence = first.ContourSequence[half:]
+    first.ContourSequence = first.ContourSequence[:half]
+    dataset.ROIContourSequence.append(second)
+
+
+def _another(shift_mm: float) -> Callable[[Patient], dict[str, list[Contour]]]:
+    """Return the bladder with its middle contour once more, moved to the left."""
+
+    def with_another(patient: Patient) -> dict[str, list[Contour]]:
+        contours = _contours(patient, "Bladder")
+        moved = contours[len(contours) // 2] + np.array([shift_mm, 0, 0])
+        return {patient.roi_names["Bladder"]: [*contours, moved]}
+
+    return with_another
+
+
+def _gap(structure: str) -> Callable[[Patient], dict[str, list[Contour]]]:
+    def without_a_slice(patient: Patient) -> dict[str, list[Contour]]:
+        contours = _contours(patient, structure)
+        places = sorted({float(contour[0, 2]) for contour in contours})
+        middle = places[len(places) // 2]
+        return {patient.roi_names[structure]: [contour for contour in contours if contour[0, 2] != middle]}
+
+    return without_a_slice
+
+
+def _other_images(dataset: Dataset, patient: Patient) -> None:
+    contours = _roi(dataset, patient, "Bladder").ContourSequence
+    named = [contour.ContourImageSequence for contour in contours]
+    for contour, image in zip(contours, named[-2:] + named[:-2], strict=True):
+        contour.ContourImageSequence = image
+
+
+def _sides_exchanged(patient: Patient, folder: Path) -> None:
+    """Contour both femoral heads, whether or not they are, with the names of the other side."""
+    names = {"FemoralHeadRight": "Fem Head L", "FemoralHeadLeft": "Fem Head R"}
+    others = {name: found for name, found in patient.contours.items() if name not in
+              [patient.roi_names.get(structure) for structure in names]}  # fmt: skip
+    heads = {
+        name: contours_of_mask(patient.masks[structure], patient.spacing_mm, patient.origin_mm)
+        for structure, name in names.items()
+    }
+    write_rtstruct(folder / "RS.dcm", {**others, **heads}, _series(patient))
+
+
+def _signed_hu(dataset: Dataset) -> None:
+    """Store HU themselves, as signed numbers."""
+    stored = dataset.pixel_array.astype(np.int32) + int(dataset.RescaleIntercept)
+    dataset.PixelData, dataset.RescaleIntercept = stored.astype("<i2").tobytes(), "0"
+
+
+def _called_unsigned(dataset: Dataset, _: Patient) -> None:
+    _signed_hu(dataset)
+    dataset.PixelRepresentation = 0
+
+
+def _padding_of_water(dataset: Dataset, _: Patient) -> None:
+    _signed_hu(dataset)
+    dataset.add_new("PixelPaddingValue", "SS", 0)
+
+
+def _no_intercept(patient: Patient, folder: Path) -> None:
+    path = _slices(folder)[len(patient.hounsfield) // 2]
+    dataset = pydicom.dcmread(path)
+    dataset.RescaleIntercept = "0"
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def _longer_pixels(dataset: Dataset, _: Patient) -> None:
+    dataset.PixelData = dataset.PixelData + dataset.PixelData
+
+
+def _exchanged(dataset: Dataset, _: Patient) -> None:
+    dataset.Rows, dataset.Columns = dataset.Columns, dataset.Rows
+
+
+def _eight_bits(dataset: Dataset, _: Patient) -> None:
+    dataset.BitsStored, dataset.HighBit = 8, 7
+
+
+def _other_way(dataset: Dataset, _: Patient) -> None:
+    """Let the frames of the dose run the other way from its first."""
+    offsets = [float(value) for value in dataset.GridFrameOffsetVector]
+    dataset.GridFrameOffsetVector = [f"{offsets[0] - value:.4g}" for value in offsets]
+
+
+def _older_structures(dataset: Dataset, patient: Patient) -> None:
+    dataset.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID = patient.header.uid("older structures")
+
+
 DEFECTS: Mapping[str, Defect] = {
     "missing-slice": Defect("a slice in the middle is missing", "refuse", _middle_slice_missing),
     "duplicate-slice": Defect("a slice is there twice, as two instances", "refuse", _middle_slice_twice),
@@ -219,6 +354,37 @@ DEFECTS: Mapping[str, Defect] = {
                    _with_contours(lambda patient: {patient.roi_names["Rectum"]: wall_of_rectum(patient)[0]})),
     "keyhole": Defect("the rectum is its wall: one keyhole contour in each slice", "leave the hole out",
                       _with_contours(lambda patient: {patient.roi_names["Rectum"]: wall_of_rectum(patient)[1]})),
+    "one-number": Defect("bladder and prostate have one ROI number", "refuse", _edited("RS.dcm", _one_number)),
+    "lost-roi": Defect("the bladder's contours are of an ROI that is not listed", "refuse",
+                       _edited("RS.dcm", _lost_roi)),
+    "split-roi": Defect("the bladder's contours are in two items", "join them, with a remark",
+                        _edited("RS.dcm", _split_roi)),
+    "contour-twice": Defect("a contour of the bladder is there twice", "read it once, with a remark",
+                            _with_contours(_another(0))),
+    "overlapping-contours": Defect("two contours of the bladder overlap", "read their union, with a remark",
+                                   _with_contours(_another(10))),
+    "contour-off-image": Defect("a contour of the bladder lies half a metre away", "refuse",
+                                _with_contours(_another(500))),
+    "lower-case-type": Defect("the type of a contour is in lower case", "read it", _type_of_contours("closed_planar")),
+    "no-type": Defect("a contour has no type", "read it as closed, with a remark", _type_of_contours("")),
+    "open-contour": Defect("a contour of the bladder is open", "refuse", _type_of_contours("OPEN_PLANAR")),
+    "organ-gap": Defect("a slice of the bladder has no contour", "read it as not contoured, with a remark",
+                        _with_contours(_gap("Bladder"))),
+    "target-gap": Defect("a slice of the target has no contour", "refuse", _with_contours(_gap("PTV"))),
+    "other-images": Defect("contours name other images than those they lie in", "refuse, or a remark by option",
+                           _edited("RS.dcm", _other_images)),
+    "sides-exchanged": Defect("the names of left and right are exchanged", "refuse", _sides_exchanged),
+    "called-unsigned": Defect("signed pixels are called unsigned: air is brighter than bone", "refuse",
+                              _edited("ct_*.dcm", _called_unsigned)),
+    "padding-of-water": Defect("the padding value of signed HU is 0: water becomes air", "refuse",
+                               _edited("ct_*.dcm", _padding_of_water)),
+    "no-intercept": Defect("a slice lacks its intercept", "refuse", _no_intercept),
+    "longer-pixels": Defect("the CT's pixel data are twice as long", "refuse", _edited("ct_*.dcm", _longer_pixels)),
+    "exchanged-rows": Defect("rows and columns of the CT are exchanged", "refuse", _edited("ct_*.dcm", _exchanged)),
+    "eight-bits": Defect("the dose says that it stores 8 of its 16 bits", "refuse", _edited("RD.dcm", _eight_bits)),
+    "offsets-negated": Defect("the frames of the dose run the other way", "refuse", _edited("RD.dcm", _other_way)),
+    "older-structures": Defect("the plan was made on another structure set", "refuse, or a remark by option",
+                               _edited("RP.dcm", _older_structures)),
     "mixed-frames": Defect("the structure set names another frame of reference", "refuse", _other_frame),
     "no-dose": Defect("the dose is missing", "refuse", _remove("RD.dcm")),
     "relative-dose": Defect("the dose is in percent of the prescription", "read it in Gy", _relative_dose),

@@ -8,24 +8,27 @@ Prostate by default; which structures there are, which of them are targets, and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ctan import versions
-from ctan.cases import CT, Augmentation, Case, DataSpec, RawCase
-from ctan.config import DicomConfig, ValidationConfig
+from ctan.cases import CT, SPLIT_TRAIN, Augmentation, Case, DataSpec, RawCase
+from ctan.config import ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
+from ctan.datasets.listing import File, files_below
 from ctan.dicom.deidentify import Pseudonymiser, read_key
 from ctan.dicom.names import RoiNames
 from ctan.dicom.patient import read_planning
-from ctan.dicom.scan import DicomFile, identity, scan
+from ctan.dicom.scan import DicomFile, identity, read_header, scan
+from ctan.dicom.settings import DicomConfig
 from ctan.errors import CaseError, DataError
 from ctan.tasks import DoseRegression, Segmentation
 
 DEFAULT_PRESCRIPTION_GY = 78.0
+_RARE = 0.2  # share of the structure sets
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Prostate(Dataset):
 
     name = "prostate"
     version = 1
+    looks_inside = True
     Options = DicomConfig
     uses: ClassVar[Mapping[str, int]] = {"dicom": versions.DICOM}
     not_decisive = frozenset({"key_file"})  # other keys give other ids, which tell
@@ -98,6 +102,14 @@ class Prostate(Dataset):
             cases[case_id] = PlanningRawCase(case_id, patient, "", path, tuple(files))
         return [cases[case_id] for case_id in sorted(cases)]
 
+    def files(self, raw_dir: Path) -> Iterator[File]:
+        """List all files: DICOM files may have any name."""
+        return files_below(raw_dir, hidden=True)
+
+    def is_read(self, path: Path) -> bool:
+        """Say whether a file is of a kind that planning needs."""
+        return read_header(path) is not None
+
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say which patients have no ID of their own, and how many ROI names the name map does not know."""
         pseudonymiser, names = self._pseudonymiser(), RoiNames(self.options)
@@ -114,9 +126,24 @@ class Prostate(Dataset):
         roi_names = [name for file in structure_sets for name in file.roi_names]
         if unknown := sum(not names(name) for name in roi_names):
             remarks.append(
-                f"{unknown} of {len(roi_names)} ROIs match no structure of data.dicom.structures and are left out"
+                f"{unknown} of {len(roi_names)} ROIs match no structure of data.options.structures and are left out; "
+                f"ctan data names shows them"
             )
+        with_structure = Counter(name for file in structure_sets for name in {names(roi) for roi in file.roi_names})
+        for name in self.spec.structures:
+            if 0 < (count := with_structure[name]) < _RARE * len(structure_sets):
+                remarks.append(f"{name} is listed in {count} of {len(structure_sets)} structure sets only")
         return remarks
+
+    def roi_names(self, raw_dir: Path) -> dict[str, tuple[int, str]]:
+        """Return each ROI name as the clinic wrote it, how often it is there, and its structure (empty: none).
+
+        For the eyes of the person who writes the expressions: a name may hold a person's, so it is to be in no log.
+        """
+        names = RoiNames(self.options)
+        files = [file for _, files in _grouped(raw_dir) for file in files]
+        found = Counter(name for file in files for name in file.roi_names)
+        return {name: (count, names(name)) for name, count in sorted(found.items(), key=lambda one: (-one[1], one[0]))}
 
     def read(self, raw: RawCase) -> Case:
         """Read one patient, see `ctan.dicom.patient`.
@@ -130,6 +157,11 @@ class Prostate(Dataset):
             planning = read_planning(files, pseudonymiser, self.options)
         except DataError as error:
             raise CaseError(raw.case_id, str(error)) from None  # causes may quote values of the files
+        except Exception as error:  # what no check foresaw costs its case, not the run
+            raise CaseError(
+                raw.case_id,
+                f"cannot be read ({type(error).__name__}); a file is damaged in a way that is not known here",
+            ) from None
         known = planning.prescription_gy is not None
         return Case(
             case_id=raw.case_id,
@@ -141,6 +173,7 @@ class Prostate(Dataset):
             doses={"dose": planning.dose},
             sha256=planning.sha256,
             facts={"prescription_gy": float(planning.prescription_gy or 0)} if known else {},
+            remarks=planning.remarks,
         )
 
     def expectations(self, limits: ValidationConfig) -> list[Expectation]:
@@ -149,9 +182,18 @@ class Prostate(Dataset):
         found = [
             between("prescription", "prescription_gy", 1.0, limits.max_dose_gy, "Gy",
                     f"Prescribed dose is between 1 and {limits.max_dose_gy:g} Gy"),
-            Expectation("prescription-known", "The prescribed dose is known (RTPLAN or data.dicom.prescription_gy)",
+            Expectation("prescription-known", "The prescribed dose is known (RTPLAN or data.options.prescription_gy)",
                         "", "ExpectColumnValuesToNotBeNull", {"column": "prescription_gy"}),
         ]  # fmt: skip
+        for name in self.spec.organs:
+            arguments = {"column": f"voxels_{name}", "min_value": 0, "strict_min": True,
+                         "row_condition": f'split=="{SPLIT_TRAIN}"', "condition_parser": "pandas"}  # fmt: skip
+            sentence = (
+                f"{name} is contoured in at least one training case, else a network would never learn it (its names "
+                f"or its entry in data.options.structures)"
+            )
+            kind = "ExpectColumnProportionOfNonNullValuesToBeBetween"
+            found.append(Expectation(f"{name}-contoured", sentence, "", kind, arguments, about_cases=False))
         for name in self.spec.targets:
             present = Expectation(f"{name}-present", f"{name} is contoured", "", "ExpectColumnValuesToNotBeNull",
                                   {"column": f"voxels_{name}"})  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
 from ctan.cases.volumes import is_axis_aligned, stored_ct, to_case_axes
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
+from ctan.datasets.listing import files_in
 from ctan.datasets.stoic.format import COLUMNS, IMAGES, REFERENCE
 from ctan.datasets.stoic.metaimage import Volume, read_mha
 from ctan.errors import CaseError, DataError
@@ -63,6 +65,7 @@ class STOIC(Dataset):
 
     name = "stoic"
     version = 1
+    tables = (REFERENCE,)
     spec = DataSpec(
         dataset="stoic",
         spatial_dims=3,
@@ -106,6 +109,10 @@ class STOIC(Dataset):
             RawCase(patient, patient, "", path, strata=_strata(patient, table))
             for patient, path in zip(patients, paths, strict=True)
         ]
+
+    def files(self, raw_dir: Path) -> list[os.DirEntry[str]]:
+        """List the scans."""
+        return files_in(raw_dir / IMAGES, ".mha")
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say which rows name no patient, and how many patients of the table have no scan here."""

@@ -1,0 +1,50 @@
+"""What trained models, evaluations and comparisons say of themselves: typed, versioned JSON files."""
+
+from ctan.records.base import Number, Record, Training
+from ctan.records.comparison import (
+    ArchitectureEntry,
+    BaselineEntry,
+    Choice,
+    ComparisonRecord,
+    Interval,
+    ModelEntry,
+)
+from ctan.records.evaluation import EvaluationRecord
+from ctan.records.model import Grid, ModelRecord
+from ctan.records.names import (
+    CASES_FILE,
+    COMPARISON_FILE,
+    DVH_FILE,
+    EVALUATION,
+    EVALUATION_FILE,
+    FIGURES_FILE,
+    HISTORY_FILE,
+    MODEL_FILE,
+    TUNING,
+    WEIGHTS_FILE,
+)
+
+__all__ = [
+    "CASES_FILE",
+    "COMPARISON_FILE",
+    "DVH_FILE",
+    "EVALUATION",
+    "EVALUATION_FILE",
+    "FIGURES_FILE",
+    "HISTORY_FILE",
+    "MODEL_FILE",
+    "TUNING",
+    "WEIGHTS_FILE",
+    "ArchitectureEntry",
+    "BaselineEntry",
+    "Choice",
+    "ComparisonRecord",
+    "EvaluationRecord",
+    "Grid",
+    "Interval",
+    "ModelEntry",
+    "ModelRecord",
+    "Number",
+    "Record",
+    "Training",
+]

@@ -1,0 +1,115 @@
+"""`model.json`: all that is needed to ask a trained model for ever, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer
+
+from ctan.cases import DataSpec
+from ctan.cases.spec import Description
+from ctan.config import NetworkConfig, PreprocessConfig
+from ctan.errors import CtanError
+from ctan.inputs import Inputs
+from ctan.records.base import Record
+from ctan.records.names import MODEL_FILE
+from ctan.tasks import Task, task_from_json
+
+
+def _task(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return task_from_json(dict(value))
+    except (KeyError, TypeError, CtanError) as error:
+        raise ValueError(f"{value.get('name', '?')!r} is not a task that this ctan knows ({error})") from error
+
+
+_Task = Annotated[InstanceOf[Task], BeforeValidator(_task), PlainSerializer(lambda task: task.to_json())]
+
+
+class Grid(Description):
+    """A working grid.
+
+    Attributes:
+        shape: voxels per axis.
+        spacing_mm: edges of a voxel; None: as native.
+    """
+
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, config: PreprocessConfig) -> Grid:
+        """Return the working grid of settings."""
+        return cls(shape=config.grid_shape, spacing_mm=config.grid_spacing_mm)
+
+    def __str__(self) -> str:
+        return f"{list(self.shape)} voxels of {list(self.spacing_mm) if self.spacing_mm else 'native'} mm"
+
+
+class ModelRecord(Record):
+    """A trained model.
+
+    Attributes:
+        arch, fold, seed: which training.
+        spec: the description of the data it learned from.
+        inputs: what it sees besides the image.
+        tasks: what it predicts.
+        in_channels: of its input.
+        network: what it was built with.
+        grid: it works on.
+        compute_precision: as asked for; `"auto"` is decided on the machine that computes.
+        test_time_flip: predictions are averaged with those for the flipped image, unless asked otherwise.
+        precision, device: of its training.
+        num_parameters, macs_per_case, epochs, step_seconds: what it costs.
+        store_key, data_hash, code_hash, config_hash: what it was made from.
+        run_id, run_url, tracking_uri: its MLflow run.
+        config: all settings of its training. A record for people and for training again; nothing else reads it.
+    """
+
+    file = MODEL_FILE
+    version = 2
+    what = "the description of a trained model"
+    advice = "expected the folder that `ctan train` writes"
+
+    format_version: Literal[2] = 2
+    arch: str
+    fold: int
+    seed: int
+    spec: DataSpec
+    inputs: Inputs
+    tasks: tuple[_Task, ...]
+    in_channels: int
+    network: NetworkConfig
+    grid: Grid
+    compute_precision: Literal["auto", "fp32", "bf16"]
+    test_time_flip: bool
+    precision: str
+    device: str
+    num_parameters: int
+    macs_per_case: int
+    epochs: int
+    step_seconds: float
+    store_key: str
+    data_hash: str
+    code_hash: str
+    config_hash: str
+    run_id: str
+    run_url: str = ""
+    tracking_uri: str = ""
+    config: Mapping[str, Any]
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.spec.dataset
+
+    @classmethod
+    def upgraded(cls, value: Mapping[str, Any], version: int, where: str) -> Mapping[str, Any]:
+        if version == cls.version:
+            return value
+        from ctan.records.release_0_1 import upgraded_model
+
+        return upgraded_model(value, where, cls.advice)

@@ -1,0 +1,6 @@
+"""Names of the files that trainings, evaluations and comparisons leave in their folders, and of the cases' roles."""
+
+MODEL_FILE, WEIGHTS_FILE, HISTORY_FILE = "model.json", "model.safetensors", "history.parquet"
+EVALUATION_FILE, CASES_FILE, DVH_FILE, FIGURES_FILE = "summary.json", "cases.parquet", "dvh.parquet", "figures.npz"
+COMPARISON_FILE = "comparison.json"
+TUNING, EVALUATION = "tuning", "evaluation"  # the roles of cases

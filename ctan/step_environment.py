@@ -1,0 +1,26 @@
+"""What a step's process sets up before it does anything: libraries that keep quiet, and the bucket's credentials.
+
+In a pod KFP's launcher shares the container's environment: `AWS_*` there would also be what it opens its own artifacts
+with, where its root says `fromEnv`. Values files therefore hand a step the credentials of ctan's bucket by names of our
+own, which only the step's process turns into those that boto3, MLflow and DVC read.
+"""
+
+from __future__ import annotations
+
+import os
+
+OWN_NAMES = {
+    "CTAN_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
+    "CTAN_S3_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
+    "CTAN_S3_SESSION_TOKEN": "AWS_SESSION_TOKEN",
+    "CTAN_S3_ENDPOINT_URL": "AWS_ENDPOINT_URL",
+    "CTAN_S3_REGION": "AWS_DEFAULT_REGION",
+}
+
+
+def prepare_step() -> None:
+    """Set up this process for a step; where one of our names is set it wins over the usual one."""
+    from ctan.telemetry import disable_telemetry
+
+    disable_telemetry()
+    os.environ.update({usual: os.environ[own] for own, usual in OWN_NAMES.items() if os.environ.get(own)})
