@@ -6,7 +6,8 @@ Knows nothing of how anything is computed. Units are in the field names or descr
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -312,6 +313,14 @@ def _explain(problem: Any, model: type[BaseModel], prefix: str) -> str:
 
 
 def _fields_beside(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """Return the fields that could have been meant, through sections that are optional, in mappings or in lists."""
     for part in location[:-1]:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+        model = model.model_fields[part].annotation if hasattr(model, "model_fields") else _of_items(model)
+        if get_origin(model) in (Union, UnionType):
+            model = next((kind for kind in get_args(model) if hasattr(kind, "model_fields")), model)
+    return list(getattr(model, "model_fields", ()))
+
+
+def _of_items(container: Any) -> Any:
+    """Return the type of what a mapping or a list holds."""
+    return next((kind for kind in reversed(get_args(container)) if kind is not ...), None)

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
 
+from ctan.cases import ImageSpec
 from ctan.files import atomic_path
 
 if TYPE_CHECKING:
@@ -91,3 +94,23 @@ def lighter(colour: str, share: float = 0.45) -> str:
     """Return a hexadecimal colour moved towards white by `share`."""
     channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(c + (255 - c) * share):02x}" for c in channels)
+
+
+def first_channel(values: npt.NDArray[Any], num_axes: int) -> npt.NDArray[Any]:
+    """Return what is drawn in grey of an image (*axes) or (channels, *axes)."""
+    return values[0] if values.ndim > num_axes else values
+
+
+def grey_range(values: npt.NDArray[Any], image: ImageSpec) -> tuple[float, float]:
+    """Return the raw values drawn black and white: as described; without a common scale, the image's own.
+
+    Args:
+        values: of the image, any shape.
+        image: describes it.
+    """
+    if image.display is not None:
+        return image.display
+    if not image.per_case:
+        return image.low, image.high
+    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+    return low, high if high > low else low + 1

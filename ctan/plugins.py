@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -102,3 +103,15 @@ def declared_version(group: str, name: str, field: str) -> int:
                         if any(isinstance(target, ast.Name) and target.id == "version" for target in targets):
                             return int(str(line.value.value))
     return int(load(group, name, field).version)
+
+
+def about(group: str, name: str) -> tuple[str, str]:
+    """Return the package that brings a plug, and the first sentence of its module, or why it cannot be loaded."""
+    (point, *others) = _found(group)[name]
+    package = " and ".join(one.dist.name if one.dist else one.value for one in (point, *others))
+    try:
+        made = load(group, name, name)
+    except ConfigError as error:
+        return package, str(error)
+    described = (inspect.getdoc(inspect.getmodule(made)) or inspect.getdoc(made) or "").partition("\n\n")[0]
+    return package, " ".join(described.split()).partition(". ")[0].rstrip(".")

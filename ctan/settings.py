@@ -19,7 +19,7 @@ from ctan import plugins
 from ctan.cases import DataSpec
 from ctan.cases.sides import unpaired
 from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, NetworkConfig, RunConfig, Settings, explain
-from ctan.datasets import get_dataset
+from ctan.datasets import get_dataset, is_described_by_source
 from ctan.errors import ConfigError
 from ctan.migrations import migrate_settings
 from ctan.parameters import DEFAULT_PROFILE, PROFILES, overrides_of
@@ -38,7 +38,7 @@ def resolve_config(profile: str = DEFAULT_PROFILE, **parameters: Any) -> RunConf
     Raises:
         ConfigError: naming the field and what is allowed.
     """
-    return load_config(profile, overrides_of(parameters))
+    return load_config(profile, overrides_of(parameters), str(parameters.get("source") or ""))
 
 
 def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -62,7 +62,9 @@ def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunC
     return load_config(str(path), [*overrides, f"profile={json.dumps(config.profile)}"]) if overrides else config
 
 
-def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | None = None) -> RunConfig:
+def load_config(
+    profile: str = "cpu", overrides: dict[str, Any] | list[str] | None = None, source: str = ""
+) -> RunConfig:
     """Resolve a profile and overrides into settings.
 
     A packaged profile comes first, then its part for pictures or volumes, then what the data set says of the profile,
@@ -72,18 +74,37 @@ def load_config(profile: str = "cpu", overrides: dict[str, Any] | list[str] | No
         profile: a packaged profile (`smoke`, `cpu`, `gpu`) or the path of a YAML file, which may name a packaged
             one to start from under the key `profile`.
         overrides: dotted fields and values, `{"training.epochs": 5}` or `["training.epochs=5"]` (values are YAML).
+        source: of raw files; opened only for a data set that its source describes (`Dataset.options_from`).
 
     Raises:
         ConfigError: naming the field and what is allowed.
     """
-    where, chosen = f"profile {profile!r}", _parse_overrides(overrides)
+    where, chosen = f"profile {profile!r}", dict(_parse_overrides(overrides))
     own = migrate_settings(_own_values(profile), where)
+    chosen |= _options_of_source(_with(own, chosen).get("data"), source)
     base = profile if profile in PROFILES else own.get("profile")
     own["profile"] = profile if profile in PROFILES else Path(profile).stem
     if base in PROFILES:
         data = {field: value for field, value in chosen.items() if field.startswith("data.")}
         own = _merge(_profile_values(base, _with(own, data), where), own)
     return _build(_with(own, chosen), where)
+
+
+def _options_of_source(data: Any, source: str) -> dict[str, Any]:
+    """Return the field `data.options` as the source makes it; nothing for data sets that it does not describe.
+
+    Args:
+        data: section of the settings, as far as it is given.
+        source: of raw files; empty for none.
+    """
+    name = data.get("dataset") if isinstance(data, dict) else None
+    if not source or not isinstance(name, str) or not is_described_by_source(name):
+        return {}
+    from ctan.sources import open_source
+
+    dataset = get_dataset(name)
+    with open_source(source, dataset) as folder:
+        return {"data.options": dataset.options_from(folder, data.get("options") or {})}
 
 
 def config_from_yaml(path: Path) -> RunConfig:

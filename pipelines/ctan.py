@@ -51,7 +51,7 @@ def ctan(
         source: Raw files: a folder that every step can read, s3://bucket/prefix, a version that DVC pins
             (dvc:REPOSITORY@REVISION), or phantom:train=N,validation=N,seed=N (synthetic).
         profile: Settings to start from: smoke, cpu, gpu or the path of a YAML file.
-        dataset: Data set, the raw format of the source: ham10000, openkbp, prostate, stoic. Empty: openkbp.
+        dataset: Data set, the raw format of the source: folder, ham10000, openkbp, prostate, stoic. Empty: openkbp.
         architectures: Architectures to train: stl, hps, mtan, ctan. Empty: from the profile.
         folds: Folds to train; fold f of the training cases is left out for tuning. Empty: from the profile.
         seeds: Seeds to train with. Empty: from the profile.

@@ -51,6 +51,33 @@ def phantom(
     typer.echo(f"{train + validation} cases in {folder}")
 
 
+@app.command(name="list")
+def list_data_sets() -> None:
+    """List the data sets that are installed, and which package brings each.
+
+    Example: ctan data list
+    """
+    from ctan import plugins
+
+    for name in plugins.names(plugins.DATASETS):
+        package, line = plugins.about(plugins.DATASETS, name)
+        typer.echo(f"{name:<12} {package:<12} {line}")
+
+
+@app.command()
+def describe(
+    folder: Annotated[Path, typer.Argument(help="Folder of images: nnU-Net v2's, or images with masks and a table.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a dataset.yaml that is there.")] = False,
+) -> None:
+    """Write a first dataset.yaml from what a folder holds, for `--dataset folder`.
+
+    Example: ctan data describe data/mine
+    """
+    from ctan.datasets.folder.describe import describe as describe_folder
+
+    typer.echo(describe_folder(folder, force))
+
+
 @app.command()
 def ingest(
     source: Source,
@@ -66,7 +93,7 @@ def ingest(
     """
     from ctan.settings import resolve_config
 
-    config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
+    config = resolve_config(profile, dataset=dataset, overrides=overrides or [], source=source)
     outputs = o.StepFolder.of(folder)
     shutil.rmtree(outputs.manifest, ignore_errors=True)
     _, settings, origin = steps.resolve(source, config)
@@ -115,7 +142,7 @@ def show(
     """
     from ctan.settings import resolve_config
 
-    config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
+    config = resolve_config(profile, dataset=dataset, overrides=overrides or [], source=source)
     from ctan.intake.look import show_cases
 
     show_cases(source, cases, output, config)
@@ -211,7 +238,7 @@ def convert(
     from ctan.settings import resolve_config
     from ctan.sources import open_source
 
-    config = resolve_config(profile, dataset=dataset, overrides=overrides or [])
+    config = resolve_config(profile, dataset=dataset, overrides=overrides or [], source=source)
     data_set = get_dataset(config.data)
     names, targets = parse_names("--rename", rename or []), parse_names("--target", target or [])
     with open_source(source, data_set) as raw_dir:

@@ -23,4 +23,14 @@ def get_dataset(config: DataConfig | str) -> Dataset:
     return cast(Dataset, made(DataConfig(dataset=name) if isinstance(config, str) else config))
 
 
-__all__ = ["Dataset", "get_dataset"]
+def is_described_by_source(name: str) -> bool:
+    """Return whether a data set's settings are made from its source, see `Dataset.options_from`.
+
+    Raises:
+        ConfigError: listing the known names.
+    """
+    made: type[Dataset] = plugins.load(plugins.DATASETS, name, "data.dataset")
+    return made.options_from.__func__ is not Dataset.options_from.__func__  # type: ignore[attr-defined]
+
+
+__all__ = ["Dataset", "get_dataset", "is_described_by_source"]

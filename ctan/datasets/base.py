@@ -31,6 +31,7 @@ class Dataset(ABC):
         not_decisive: those of them that change nothing about a case, such as where a key lies.
         tables: files about all cases, below the raw folder: small, edited by hand, always read anew.
         looks_inside: whether the data set knows its files by their content (`is_read`), whatever they are called.
+        masks_may_be_empty: a structure may be known not to be there; else an empty mask is a fault of its case.
         profiles: what a packaged profile (`"smoke"`, `"cpu"`, `"gpu"`; `"*"` for all) sets otherwise for this data set,
             in the form of a settings file.
 
@@ -48,6 +49,7 @@ class Dataset(ABC):
     Options: ClassVar[type[Settings]] = NoOptions
     tables: ClassVar[tuple[str, ...]] = ()
     looks_inside: ClassVar[bool] = False
+    masks_may_be_empty: ClassVar[bool] = False
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, config: DataConfig | None = None) -> None:
@@ -96,6 +98,23 @@ class Dataset(ABC):
         """Say whether `read` makes use of one of `files`; asked, once for each content, where `looks_inside`."""
         del path
         return True
+
+    @classmethod
+    def options_from(cls, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `data.options` as they are once the source is known; usually unchanged.
+
+        A data set that is described by its own folder overrides this: the settings of a run are then made with the
+        source opened, and carry what it says to every process.
+
+        Args:
+            folder: of raw files.
+            options: as given.
+
+        Raises:
+            DataError: when the folder does not say what is needed.
+        """
+        del folder
+        return dict(options)
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say what a person should know about this copy as a whole, a sentence each; usually nothing."""

@@ -132,9 +132,9 @@ def _check_manifest(manifest: pa.Table, manifest_dir: Path, dataset: Dataset) ->
     path = manifest_dir / MANIFEST_FILE
     if manifest.num_rows == 0:
         raise DataError(f"{path}: holds no case; {manifest_dir / QUARANTINE_FILE} gives the reason for each")
-    others = sorted(set(manifest["dataset"].to_pylist()) - {dataset.name})
+    others = sorted(set(manifest["dataset"].to_pylist()) - {dataset.spec.dataset})
     if others:
-        raise DataError(f"{path}: holds cases of {', '.join(others)}, but data.dataset is {dataset.name}")
+        raise DataError(f"{path}: holds cases of {', '.join(others)}, but the data set is {dataset.spec.dataset}")
     case_ids = manifest["case_id"].to_pylist()
     repeated = sorted({case_id for case_id in case_ids if case_ids.count(case_id) > 1})
     if repeated:

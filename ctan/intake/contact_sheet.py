@@ -23,7 +23,7 @@ from matplotlib.patheffects import Normal, Stroke
 
 from ctan import html
 from ctan.cases import Case, DataSpec
-from ctan.drawing import INK, MUTED, png, structure_colours, style, write_figure_png
+from ctan.drawing import INK, MUTED, first_channel, grey_range, png, structure_colours, style, write_figure_png
 from ctan.errors import ConfigError, DataError
 from ctan.files import write_text
 from ctan.html import Markup
@@ -226,7 +226,9 @@ def _volume_sheet(case: Case, spec: DataSpec) -> Figure:
 
 
 def _body(case: Case, spec: DataSpec) -> npt.NDArray[np.bool_]:
-    return case.images[spec.image.name] > _HU_OFFSET + _BODY_HU
+    threshold = _HU_OFFSET + _BODY_HU if spec.image.modality == "ct" else spec.image.body_threshold
+    values = first_channel(case.images[spec.image.name], len(case.shape))
+    return np.ones(case.shape, bool) if threshold is None else values > threshold
 
 
 def _range(mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, int]:
@@ -269,7 +271,9 @@ def _positions(case: Case, spec: DataSpec) -> list[list[int]]:
 
 
 def _window(case: Case, spec: DataSpec) -> tuple[float, float]:
-    """Return the grey values' ends in HU + 1024."""
+    """Return the raw values drawn black and white."""
+    if spec.image.modality != "ct":
+        return grey_range(first_channel(case.images[spec.image.name], len(case.shape)), spec.image)
     if spec.structures or "dose" in case.doses:
         return _SOFT_TISSUE_HU[0] + _HU_OFFSET, _SOFT_TISSUE_HU[1] + _HU_OFFSET
     return spec.image.low, spec.image.high
@@ -277,7 +281,7 @@ def _window(case: Case, spec: DataSpec) -> tuple[float, float]:
 
 def _draw_slice(axes: Axes, case: Case, spec: DataSpec, view: _View, index: int, box: Sequence[slice]) -> None:
     """Draw CT, dose and contours; the axes of the plot are in mm."""
-    ct = view.cut(case.images[spec.image.name], index, box)
+    ct = view.cut(first_channel(case.images[spec.image.name], len(case.shape)), index, box)
     edges = (case.spacing_mm[view.rows], case.spacing_mm[view.columns])
     height, width = (size * edge for size, edge in zip(ct.shape, edges, strict=True))
     low, high = _window(case, spec)
@@ -334,7 +338,7 @@ def _dose_bar(figure: Figure, case: Case, bottom: float) -> None:
 def _picture_sheet(case: Case, spec: DataSpec) -> Figure:
     """Draw the picture alone, and once more with the outlines where there are any."""
     image = case.images[spec.image.name]
-    image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+    image = np.moveaxis(image, 0, -1) if len(image) == 3 and image.ndim == 3 else first_channel(image, 2)
     outlines = {name: case.masks[name] for name in _colours(spec) if name in case.masks and case.masks[name].any()}
     num_panels = 2 if outlines else 1
     height_mm, width_mm = (size * edge for size, edge in zip(case.shape, case.spacing_mm, strict=True))

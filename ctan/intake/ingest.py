@@ -74,6 +74,7 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
     """
     started = time.monotonic()
     dataset = get_dataset(config.data)
+    spec = dataset.spec
     check_dims(dataset, config)
     with open_source(source, dataset) as raw_dir:
         cases = _chosen(dataset.find(raw_dir), dataset, config.data)
@@ -82,7 +83,7 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
         results = dict(track(measured, len(cases), "ingest"))
     rows = [result.row for number in range(len(cases)) if (result := results[number]).row is not None]
     broken = [
-        {"dataset": dataset.name, "case_id": printable(case.case_id), "split": case.split, "step": "ingest",
+        {"dataset": spec.dataset, "case_id": printable(case.case_id), "split": case.split, "step": "ingest",
          "reason": printable(results[number].reason)}
         for number, case in enumerate(cases)
         if results[number].row is None
@@ -90,7 +91,7 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
     remarks += _remarks_of_cases([(case.case_id, results[number].remarks) for number, case in enumerate(cases)])
     _assign_folds(rows, dataset, config.data)
     training = [row for row in rows if row["split"] == SPLIT_TRAIN]
-    proposals = propose(training, dataset.spec, config) if training else []
+    proposals = propose(training, spec, config) if training else []
     config = apply(proposals, config)
     remarks += tuple(f"planned {p.field} = {p.value}: {p.reason}" for p in proposals if p.used)
     counts: dict[str, int] = {}
@@ -98,9 +99,9 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
         counts[row["split"]] = counts.get(row["split"], 0) + 1
     summary = IngestSummary(len(rows), len(broken), counts, round(time.monotonic() - started, 3), remarks)
     write_manifest(broken, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
-    write_manifest(rows, output_dir / MANIFEST_FILE, SCHEMA(dataset.spec))
+    write_manifest(rows, output_dir / MANIFEST_FILE, SCHEMA(spec))
     write_text(output_dir / "config.yaml", config.to_yaml())
-    dataset.spec.save(output_dir)
+    spec.save(output_dir)
     write_text(output_dir / PLAN_FILE, yaml.safe_dump({p.field: p.to_json() for p in proposals}, sort_keys=False))
     write_json(output_dir / "summary.json", asdict(summary))
     if not rows:

@@ -39,8 +39,8 @@ def case_row(case: Case, spec: DataSpec, fold: int) -> dict[str, Any]:
             if spec.whole_image
             else occupied_extent(image, spec.image.body_threshold, case.masks.get(POSSIBLE_DOSE_MASK))
         ),
-        f"{name}_min": int(image.min()),
-        f"{name}_max": int(image.max()),
+        f"{name}_min": image.min().item(),
+        f"{name}_max": image.max().item(),
         **(_dose_columns(case) if spec.has_dose else {}),
         "missing": [structure for structure in spec.structures if structure not in case.masks],
     }

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ctan.drawing import INK, MUTED, style
+from ctan.cases import CT, ImageSpec
+from ctan.drawing import INK, MUTED, first_channel, grey_range, style
 from ctan.report.style import criterion_label
 
 if TYPE_CHECKING:
@@ -127,20 +129,23 @@ def _criteria_panel(axes: Axes, rows: pd.DataFrame, colours: Mapping[str, str], 
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=0.8, fontsize=8)
 
 
-def slices_picture(views: Mapping[str, Arrays], contours: Contours) -> Figure | None:
-    """Draw CT with contours, planned dose, predicted dose and their difference, a row a view; None without views.
+def slices_picture(views: Mapping[str, Arrays], contours: Contours, image: ImageSpec = CT) -> Figure | None:
+    """Draw the image with contours, planned dose, predicted dose and their difference, a row a view.
+
+    None without views.
 
     True contours are solid, predicted ones dashed; colours are shared by all views of the case.
 
     Args:
         views: view -> what -> array, one case of `figures.npz`.
         contours: how contours are drawn.
+        image: describes the image, of which the first channel is drawn.
     """
-    shown = [(name, views[name]) for name in VIEWS if name in views]
+    shown = [(name, {**views[name], "grey": _grey(views[name], image)}) for name in VIEWS if name in views]
     if not shown:
         return None
     columns = _columns(shown[0][1])
-    sizes = [np.array(arrays["ct"].shape) * arrays["spacing_mm"] for _, arrays in shown]
+    sizes = [np.array(arrays["grey"].shape) * arrays["spacing_mm"] for _, arrays in shown]
     width_mm = float(max(size[1] for size in sizes))
     limits = _limits([arrays for _, arrays in shown])
     with style():
@@ -152,10 +157,18 @@ def slices_picture(views: Mapping[str, Arrays], contours: Contours) -> Figure | 
                 _slice(axes, arrays, what, contours, limits)
                 _annotate(axes, view, arrays, width_mm, with_scale=column == 0)
                 if row == 0:
-                    axes.set_title(_TITLES[what], color=INK)
+                    title = _TITLES[what] if image.modality == "ct" else _TITLES[what].replace("CT", "image")
+                    axes.set_title(title, color=INK)
         _colour_bars(figure, layout, columns, limits)
         _contour_legend(figure, [arrays for _, arrays in shown], contours)
     return figure
+
+
+def _grey(arrays: Arrays, image: ImageSpec) -> npt.NDArray[np.float32]:
+    """Return an image as grey values, 0 black and 1 white; beyond that where the window cuts off."""
+    values = first_channel(arrays[image.name], 2).astype(np.float32)
+    low, high = _WINDOW_HU if image.modality == "ct" else grey_range(values, image)
+    return (values - np.float32(low)) / np.float32(high - low)
 
 
 @dataclass(frozen=True)
@@ -226,9 +239,9 @@ def _limits(views: Sequence[Arrays]) -> tuple[float, float]:
 
 
 def _slice(axes: Axes, arrays: Arrays, what: str, contours: Contours, limits: tuple[float, float]) -> None:
-    height, width = np.array(arrays["ct"].shape) * arrays["spacing_mm"]
+    height, width = np.array(arrays["grey"].shape) * arrays["spacing_mm"]
     placed: dict[str, Any] = {"extent": (0, width, height, 0), "interpolation": "bilinear"}
-    axes.imshow(arrays["ct"], cmap="gray", vmin=_WINDOW_HU[0], vmax=_WINDOW_HU[1], **placed)
+    axes.imshow(arrays["grey"], cmap="gray", vmin=0, vmax=1, **placed)
     if what in ("planned", "predicted"):
         dose = arrays[what].astype(np.float32)
         alpha = 0.8 * np.clip((dose / limits[0] - _HIDDEN_SHARE / 2) / (_HIDDEN_SHARE / 2), 0, 1)
@@ -253,7 +266,7 @@ def _is_drawn(kind: str, what: str) -> bool:
 
 
 def _draw_contours(axes: Axes, arrays: Arrays, masks: Any, names: Sequence[str], contours: Contours, line: Any) -> None:
-    y_mm, x_mm = ((np.arange(n) + 0.5) * s for n, s in zip(arrays["ct"].shape, arrays["spacing_mm"], strict=True))
+    y_mm, x_mm = ((np.arange(n) + 0.5) * s for n, s in zip(arrays["grey"].shape, arrays["spacing_mm"], strict=True))
     for name, mask in zip(names, masks, strict=True):
         if mask.any():
             colour = contours.colours.get(name, MUTED)
@@ -262,7 +275,7 @@ def _draw_contours(axes: Axes, arrays: Arrays, masks: Any, names: Sequence[str],
 
 def _annotate(axes: Axes, view: str, arrays: Arrays, width_mm: float, with_scale: bool) -> None:
     """Frame a slice: the same scale in every row, sides of the patient, and a scale bar."""
-    height, width = np.array(arrays["ct"].shape) * arrays["spacing_mm"]
+    height, width = np.array(arrays["grey"].shape) * arrays["spacing_mm"]
     margin = (width_mm - width) / 2
     axes.set(xlim=(-margin, width + margin), ylim=(height, 0), xticks=[], yticks=[], facecolor="black", aspect="auto")
     axes.grid(visible=False)

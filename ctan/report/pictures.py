@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ctan.drawing import INK, style
+from ctan.drawing import INK, first_channel, style
 
 if TYPE_CHECKING:
     from ctan.report.data import Arrays
@@ -23,7 +23,7 @@ def outlines_picture(cases: Mapping[str, Arrays], image: str, captions: Mapping[
 
     Args:
         cases: case id -> the arrays of its view `picture` in `figures.npz`.
-        image: name of the image, (3, H, W) uint8.
+        image: name of the image, (3, H, W) uint8 in colours; of all others one channel is drawn in grey.
         captions: case id -> second line of the title.
     """
     if not cases:
@@ -33,7 +33,8 @@ def outlines_picture(cases: Mapping[str, Arrays], image: str, captions: Mapping[
         figure = Figure(figsize=(10, 2.9 * num_rows + 0.4), layout="constrained")
         panels = list(figure.subplots(num_rows, _COLUMNS, squeeze=False).flat)
         for axes, (case_id, arrays) in zip(panels, cases.items(), strict=False):
-            axes.imshow(np.moveaxis(arrays[image], 0, -1))
+            picture, grey = arrays[image], arrays[image].shape[:-2] != (3,)
+            axes.imshow(first_channel(picture, 2) if grey else np.moveaxis(picture, 0, -1), cmap="gray")
             for kind, colour, line in (("true_contours", _TRUE, "-"), ("predicted_contours", _PREDICTED, "--")):
                 for mask in arrays.get(kind, ()):
                     if mask.any() and not mask.all():

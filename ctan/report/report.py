@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ctan.records import ComparisonRecord
+    from ctan.report.data import Arrays
 
 _SLICES_BYTES = 2_600_000  # of all slices together, so that the page stays small enough to send
 _LOWEST_DPI = 40
@@ -111,10 +112,15 @@ def _slices(data: ReportData) -> Markup:
     cases, has_dose = data.best.figures(), data.spec.has_dose
     outlined = next((task.outlined for task in data.tasks if task.outlined), ())
     contours = Contours(outlined, tuple(data.targets), data.colours)
-    figures = [(case_id, figure) for case_id, views in cases.items() if (figure := slices_picture(views, contours))]
+
+    def drawn(views: Mapping[str, Arrays]) -> Figure | None:
+        return slices_picture(views, contours, data.spec.image)
+
+    figures = [(case_id, figure) for case_id, views in cases.items() if (figure := drawn(views))]
     pictures = _within(_SLICES_BYTES, [figure for _, figure in figures])
     best, captions = architecture_label(data.best_arch), _captions(data)
-    shown = "contours, planned and predicted dose" if has_dose else "the CT and what was predicted"
+    is_ct = data.spec.image.modality == "ct"
+    shown = "contours, planned and predicted dose" if has_dose else "the image and what was predicted"
     parts = [
         join(element("h3", case_id), image(shot, f"Slices of case {case_id}: {shown}", captions.get(case_id, "")))
         for (case_id, _), shot in zip(figures, pictures, strict=True)
@@ -122,7 +128,9 @@ def _slices(data: ReportData) -> Markup:
     if not parts:
         return Markup("")
     where = "the region of highest planned dose" if has_dose else "the middle"
-    sentences = [f"Slices through {where}, predicted by {best}. CT window −160 to 240 HU."]
+    sentences = [f"Slices through {where}, predicted by {best}."]
+    if is_ct:
+        sentences.append("CT window −160 to 240 HU.")
     if outlined:
         sentences.append("True contours are solid, predicted ones dashed, targets dotted.")
     if has_dose:

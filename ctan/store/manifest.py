@@ -26,7 +26,7 @@ def SCHEMA(spec: DataSpec) -> pa.Schema:
     holds what the working grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per
     axis, in the axis order of the data set.
     """
-    image = spec.image.name
+    image, value = spec.image.name, pa.float64() if spec.image.dtype == "float32" else pa.int32()
     columns = [
         ("dataset", pa.string()),
         ("case_id", pa.string()),
@@ -37,8 +37,8 @@ def SCHEMA(spec: DataSpec) -> pa.Schema:
         ("shape", pa.list_(pa.int32())),
         ("spacing_mm", pa.list_(pa.float64())),
         ("extent", pa.list_(pa.int32())),
-        (f"{image}_min", pa.int32()),
-        (f"{image}_max", pa.int32()),
+        (f"{image}_min", value),
+        (f"{image}_max", value),
     ]
     if spec.has_dose:
         columns += [

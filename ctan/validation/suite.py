@@ -64,7 +64,7 @@ def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
         found += _of_ct(dataset.spec)
     if dataset.spec.has_dose:
         found += _of_dose(config)
-    for name in dataset.spec.structures:
+    for name in () if dataset.masks_may_be_empty else dataset.spec.structures:
         sentence = f"{name}, where contoured, has at least one voxel"
         found.append(between(f"{name}-voxels", f"voxels_{name}", 1, None, "voxels", sentence))
     for name, classes in dataset.spec.labels.items():

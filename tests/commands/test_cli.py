@@ -16,6 +16,8 @@ HEAVY = ("torch", "monai", "mlflow", "kfp", "pandas", "great_expectations", "pya
 COMMANDS = (
     ["run"],
     ["data", "phantom"],
+    ["data", "list"],
+    ["data", "describe"],
     ["data", "ingest"],
     ["data", "validate"],
     ["data", "preprocess"],

@@ -1,0 +1,243 @@
+"""The data set `folder`: whatever images, masks and table a folder holds, as its description says.
+
+The description comes with the source and is kept in the settings (`data.options.description`), so that every process
+knows it; a folder whose description changed since is refused. Volumes become (posterior, left, inferior) whatever the
+order in the file; an oblique volume keeps its own voxels, its axes are turned and reversed to the nearest ones of the
+patient. Ids of cases and groups are used as they are: nothing here de-identifies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ctan.cases import SPLIT_TEST, Case, DataSpec, RawCase
+from ctan.config import Settings
+from ctan.datasets.base import Dataset
+from ctan.datasets.folder.content import Content, read_content
+from ctan.datasets.folder.description import FolderDescription
+from ctan.datasets.folder.load import DESCRIPTION_FILE, load_description
+from ctan.datasets.folder.nnunet import NNUNET_FILE
+from ctan.datasets.folder.table import Table, known_of, place_of, read_table, strata_of
+from ctan.datasets.stoic.reader import STOIC
+from ctan.errors import CaseError, ConfigError, DataError
+from ctan.files import sha256_of_digests, sha256_of_json
+
+_FEW = 5
+
+
+class FolderOptions(Settings):
+    """What a folder means, and how strictly it is read."""
+
+    description: FolderDescription | None = Field(None, description="dataset.yaml as it was read; the source brings it")
+    geometry_tolerance_mm: float = Field(
+        0.0, ge=0, description="masks (and channels) of the image's size may lie this far off; 0: 1e-3 of a voxel"
+    )
+    nifti_matrix: Literal["refuse", "qform", "sform"] = Field(
+        "refuse", description="which matrix of a NIfTI counts where the two differ by more than 0.1 mm"
+    )
+
+
+class Folder(Dataset):
+    """A folder that describes itself; see `ctan.datasets.base.Dataset`."""
+
+    name = "folder"
+    version = 1
+    uses: ClassVar[Mapping[str, int]] = {"dataset stoic": STOIC.version}  # its reader of .mha
+    masks_may_be_empty = True
+    Options = FolderOptions
+    options: FolderOptions
+
+    @property
+    def description(self) -> FolderDescription:
+        """The description that the settings carry.
+
+        Raises:
+            ConfigError: when they carry none.
+        """
+        if self.options.description is None:
+            raise ConfigError(
+                "data.options.description: the data set 'folder' is described by its source, and none was given; "
+                "give the folder (--source DIR) wherever the settings are made"
+            )
+        return self.options.description
+
+    @property
+    def spec(self) -> DataSpec:
+        """The description of the data."""
+        return self.description.spec()
+
+    @property
+    def profiles(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
+        """What the description decides of every profile: a registered model of its own, any spacing of pictures."""
+        values: dict[str, Any] = {"promotion": {"model_name": f"ctan-{self.description.name}"}}
+        if self.description.image.is_picture:
+            edges = self.description.image.spacing_mm
+            values["validation"] = {"min_spacing_mm": min(0.5, *edges), "max_spacing_mm": max(10.0, *edges)}
+        return {"*": values}
+
+    @property
+    def tables(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The description and the table, which people edit by hand."""
+        table = self.description.table
+        return (DESCRIPTION_FILE, NNUNET_FILE, *([table.file] if table else []))
+
+    @classmethod
+    def options_from(cls, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings with the description that a folder brings."""
+        return {**options, "description": load_description(folder).model_dump(mode="json")}
+
+    def find(self, raw_dir: Path) -> list[RawCase]:
+        """List the cases that have an image. A mask or a row that is missing is unknown, or told by `read`.
+
+        Raises:
+            DataError: when the folder is missing, holds no image or no mask at all, or its description or table is
+                damaged or not the one that the settings were made from.
+        """
+        if not raw_dir.is_dir():
+            raise DataError(f"{raw_dir}: the folder does not exist")
+        if load_description(raw_dir) != self.description:
+            raise DataError(f"{raw_dir}: {DESCRIPTION_FILE} changed since the settings were made; start the run again")
+        table = read_table(raw_dir, self.description, self.config.reading)
+        cases = self._cases(raw_dir, table)
+        self._check_groups(cases)
+        if table is not None and not any(case.case_id in table.rows for case in cases):
+            raise DataError(
+                f"{table.name}: no row belongs to an image; images are {_few([c.case_id for c in cases])}, "
+                f"rows are {_few(list(table.rows))}"
+            )
+        if patterns := self._mask_patterns():
+            ids = {case.case_id for case in cases}
+            if not any(set(matches(raw_dir, pattern)) & ids for pattern in patterns):
+                raise DataError(f"{raw_dir}: not one image has a mask; expected {', '.join(patterns)}")
+        return cases
+
+    def _mask_patterns(self) -> list[str]:
+        described = self.description
+        return [*([described.label_map.file] if described.label_map else []), *described.masks.values()]
+
+    def _cases(self, raw_dir: Path, table: Table | None) -> list[RawCase]:
+        described = self.description
+        parts = [(described.image.files[0], "")]
+        if described.test:
+            parts.append((described.test.files[0], SPLIT_TEST))
+        found: dict[str, RawCase] = {}
+        for pattern, split in parts:
+            for case_id, path in matches(raw_dir, pattern).items():
+                if case_id in found:
+                    raise DataError(f"{pattern}: {case_id} is a case of {described.image.files[0]} too")
+                group, told = case_id, ""
+                if table is not None and described.table is not None:
+                    group, told = place_of(table, described.table, case_id)
+                strata = strata_of(table, described, case_id)
+                found[case_id] = RawCase(case_id, group, split or told, path, strata=strata)
+        if not found:
+            raise DataError(f"{raw_dir}: no images, expected {', '.join(pattern for pattern, _ in parts)}; found none")
+        return list(found.values())
+
+    def _check_groups(self, cases: Sequence[RawCase]) -> None:
+        """Raise when the official split tears a group apart."""
+        splits: dict[str, set[str]] = {}
+        for case in cases:
+            splits.setdefault(case.group_id, set()).add(case.split)
+        if torn := sorted(group for group, of_group in splits.items() if len(of_group) > 1):
+            raise DataError(
+                f"{len(torn)} groups have cases in several splits ({_few(torn)}); give all cases of a group the same"
+            )
+
+    def remarks(self, raw_dir: Path) -> list[str]:
+        """Say what was left out, what is not known, and what the settings allow."""
+        described = self.description
+        cases = self.find(raw_dir)
+        ids = {case.case_id for case in cases if case.split != SPLIT_TEST or described.test is None}
+        said = list(described.notes)
+        for pattern in self._mask_patterns():
+            there = set(matches(raw_dir, pattern))
+            if spare := sorted(there - ids):
+                said.append(f"{pattern}: {len(spare)} files without an image are left out ({_few(spare)})")
+            if missing := sorted(ids - there):
+                said.append(f"{pattern}: {len(missing)} of {len(ids)} cases have no file, unknown ({_few(missing)})")
+        if (table := read_table(raw_dir, described, self.config.reading)) is not None:
+            known = {case.case_id for case in cases}
+            if spare := [case_id for case_id in table.rows if case_id not in known]:
+                said.append(f"{table.name}: {len(spare)} rows without an image are left out ({_few(spare)})")
+            if missing := sorted(known - set(table.rows)):
+                said.append(f"{table.name}: {len(missing)} images have no row ({_few(missing)})")
+        if self.options.geometry_tolerance_mm:
+            said.append(f"masks may lie up to {self.options.geometry_tolerance_mm:g} mm off (geometry_tolerance_mm)")
+        if self.options.nifti_matrix != "refuse":
+            said.append(f"where qform and sform differ the {self.options.nifti_matrix} counts (nifti_matrix)")
+        return said
+
+    def read(self, raw: RawCase) -> Case:
+        """Read one case: its channels, masks and row.
+
+        Raises:
+            CaseError: naming the file, what was expected and what was found.
+        """
+        try:
+            return self._read(raw)
+        except DataError as error:
+            raise CaseError(raw.case_id, str(error)) from error
+
+    def _read(self, raw: RawCase) -> Case:
+        described = self.description
+        is_test = raw.split == SPLIT_TEST and described.test is not None
+        files = described.test.files if is_test and described.test else described.image.files
+        root = raw.path.parents[len(PurePosixPath(files[0]).parts) - 1]
+        label_map = described.label_map.file if described.label_map else ""
+        if is_test and described.test:
+            label_map = described.test.label_map
+        content: Content = read_content(
+            root, raw.case_id, files, label_map, described, self.options, self.config.reading
+        )
+        digests = dict(content.digests)
+        known = None
+        if (table := read_table(root, described, self.config.reading)) is not None:
+            known = known_of(table, described, raw.case_id)
+            digests["row"] = sha256_of_json(known.text)
+        return Case(
+            case_id=raw.case_id,
+            group_id=raw.group_id,
+            split=raw.split,
+            spacing_mm=content.spacing_mm,
+            images={described.image.spec().name: content.image},
+            masks=content.masks,
+            doses={},
+            sha256=sha256_of_digests(digests),
+            labels=known.labels if known else {},
+            numbers=known.numbers if known else {},
+            facts=known.facts if known else {},
+        )
+
+    def write_phantoms(
+        self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()
+    ) -> None:
+        """Write synthetic patients with their description, see `ctan.datasets.folder.phantom`."""
+        from ctan.datasets.folder.phantom import write_folder_phantoms
+
+        write_folder_phantoms(output_dir, num_train, num_validation, seed, defects)
+
+
+def matches(root: Path, pattern: str) -> dict[str, Path]:
+    """Return case id -> file of a pattern, in the order of the ids; hidden files are left out."""
+    first, *others = re.escape(pattern).split(re.escape("{case}"))
+    expression = re.compile(first + r"(?P<case>[^/]+)" + "".join(r"(?P=case)" + part if n else part
+                                                                 for n, part in enumerate(others)))  # fmt: skip
+    found: dict[str, Path] = {}
+    for path in root.glob(pattern.replace("{case}", "*")):
+        match = expression.fullmatch(path.relative_to(root).as_posix())
+        if match and path.is_file() and not match["case"].startswith("."):
+            found[match["case"]] = path
+    return dict(sorted(found.items()))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
+
+
+__all__ = ["Folder", "FolderOptions", "matches"]
