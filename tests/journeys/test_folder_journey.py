@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ctan.tasks import TASK_KINDS
 from tests.helpers.folders import needs_data, real_nnunet, real_pictures
 
 pytestmark = pytest.mark.slow
@@ -48,7 +47,6 @@ def test_mr_with_contours_and_a_class_from_phantoms(tmp_path: Path, own_workspac
     assert (comparison["dataset"], comparison["decision"]["model_name"]) == ("lobes", "ctan-lobes")
 
 
-@pytest.mark.skipif("regression" not in TASK_KINDS, reason="numbers are no kind of task yet")
 def test_phantoms_with_a_number_to_predict(own_workspace: Path) -> None:
     assert tasks_of(run("phantom:train=8,validation=2", own_workspace)) == {"contouring", "larger", "volume"}
 
