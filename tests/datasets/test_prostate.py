@@ -204,7 +204,7 @@ def test_the_data_set_says_what_it_has():
 def test_a_case_has_a_row_in_the_manifest(raw_dir):
     dataset = dataset_of()
     case = dataset.read(dataset.find(raw_dir)[0])
-    row = case_row(case, dataset, -1)
+    row = case_row(case, dataset.spec, -1)
     pa.Table.from_pylist([row], schema=SCHEMA(dataset.spec))
     assert row["prescription_gy"] == 60.0
     assert row["num_dose_voxels_outside_mask"] == 0
@@ -225,12 +225,12 @@ def test_expectations_follow_the_settings():
 def test_a_structure_that_no_training_case_has_stops_validation(raw_dir):
     """It became an output channel that never had a label, such as where an exporter cut names to 16 letters."""
     dataset = dataset_of()
-    rows = [case_row(dataset.read(raw), dataset, -1) for raw in dataset.find(raw_dir)]
+    rows = [case_row(dataset.read(raw), dataset.spec, -1) for raw in dataset.find(raw_dir)]
     for row, split in zip(rows, ("train", "train", "validation"), strict=True):
         row.update(split=split, fold=0 if split == "train" else -1)
         row["voxels_PenileBulb"] = 9 if split == "validation" else None
     config = RunConfig.model_validate({"data": {"dataset": "prostate"}})
-    frame = frame_of(pa.Table.from_pylist(rows, schema=SCHEMA(dataset)), dataset)
+    frame = frame_of(pa.Table.from_pylist(rows, schema=SCHEMA(dataset.spec)), dataset.spec)
     outcomes = {one.expectation.name: one for one in run(frame, expectations(dataset, config))}
     assert outcomes["Prostate-contoured"].success
     assert outcomes["Bladder-contoured"].success

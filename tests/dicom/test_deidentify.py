@@ -165,7 +165,7 @@ def test_nothing_identifying_is_in_a_case(planted, caplog, capfd):
     assert remarks == [
         "1 of 4 ROIs match no structure of data.options.structures and are left out; ctan data names shows them"
     ]
-    seen = [everything(case), everything(case_row(case, dataset, -1)), raw.case_id, raw.group_id, *remarks,
+    seen = [everything(case), everything(case_row(case, dataset.spec, -1)), raw.case_id, raw.group_id, *remarks,
             caplog.text, *[str(w.message) for w in warned], printed.out, printed.err, repr(raw.files)]  # fmt: skip
     for text in seen:
         assert leaks(text, uids) == []

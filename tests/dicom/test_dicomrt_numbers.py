@@ -186,7 +186,7 @@ def test_negated_frame_offsets_are_refused(folder):
 
 def test_what_no_check_foresaw_costs_its_case_and_names_no_value(folder, monkeypatch):
     write_patient(folder)
-    from ctan.datasets import prostate
+    from ctan.datasets.prostate import reader as prostate
 
     def fail(*_):
         raise ZeroDivisionError(f"{HEADER.patient_name} / 0")
