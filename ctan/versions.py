@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ctan.tasks import Task
 
 DICOM = 1  # ctan/dicom: from DICOM files to arrays, the rasteriser of contours included
+METAIMAGE = 1  # ctan/datasets/metaimage.py: from .mha to arrays
 PICTURES = 1  # ctan/datasets/pictures.py: from PNG and JPEG to arrays
 PACKER = 1  # from a case to its rows in a store
 BACKBONE = 1  # what all architectures are built of

@@ -14,8 +14,9 @@ from ctan.cases.sides import side_of
 from ctan.cli import app
 from ctan.config import RunConfig, ValidationConfig
 from ctan.datasets import get_dataset
-from ctan.datasets.prostate.phantom import make_patient, write_prostate_phantoms
+from ctan.datasets.prostate.phantom import make_patient
 from ctan.datasets.prostate.reader import Prostate
+from ctan.datasets.prostate.write_phantom import write_prostate_phantoms
 from ctan.dicom.deidentify import Pseudonymiser
 from ctan.dicom.names import RoiNames
 from ctan.dicom.settings import DicomConfig

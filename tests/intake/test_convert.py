@@ -15,7 +15,7 @@ from ctan.config import DataConfig
 from ctan.datasets import get_dataset
 from ctan.datasets.openkbp.format import SHAPE
 from ctan.datasets.openkbp.phantom import write_openkbp_phantoms
-from ctan.datasets.prostate.phantom import write_prostate_phantoms
+from ctan.datasets.prostate.write_phantom import write_prostate_phantoms
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.intake.convert import ConversionSummary, convert_to_openkbp, openkbp_grid, parse_names, read_cases
 from ctan.metrics.dose import dose_score

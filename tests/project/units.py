@@ -57,6 +57,7 @@ def _task(name: str) -> tuple[Callable[[], int], tuple[str, ...]]:
 
 UNITS: Mapping[str, tuple[Callable[[], int], Sequence[str]]] = {
     "dicom": (lambda: versions.DICOM, ("dicom/*.py",)),
+    "metaimage": (lambda: versions.METAIMAGE, ("datasets/metaimage.py",)),
     "pictures": (lambda: versions.PICTURES, ("datasets/pictures.py",)),
     "packer": (lambda: versions.PACKER, ("cases/case.py", "cases/geometry.py", "cases/working.py", "cases/volumes.py",
                                          "store/pack.py", "store/layout.py")),

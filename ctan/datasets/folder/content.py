@@ -19,7 +19,7 @@ from ctan.datasets.folder.volumes import Volume, read_volume
 from ctan.errors import DataError
 
 if TYPE_CHECKING:
-    from ctan.datasets.folder.reader import FolderOptions
+    from ctan.datasets.folder.options import FolderOptions
 
 _WHOLE = 1e-3  # how far a label value may be from a whole number
 _MOST_HU = 65536  # what 16 bits can hold, whatever the intercept

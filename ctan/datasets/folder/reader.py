@@ -11,35 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
-
+from ctan import versions
 from ctan.cases import SPLIT_TEST, Case, DataSpec, RawCase
-from ctan.config import Settings
 from ctan.datasets.base import Dataset
 from ctan.datasets.folder.content import Content, read_content
 from ctan.datasets.folder.description import FolderDescription
 from ctan.datasets.folder.load import DESCRIPTION_FILE, load_description
 from ctan.datasets.folder.nnunet import NNUNET_FILE
+from ctan.datasets.folder.options import FolderOptions
 from ctan.datasets.folder.table import Table, known_of, place_of, read_table, strata_of
-from ctan.datasets.stoic.reader import STOIC
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests, sha256_of_json
 
 _FEW = 5
-
-
-class FolderOptions(Settings):
-    """What a folder means, and how strictly it is read."""
-
-    description: FolderDescription | None = Field(None, description="dataset.yaml as it was read; the source brings it")
-    geometry_tolerance_mm: float = Field(
-        0.0, ge=0, description="masks (and channels) of the image's size may lie this far off; 0: 1e-3 of a voxel"
-    )
-    nifti_matrix: Literal["refuse", "qform", "sform"] = Field(
-        "refuse", description="which matrix of a NIfTI counts where the two differ by more than 0.1 mm"
-    )
 
 
 class Folder(Dataset):
@@ -47,7 +33,7 @@ class Folder(Dataset):
 
     name = "folder"
     version = 1
-    uses: ClassVar[Mapping[str, int]] = {"dataset stoic": STOIC.version}  # its reader of .mha
+    uses: ClassVar[Mapping[str, int]] = {"metaimage": versions.METAIMAGE, "pictures": versions.PICTURES}
     masks_may_be_empty = True
     Options = FolderOptions
     options: FolderOptions
@@ -240,4 +226,4 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
 
 
-__all__ = ["Folder", "FolderOptions", "matches"]
+__all__ = ["Folder", "matches"]

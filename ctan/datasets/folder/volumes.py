@@ -15,7 +15,7 @@ from ctan.config import ReadingConfig
 from ctan.datasets.folder.description import ending_of
 from ctan.datasets.folder.grid import Grid
 from ctan.datasets.folder.nifti import Matrices, read_nifti
-from ctan.datasets.stoic.metaimage import read_mha
+from ctan.datasets.metaimage import read_mha
 from ctan.errors import DataError
 from ctan.reading import check_voxels, read_bytes
 

@@ -207,8 +207,8 @@ class Prostate(Dataset):
     def write_phantoms(
         self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()
     ) -> None:
-        """Write synthetic patients, see `ctan.datasets.prostate.phantom`."""
-        from ctan.datasets.prostate.phantom import write_prostate_phantoms
+        """Write synthetic patients, see `ctan.datasets.prostate.write_phantom`."""
+        from ctan.datasets.prostate.write_phantom import write_prostate_phantoms
 
         write_prostate_phantoms(output_dir, num_train, num_validation, seed, defects)
 

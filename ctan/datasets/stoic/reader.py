@@ -22,13 +22,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ctan import versions
 from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
 from ctan.cases.volumes import is_axis_aligned, stored_ct, to_case_axes
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.listing import files_in
+from ctan.datasets.metaimage import Volume, read_mha
 from ctan.datasets.stoic.format import COLUMNS, IMAGES, REFERENCE
-from ctan.datasets.stoic.metaimage import Volume, read_mha
 from ctan.errors import CaseError, DataError
 from ctan.files import sha256_of_digests
 from ctan.reading import is_plain_id, printable, read_bytes
@@ -65,6 +66,7 @@ class STOIC(Dataset):
 
     name = "stoic"
     version = 1
+    uses: ClassVar[Mapping[str, int]] = {"metaimage": versions.METAIMAGE}
     tables = (REFERENCE,)
     spec = DataSpec(
         dataset="stoic",
