@@ -1,25 +1,31 @@
-"""The look of every figure: colours of text and structures, style, and how a figure becomes a PNG."""
+"""The look of every figure: colours of text and structures, style, what is written on slices, how it becomes a PNG."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from matplotlib.patheffects import Normal, Stroke
 
-from ctan.cases import ImageSpec
 from ctan.files import atomic_path
+from ctan.views import View
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, MUTED, FAINT = "#1f2933", "#5f6b7a", "#d5dbe3"
 DPI = 160  # half as much again as a figure is shown at, so that it is sharp on dense screens
+DOSE_COLOURS = "inferno"
+_HIDDEN_SHARE = 0.08  # less dose than this share of the largest leaves the image visible
+_SCALE_BAR_MM = 50.0
 
 # Contours must be visible on a CT and on a dose, curves on white: saturated colours of middle brightness. Targets
 # are warm, from the highest prescription down; organs at risk are not.
@@ -96,21 +102,100 @@ def lighter(colour: str, share: float = 0.45) -> str:
     return "#" + "".join(f"{round(c + (255 - c) * share):02x}" for c in channels)
 
 
-def first_channel(values: npt.NDArray[Any], num_axes: int) -> npt.NDArray[Any]:
-    """Return what is drawn in grey of an image (*axes) or (channels, *axes)."""
-    return values[0] if values.ndim > num_axes else values
+# Slices
 
 
-def grey_range(values: npt.NDArray[Any], image: ImageSpec) -> tuple[float, float]:
-    """Return the raw values drawn black and white: as described; without a common scale, the image's own.
+@dataclass(frozen=True)
+class Lettering:
+    """How slices are written on, in white.
+
+    Attributes:
+        size: of letters and numbers, in points.
+        name_size: of the view's name, in points.
+        bar_side: the lower corner that the scale bar lies in.
+        bar_height: its distance from the lower edge, as a share of the slice's width.
+        rimmed: with a black rim, readable on bright tissue as well.
+    """
+
+    size: float
+    name_size: float
+    bar_side: Literal["left", "right"]
+    bar_height: float
+    rimmed: bool
+
+    def rim(self, width: float) -> list[Any]:
+        """Return the effects of what is drawn, with a rim of `width` points in all."""
+        return [Stroke(linewidth=width, foreground="black"), Normal()] if self.rimmed else []
+
+
+def size_mm(shape: Sequence[int], edges_mm: Iterable[float]) -> tuple[float, float]:
+    """Return height and width of a slice (rows, columns), which is drawn from (0, 0) in the upper left corner on."""
+    height, width = (size * float(edge) for size, edge in zip(shape, edges_mm, strict=True))
+    return height, width
+
+
+def draw_dose(axes: Axes, dose: npt.NDArray[Any], largest_gy: float, opacity: float, **placed: Any) -> None:
+    """Wash a dose over what is drawn; little dose leaves it visible.
 
     Args:
-        values: of the image, any shape.
-        image: describes it.
+        axes: of the slice.
+        dose: (rows, columns), Gy.
+        largest_gy: the end of the scale.
+        opacity: of the dose where it is not little.
+        placed: as the image below was given to `imshow`.
     """
-    if image.display is not None:
-        return image.display
-    if not image.per_case:
-        return image.low, image.high
-    low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
-    return low, high if high > low else low + 1
+    alpha = opacity * np.clip((dose / largest_gy - _HIDDEN_SHARE / 2) / (_HIDDEN_SHARE / 2), 0, 1)
+    axes.imshow(dose, cmap=DOSE_COLOURS, vmin=0, vmax=largest_gy, alpha=alpha, **placed)
+
+
+def draw_outline(
+    axes: Axes, mask: npt.NDArray[np.bool_], edges_mm: Iterable[float], colour: str, line: Any = "-", **how: Any
+) -> None:
+    """Draw the outline of a mask (rows, columns) on axes in mm; nothing where it is empty."""
+    if mask.any():
+        y_mm, x_mm = ((np.arange(size) + 0.5) * edge for size, edge in zip(mask.shape, edges_mm, strict=True))
+        axes.contour(x_mm, y_mm, mask, levels=[0.5], colors=[colour], linestyles=[line], **({"linewidths": 1.1} | how))
+
+
+def frame(axes: Axes, size: tuple[float, float], width_mm: float) -> None:
+    """Show a slice on black, in the middle and on the scale of all.
+
+    Args:
+        axes: of the slice, in mm.
+        size: height and width of the slice in mm.
+        width_mm: of the widest slice.
+    """
+    height, width = size
+    margin = (width_mm - width) / 2
+    axes.set(xlim=(-margin, width + margin), ylim=(height, 0), xticks=[], yticks=[], facecolor="black", aspect="auto")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def annotate(axes: Axes, view: View, lettering: Lettering, name: bool, number: str = "") -> None:
+    """Write on a framed slice: the patient's sides, and where wanted the view's name and the slice's number."""
+    top, left, right = view.letters
+    text: dict[str, Any] = {"color": "white", "transform": axes.transAxes, "path_effects": lettering.rim(1.6)}
+    text["fontsize"] = lettering.size
+    axes.text(0.5, 0.985, top, ha="center", va="top", **text)
+    axes.text(0.015, 0.5, left, ha="left", va="center", **text)
+    axes.text(0.985, 0.5, right, ha="right", va="center", **text)
+    if number:
+        axes.text(0.985, 0.02, number, ha="right", va="bottom", **text)
+    if name:
+        axes.text(0.015, 0.985, view.name, ha="left", va="top", **text | {"fontsize": lettering.name_size})
+
+
+def scale_bar(axes: Axes, lettering: Lettering) -> None:
+    """Draw a scale bar in a lower corner of a framed slice."""
+    (start, end), low = axes.get_xlim(), axes.get_ylim()[0]
+    width_mm = end - start
+    low -= lettering.bar_height * width_mm
+    if lettering.bar_side == "left":
+        x, ha = (start + 0.03 * width_mm, start + 0.03 * width_mm + _SCALE_BAR_MM), "left"
+    else:
+        x, ha = (end - 0.03 * width_mm - _SCALE_BAR_MM, end - 0.03 * width_mm), "center"
+    cap: Any = "butt" if lettering.rimmed else "projecting"
+    axes.plot(x, [low, low], color="white", linewidth=2, solid_capstyle=cap, path_effects=lettering.rim(3))
+    axes.text(x[0] if ha == "left" else sum(x) / 2, low - 0.015 * width_mm, f"{_SCALE_BAR_MM:.0f} mm", ha=ha,
+              va="bottom", color="white", fontsize=7, path_effects=lettering.rim(1.6))  # fmt: skip

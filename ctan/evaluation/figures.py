@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pyarrow as pa
 
 from ctan.cases import Case, DataSpec
 from ctan.cases.volumes import HU_OFFSET
-from ctan.tasks import Task
+from ctan.tasks import Cut, Task
+from ctan.views import VIEWS, View, box_around, contoured, focus, patient
 
 DVH_SCHEMA = pa.schema(
     [
@@ -26,8 +28,6 @@ DVH_SCHEMA = pa.schema(
     ]
 )
 _MARGIN_VOXELS = 6
-# the axis that is cut, and whether the picture is drawn with its columns and rows exchanged; axes are (P, L, I)
-_VIEWS = {"axial": (2, False), "coronal": (0, True), "sagittal": (1, True)}
 
 
 def pictures(
@@ -47,28 +47,24 @@ def pictures(
     Returns:
         `<case_id>/<view>/<what>` -> array, see `figures.npz` in the architecture page.
     """
-    views: Mapping[str, tuple[int, bool] | None] = _VIEWS if spec.spatial_dims == 3 else {"picture": None}
-    centre, box = _centre(reference), _box(reference, spec)
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for view, how in views.items():
-        in_plane = list(range(spec.spatial_dims))
-        if how is not None:
-            in_plane = [a for a in in_plane if a != how[0]]
-            if how[1]:
-                in_plane.reverse()
-
-        def cut(volume: npt.NDArray[Any], how: Any = how, in_plane: list[int] = in_plane) -> npt.NDArray[Any]:
-            if how is None:
-                return np.ascontiguousarray(volume)
-            plane = np.take(volume, centre[how[0]], axis=volume.ndim - 3 + how[0])
-            if in_plane[0] > in_plane[1]:
-                plane = np.swapaxes(plane, -1, -2)
-            return np.ascontiguousarray(plane[..., box[in_plane[0]], box[in_plane[1]]])
-
+    for view, (cut, edges_mm) in _cuts(reference, spec).items():
         what = _drawn(reference, native, tasks, spec, cut)
-        what["spacing_mm"] = np.array([reference.spacing_mm[a] for a in in_plane])
+        what["spacing_mm"] = np.array(edges_mm)
         arrays |= {f"{reference.case_id}/{view}/{name}": array for name, array in what.items()}
     return arrays
+
+
+def _cuts(reference: Case, spec: DataSpec) -> dict[str, tuple[Cut, Sequence[float]]]:
+    """Return by view what makes a picture of arrays on the case's grid, and height and width of its pixels in mm."""
+    if spec.spatial_dims == 2:
+        return {"picture": (np.ascontiguousarray, reference.spacing_mm)}
+    centre, box = focus(reference, contoured(reference, spec)), _box(reference, spec)
+
+    def cut(volume: npt.NDArray[Any], view: View) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(view.cut(volume, centre[view.axis], box))
+
+    return {view.name: (partial(cut, view=view), view.edges_mm(reference.spacing_mm)) for view in VIEWS}
 
 
 def _drawn(
@@ -76,7 +72,7 @@ def _drawn(
     native: Mapping[str, npt.NDArray[Any]],
     tasks: tuple[Task, ...],
     spec: DataSpec,
-    cut: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    cut: Cut,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return what one view shows, by name."""
     image, empty = reference.images[spec.image.name], np.zeros(reference.shape, bool)
@@ -89,30 +85,11 @@ def _drawn(
     return what
 
 
-def _centre(reference: Case) -> list[int]:
-    """Return the voxel that slices go through."""
-    dose = reference.doses.get("dose")
-    if dose is not None:
-        shown = dose >= 0.9 * dose.max()
-    else:
-        shown = np.zeros(reference.shape, bool)
-        for mask in reference.masks.values():
-            shown = shown | mask
-    if not shown.any():
-        return [size // 2 for size in reference.shape]
-    return [round(float(c)) for c in np.argwhere(shown).mean(0)]
-
-
 def _box(reference: Case, spec: DataSpec) -> list[slice]:
-    """Return the part of each axis that holds the patient or dose, with a margin; all of a picture."""
+    """Return the part of each axis that holds the patient or dose, with a margin; of other images than CT all."""
     if spec.image.modality != "ct":
         return [slice(None)] * spec.spatial_dims
-    occupied = reference.images[spec.image.name] > HU_OFFSET - 500
+    occupied = patient(reference, spec)
     if "dose" in reference.doses:
-        occupied = occupied | (reference.doses["dose"] > 0)
-    box = []
-    for axis in range(occupied.ndim):
-        where = np.flatnonzero(occupied.any(axis=tuple(a for a in range(occupied.ndim) if a != axis)))
-        first, last = (int(where[0]), int(where[-1])) if len(where) else (0, occupied.shape[axis] - 1)
-        box.append(slice(max(0, first - _MARGIN_VOXELS), last + 1 + _MARGIN_VOXELS))
-    return box
+        occupied |= reference.doses["dose"] > 0
+    return box_around(occupied, [_MARGIN_VOXELS] * spec.spatial_dims)

@@ -7,7 +7,7 @@ shows itself and the outlines on it. Nothing here is needed to train; matplotlib
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,50 +19,48 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import Normal, Stroke
 
 from ctan import html
 from ctan.cases import Case, DataSpec
-from ctan.drawing import INK, MUTED, first_channel, grey_range, png, structure_colours, style, write_figure_png
+from ctan.drawing import (
+    DOSE_COLOURS,
+    INK,
+    MUTED,
+    Lettering,
+    annotate,
+    draw_dose,
+    draw_outline,
+    frame,
+    png,
+    scale_bar,
+    size_mm,
+    structure_colours,
+    style,
+    write_figure_png,
+)
 from ctan.errors import ConfigError, DataError
 from ctan.files import write_text
 from ctan.html import Markup
+from ctan.views import (
+    SOFT_TISSUE,
+    VIEWS,
+    View,
+    box_around,
+    contoured,
+    extent,
+    first_channel,
+    focus,
+    grey_range,
+    patient,
+)
 
-_HU_OFFSET = 1024
-_BODY_HU = -500  # denser than this is patient
-_SOFT_TISSUE_HU = (-160.0, 240.0)  # level 40, width 400: how contours are drawn in a planning system
 _MARGIN_MM = 8.0
 _NUM_SLICES = 5  # a view; the middle one goes through the focus
-_DOSE_COLOURS, _HIDDEN_SHARE = "inferno", 0.08  # less dose than this share of the maximum leaves the CT visible
-_SCALE_BAR_MM = 50.0
 _INSET_OF_STRUCTURES, _INSET_OF_BODY = 0.1, 0.2  # the outermost slices lie this share of the extent inside of it
-_ON_BLACK = [Stroke(linewidth=1.6, foreground="black"), Normal()]  # white letters, readable on bright tissue as well
+_LETTERING = Lettering(size=7.5, name_size=8.5, bar_side="left", bar_height=0.04, rimmed=True)
 _PAGE_DPI = 110  # of a page of several cases, as wide as the page
 # Inches of a sheet.
 _WIDTH, _GAP, _SIDE, _HEADER, _FOOTER, _BAR, _LEGEND_ROW = 11.0, 0.05, 0.15, 0.72, 0.34, 0.54, 0.22
-
-
-@dataclass(frozen=True)
-class _View:
-    """How a volume with axes (posterior, left, inferior) is cut and laid out; row 0 is drawn at the top."""
-
-    name: str
-    axis: int
-    rows: int
-    columns: int
-    letters: tuple[str, str, str]  # of the patient's side at the top, on the left and on the right
-
-    def cut(self, volume: npt.NDArray[Any], index: int, box: Sequence[slice]) -> npt.NDArray[Any]:
-        plane = np.take(volume, index, axis=self.axis)
-        plane = plane.T if self.rows > self.columns else plane
-        return plane[box[self.rows], box[self.columns]]
-
-
-_VIEWS = (
-    _View("axial", 2, 0, 1, ("A", "R", "L")),
-    _View("coronal", 0, 2, 1, ("S", "R", "L")),
-    _View("sagittal", 1, 2, 0, ("S", "A", "P")),
-)
 
 
 def contact_sheet(case: Case, spec: DataSpec) -> Figure:
@@ -197,23 +195,26 @@ def _colours(spec: DataSpec) -> dict[str, str]:
 def _volume_sheet(case: Case, spec: DataSpec) -> Figure:
     box = _box(case, spec)
     sizes_mm = [(part.stop - part.start) * edge for part, edge in zip(box, case.spacing_mm, strict=True)]
-    width_mm = max(sizes_mm[view.columns] for view in _VIEWS)
+    width_mm = max(sizes_mm[view.columns] for view in VIEWS)
     shown = [name for name in _colours(spec) if name in case.masks and case.masks[name].any()]
     num_legend_columns = min(6, len(shown)) or 1
     bottom = _FOOTER + _LEGEND_ROW * -(-len(shown) // num_legend_columns) + (_BAR if "dose" in case.doses else 0)
     column = (_WIDTH - 2 * _SIDE - _GAP * (_NUM_SLICES - 1)) / _NUM_SLICES
-    heights = [column * sizes_mm[view.rows] / width_mm for view in _VIEWS]
-    height = _HEADER + bottom + sum(heights) + _GAP * len(_VIEWS)
+    heights = [column * sizes_mm[view.rows] / width_mm for view in VIEWS]
+    height = _HEADER + bottom + sum(heights) + _GAP * len(VIEWS)
     figure = Figure(figsize=(_WIDTH, height))
     _write_around(figure, case, spec)
     top, positions = _HEADER, _positions(case, spec)
-    for view, row_height in zip(_VIEWS, heights, strict=True):
+    for view, row_height in zip(VIEWS, heights, strict=True):
         for number, index in enumerate(positions[view.axis]):
             left = _SIDE + number * (column + _GAP)
             place = (left / _WIDTH, 1 - (top + row_height) / height, column / _WIDTH, row_height / height)
             axes = figure.add_axes(place, label=f"{view.name} {number + 1}")
             _draw_slice(axes, case, spec, view, index, box)
-            _annotate(axes, case, view, index, width_mm, first=number == 0)
+            frame(axes, (sizes_mm[view.rows], sizes_mm[view.columns]), width_mm)
+            annotate(axes, view, _LETTERING, name=number == 0, number=f"{index + 1}/{case.shape[view.axis]}")
+            if number == 0:
+                scale_bar(axes, _LETTERING)
         top += row_height + _GAP
     if "dose" in case.doses:
         _dose_bar(figure, case, bottom)
@@ -225,44 +226,22 @@ def _volume_sheet(case: Case, spec: DataSpec) -> Figure:
     return figure
 
 
-def _body(case: Case, spec: DataSpec) -> npt.NDArray[np.bool_]:
-    threshold = _HU_OFFSET + _BODY_HU if spec.image.modality == "ct" else spec.image.body_threshold
-    values = first_channel(case.images[spec.image.name], len(case.shape))
-    return np.ones(case.shape, bool) if threshold is None else values > threshold
-
-
-def _range(mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, int]:
-    """Return the first and the last index along an axis where the mask is; all when it is nowhere."""
-    where = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-    return (int(where[0]), int(where[-1])) if len(where) else (0, mask.shape[axis] - 1)
-
-
 def _box(case: Case, spec: DataSpec) -> list[slice]:
     """Return the part of each axis that the patient fills, with a margin."""
-    body, box = _body(case, spec), []
-    for axis, edge in enumerate(case.spacing_mm):
-        first, last = _range(body, axis)
-        margin = round(_MARGIN_MM / edge)
-        box.append(slice(max(0, first - margin), min(body.shape[axis], last + 1 + margin)))
-    return box
+    return box_around(patient(case, spec), [round(_MARGIN_MM / edge) for edge in case.spacing_mm])
 
 
 def _positions(case: Case, spec: DataSpec) -> list[list[int]]:
     """Return the slices to show along each axis, from index 0 on: the middle one through the focus of the case."""
-    contoured = [case.masks[name] for name in spec.structures if name in case.masks]
-    region, share = np.zeros(case.shape, bool), _INSET_OF_STRUCTURES
-    for mask in contoured:
-        region = region | mask
+    region, share = contoured(case, spec), _INSET_OF_STRUCTURES
     if not region.any():
-        region, share = _body(case, spec), _INSET_OF_BODY
-    dose = case.doses.get("dose")
-    focus = dose >= 0.9 * dose.max() if dose is not None and dose.max() > 0 else region
-    middle = np.argwhere(focus).mean(axis=0) if focus.any() else (np.array(case.shape) - 1) / 2
+        region, share = patient(case, spec), _INSET_OF_BODY
+    middle = focus(case, region)
     half = _NUM_SLICES // 2
     positions = []
     for axis, size in enumerate(case.shape):
-        first, last = _range(region, axis)
-        inset, centre = share * (last - first), round(float(middle[axis]))
+        first, last = extent(region, axis)
+        inset, centre = share * (last - first), middle[axis]
         low = max(0.0, min(first + inset, centre - half))  # where the region is thin, slices beside it
         high = min(size - 1.0, max(last - inset, centre + half))
         steps = [*np.linspace(low, centre, half + 1), *np.linspace(centre, high, half + 1)[1:]]
@@ -270,63 +249,37 @@ def _positions(case: Case, spec: DataSpec) -> list[list[int]]:
     return positions
 
 
-def _window(case: Case, spec: DataSpec) -> tuple[float, float]:
-    """Return the raw values drawn black and white."""
-    if spec.image.modality != "ct":
-        return grey_range(first_channel(case.images[spec.image.name], len(case.shape)), spec.image)
-    if spec.structures or "dose" in case.doses:
-        return _SOFT_TISSUE_HU[0] + _HU_OFFSET, _SOFT_TISSUE_HU[1] + _HU_OFFSET
-    return spec.image.low, spec.image.high
-
-
-def _draw_slice(axes: Axes, case: Case, spec: DataSpec, view: _View, index: int, box: Sequence[slice]) -> None:
+def _draw_slice(axes: Axes, case: Case, spec: DataSpec, view: View, index: int, box: Sequence[slice]) -> None:
     """Draw CT, dose and contours; the axes of the plot are in mm."""
-    ct = view.cut(first_channel(case.images[spec.image.name], len(case.shape)), index, box)
-    edges = (case.spacing_mm[view.rows], case.spacing_mm[view.columns])
-    height, width = (size * edge for size, edge in zip(ct.shape, edges, strict=True))
-    low, high = _window(case, spec)
-    smooth = "bilinear" if max(ct.shape) < 300 else "auto"
+    image = first_channel(case.images[spec.image.name], len(case.shape))
+    shown, edges_mm = view.cut(image, index, box), view.edges_mm(case.spacing_mm)
+    height, width = size_mm(shown.shape, edges_mm)
+    smooth = "bilinear" if max(shown.shape) < 300 else "auto"
     placed: dict[str, Any] = {"extent": (0, width, height, 0), "interpolation": smooth}
-    axes.imshow(ct, cmap="gray", vmin=low, vmax=high, **placed)
+    low, high = _window(case, spec, image)
+    axes.imshow(shown, cmap="gray", vmin=low, vmax=high, **placed)
     if "dose" in case.doses:
-        dose, largest = view.cut(case.doses["dose"], index, box), max(float(case.doses["dose"].max()), 1e-6)
-        alpha = 0.6 * np.clip((dose / largest - _HIDDEN_SHARE / 2) / (_HIDDEN_SHARE / 2), 0, 1)
-        axes.imshow(dose, cmap=_DOSE_COLOURS, vmin=0, vmax=largest, alpha=alpha, **placed)
-    y_mm, x_mm = ((np.arange(size) + 0.5) * edge for size, edge in zip(ct.shape, edges, strict=True))
+        draw_dose(axes, view.cut(case.doses["dose"], index, box), _largest_dose(case), 0.6, **placed)
     for name, colour in _colours(spec).items():
-        mask = view.cut(case.masks[name], index, box) if name in case.masks else None
-        if mask is not None and mask.any():
-            axes.contour(x_mm, y_mm, mask, levels=[0.5], colors=[colour], linewidths=1.1)
-    axes.set(xlim=(0, width), ylim=(height, 0))
+        if name in case.masks:
+            draw_outline(axes, view.cut(case.masks[name], index, box), edges_mm, colour)
 
 
-def _annotate(axes: Axes, case: Case, view: _View, index: int, width_mm: float, first: bool) -> None:
-    """Frame a slice: the same scale everywhere, the patient's sides, the slice's number, and in front a scale bar."""
-    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
-    margin = (width_mm - width) / 2
-    axes.set(xlim=(-margin, width + margin), xticks=[], yticks=[], facecolor="black", aspect="auto")
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    text: dict[str, Any] = {"color": "white", "fontsize": 7.5, "transform": axes.transAxes, "path_effects": _ON_BLACK}
-    top, left, right = view.letters
-    axes.text(0.5, 0.985, top, ha="center", va="top", **text)
-    axes.text(0.015, 0.5, left, ha="left", va="center", **text)
-    axes.text(0.985, 0.5, right, ha="right", va="center", **text)
-    axes.text(0.985, 0.02, f"{index + 1}/{case.shape[view.axis]}", ha="right", va="bottom", **text)
-    if first:
-        axes.text(0.015, 0.985, view.name, ha="left", va="top", **{**text, "fontsize": 8.5})
-        start, low = -margin + 0.03 * width_mm, height - 0.04 * width_mm
-        axes.plot([start, start + _SCALE_BAR_MM], [low, low], color="white", linewidth=2, solid_capstyle="butt",
-                  path_effects=[Stroke(linewidth=3, foreground="black"), Normal()])  # fmt: skip
-        text |= {"fontsize": 7, "transform": axes.transData}
-        axes.text(start, low - 0.015 * width_mm, f"{_SCALE_BAR_MM:.0f} mm", va="bottom", **text)
+def _window(case: Case, spec: DataSpec, image: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the raw values drawn black and white; contours and doses lie in soft tissue."""
+    is_planned = bool(spec.structures) or "dose" in case.doses
+    return grey_range(image, spec.image, SOFT_TISSUE if is_planned else (spec.image.low, spec.image.high))
+
+
+def _largest_dose(case: Case) -> float:
+    return max(float(case.doses["dose"].max()), 1e-6)
 
 
 def _dose_bar(figure: Figure, case: Case, bottom: float) -> None:
     height = figure.get_figheight()
     axes = figure.add_axes((0.3, (bottom - 0.17) / height, 0.4, 0.12 / height), label="dose")
-    norm = Normalize(0, max(float(case.doses["dose"].max()), 1e-6))
-    figure.colorbar(ScalarMappable(norm, _DOSE_COLOURS), cax=axes, orientation="horizontal")
+    norm = Normalize(0, _largest_dose(case))
+    figure.colorbar(ScalarMappable(norm, DOSE_COLOURS), cax=axes, orientation="horizontal")
     axes.set_xlabel("dose (Gy)", labelpad=1, fontsize=8.5)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -364,8 +317,7 @@ def _draw_outlines(
     axes: Axes, outlines: Mapping[str, npt.NDArray[np.bool_]], spacing_mm: Sequence[float], colours: Mapping[str, str]
 ) -> None:
     for name, mask in outlines.items():
-        y, x = ((np.arange(size) + 0.5) * edge for size, edge in zip(mask.shape, spacing_mm, strict=True))
-        axes.contour(x, y, mask, levels=[0.5], colors=["white"], linewidths=3.2, alpha=0.7)
-        axes.contour(x, y, mask, levels=[0.5], colors=[colours[name]], linewidths=1.6)
+        draw_outline(axes, mask, spacing_mm, "white", linewidths=3.2, alpha=0.7)
+        draw_outline(axes, mask, spacing_mm, colours[name], linewidths=1.6)
     handles = [Line2D([], [], color=colours[name], linewidth=2.5, label=name) for name in outlines]
     axes.legend(handles=handles, loc="upper right", bbox_to_anchor=(1, 0), ncols=len(handles), fontsize=8.5)

@@ -14,8 +14,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctan.cases import CT, ImageSpec
-from ctan.drawing import INK, MUTED, first_channel, grey_range, style
+from ctan.cases.volumes import HU_OFFSET
+from ctan.drawing import (
+    DOSE_COLOURS,
+    INK,
+    MUTED,
+    Lettering,
+    annotate,
+    draw_dose,
+    draw_outline,
+    frame,
+    scale_bar,
+    size_mm,
+    style,
+)
 from ctan.report.style import criterion_label
+from ctan.views import VIEWS, ct_window, first_channel, grey_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +37,8 @@ if TYPE_CHECKING:
 
     from ctan.report.data import Arrays
 
-VIEWS = ("axial", "coronal", "sagittal")
-# What lies at the top, left and right of a view, as `ctan.evaluation.figures.pictures` cuts them from (P, L, I) axes.
-_EDGES = {"axial": ("A", "R", "L"), "coronal": ("S", "R", "L"), "sagittal": ("S", "A", "P")}
-_WINDOW_HU = (-160.0, 240.0)  # soft tissue: level 40, width 400
-_DOSE_COLOURS, _DIFFERENCE_COLOURS = "inferno", "RdBu_r"
-_HIDDEN_SHARE = 0.08  # dose below this share of the maximum is not drawn, so that the CT stays visible
-_SCALE_BAR_MM = 50.0
+_LETTERING = Lettering(size=8, name_size=8, bar_side="right", bar_height=0.03, rimmed=False)
+_DIFFERENCE_COLOURS = "RdBu_r"
 _LINES: dict[str, Any] = {"true_contours": "-", "predicted_contours": (0, (2.2, 1.2)), "targets": ":"}
 _LABELS = {"true_contours": "true", "predicted_contours": "predicted", "targets": "target"}
 _CRITERION_MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -141,21 +150,24 @@ def slices_picture(views: Mapping[str, Arrays], contours: Contours, image: Image
         contours: how contours are drawn.
         image: describes the image, of which the first channel is drawn.
     """
-    shown = [(name, {**views[name], "grey": _grey(views[name], image)}) for name in VIEWS if name in views]
+    shown = [(v, {**views[v.name], "grey": _grey(views[v.name], image)}) for v in VIEWS if v.name in views]
     if not shown:
         return None
     columns = _columns(shown[0][1])
-    sizes = [np.array(arrays["grey"].shape) * arrays["spacing_mm"] for _, arrays in shown]
-    width_mm = float(max(size[1] for size in sizes))
+    sizes = [size_mm(arrays["grey"].shape, arrays["spacing_mm"]) for _, arrays in shown]
+    width_mm = max(width for _, width in sizes)
     limits = _limits([arrays for _, arrays in shown])
     with style():
-        layout = _Layout(len(columns), tuple(float(size[0]) / width_mm for size in sizes))
+        layout = _Layout(len(columns), tuple(height / width_mm for height, _ in sizes))
         figure = Figure(figsize=layout.size)
         for row, (view, arrays) in enumerate(shown):
             for column, what in enumerate(columns):
                 axes = figure.add_axes(layout.slice_box(row, column))
                 _slice(axes, arrays, what, contours, limits)
-                _annotate(axes, view, arrays, width_mm, with_scale=column == 0)
+                frame(axes, sizes[row], width_mm)
+                annotate(axes, view, _LETTERING, name=True)
+                if column == 0:
+                    scale_bar(axes, _LETTERING)
                 if row == 0:
                     title = _TITLES[what] if image.modality == "ct" else _TITLES[what].replace("CT", "image")
                     axes.set_title(title, color=INK)
@@ -164,10 +176,16 @@ def slices_picture(views: Mapping[str, Arrays], contours: Contours, image: Image
     return figure
 
 
+def hu_window(image: ImageSpec) -> tuple[float, float]:
+    """Return the HU that are drawn black and white in the slices of a CT."""
+    low, high = ct_window(image)
+    return low - HU_OFFSET, high - HU_OFFSET
+
+
 def _grey(arrays: Arrays, image: ImageSpec) -> npt.NDArray[np.float32]:
     """Return an image as grey values, 0 black and 1 white; beyond that where the window cuts off."""
     values = first_channel(arrays[image.name], 2).astype(np.float32)
-    low, high = _WINDOW_HU if image.modality == "ct" else grey_range(values, image)
+    low, high = hu_window(image) if image.modality == "ct" else grey_range(values, image)
     return (values - np.float32(low)) / np.float32(high - low)
 
 
@@ -239,13 +257,11 @@ def _limits(views: Sequence[Arrays]) -> tuple[float, float]:
 
 
 def _slice(axes: Axes, arrays: Arrays, what: str, contours: Contours, limits: tuple[float, float]) -> None:
-    height, width = np.array(arrays["grey"].shape) * arrays["spacing_mm"]
+    height, width = size_mm(arrays["grey"].shape, arrays["spacing_mm"])
     placed: dict[str, Any] = {"extent": (0, width, height, 0), "interpolation": "bilinear"}
     axes.imshow(arrays["grey"], cmap="gray", vmin=0, vmax=1, **placed)
     if what in ("planned", "predicted"):
-        dose = arrays[what].astype(np.float32)
-        alpha = 0.8 * np.clip((dose / limits[0] - _HIDDEN_SHARE / 2) / (_HIDDEN_SHARE / 2), 0, 1)
-        axes.imshow(dose, cmap=_DOSE_COLOURS, vmin=0, vmax=limits[0], alpha=alpha, **placed)
+        draw_dose(axes, arrays[what].astype(np.float32), limits[0], 0.8, **placed)
     elif what == "difference":
         difference = arrays["predicted"].astype(np.float32) - arrays["planned"]
         alpha = 0.85 * np.clip(np.abs(difference) / (0.3 * limits[1]), 0, 1)
@@ -266,37 +282,13 @@ def _is_drawn(kind: str, what: str) -> bool:
 
 
 def _draw_contours(axes: Axes, arrays: Arrays, masks: Any, names: Sequence[str], contours: Contours, line: Any) -> None:
-    y_mm, x_mm = ((np.arange(n) + 0.5) * s for n, s in zip(arrays["grey"].shape, arrays["spacing_mm"], strict=True))
     for name, mask in zip(names, masks, strict=True):
-        if mask.any():
-            colour = contours.colours.get(name, MUTED)
-            axes.contour(x_mm, y_mm, mask, levels=[0.5], colors=[colour], linewidths=1.1, linestyles=[line])
-
-
-def _annotate(axes: Axes, view: str, arrays: Arrays, width_mm: float, with_scale: bool) -> None:
-    """Frame a slice: the same scale in every row, sides of the patient, and a scale bar."""
-    height, width = np.array(arrays["grey"].shape) * arrays["spacing_mm"]
-    margin = (width_mm - width) / 2
-    axes.set(xlim=(-margin, width + margin), ylim=(height, 0), xticks=[], yticks=[], facecolor="black", aspect="auto")
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    top, left, right = _EDGES[view]
-    text: dict[str, Any] = {"color": "white", "fontsize": 8, "transform": axes.transAxes}
-    axes.text(0.5, 0.985, top, ha="center", va="top", **text)
-    axes.text(0.015, 0.5, left, ha="left", va="center", **text)
-    axes.text(0.985, 0.5, right, ha="right", va="center", **text)
-    axes.text(0.015, 0.985, view, ha="left", va="top", **text)
-    if with_scale:
-        end = width + margin - 0.03 * width_mm
-        axes.plot([end - _SCALE_BAR_MM, end], [height - 0.03 * width_mm] * 2, color="white", linewidth=2)
-        axes.text(end - _SCALE_BAR_MM / 2, height - 0.045 * width_mm, f"{_SCALE_BAR_MM:.0f} mm", color="white",
-                  fontsize=7, ha="center", va="bottom")  # fmt: skip
+        draw_outline(axes, mask, arrays["spacing_mm"], contours.colours.get(name, MUTED), line)
 
 
 def _colour_bars(figure: Figure, layout: _Layout, columns: list[str], limits: tuple[float, float]) -> None:
     doses = [i for i, what in enumerate(columns) if what in ("planned", "predicted")]
-    bars = [(doses[0], doses[-1], Normalize(0, limits[0]), _DOSE_COLOURS, "dose (Gy)", "max")] if doses else []
+    bars = [(doses[0], doses[-1], Normalize(0, limits[0]), DOSE_COLOURS, "dose (Gy)", "max")] if doses else []
     if "difference" in columns:
         place, norm = columns.index("difference"), Normalize(-limits[1], limits[1])
         bars.append((place, place, norm, _DIFFERENCE_COLOURS, "predicted − planned (Gy)", "both"))

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ctan.drawing import INK, first_channel, style
+from ctan.drawing import INK, style
+from ctan.views import first_channel
 
 if TYPE_CHECKING:
     from ctan.report.data import Arrays

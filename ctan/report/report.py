@@ -14,7 +14,7 @@ from ctan.evaluation.cases import EVALUATION, TUNING
 from ctan.files import write_text
 from ctan.html import Markup, element, image, join, page
 from ctan.report.data import ReportData, read_report_data
-from ctan.report.dose import Contours, slices_picture
+from ctan.report.dose import Contours, hu_window, slices_picture
 from ctan.report.headline import facts, headline
 from ctan.report.pictures import outlines_picture
 from ctan.report.plots import cases_chart, improvement_chart, loss_chart, schedule_chart
@@ -130,7 +130,8 @@ def _slices(data: ReportData) -> Markup:
     where = "the region of highest planned dose" if has_dose else "the middle"
     sentences = [f"Slices through {where}, predicted by {best}."]
     if is_ct:
-        sentences.append("CT window −160 to 240 HU.")
+        low, high = (f"{value:g}".replace("-", "−") for value in hu_window(data.spec.image))
+        sentences.append(f"CT window {low} to {high} HU.")
     if outlined:
         sentences.append("True contours are solid, predicted ones dashed, targets dotted.")
     if has_dose:
