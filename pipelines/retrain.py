@@ -18,7 +18,7 @@ COMPILED = Path(__file__).with_suffix(".yaml")
 
 @dsl.pipeline(name="ctan-retrain", display_name="ctan: retrain when something changed", pipeline_config=LIMITS)
 def retrain(
-    source: str = "phantom:train=12,validation=4,seed=0",
+    source: str,
     profile: str = "smoke",
     dataset: str = "",
     architectures: list[str] = [],  # noqa: B006

@@ -26,7 +26,7 @@ def written(name: str, text: str) -> str:
         given = "".join(f"            {p.name}={p.name},\n" for p in chosen if p.name != "profile")
         return _between(text, r"            profile,\n", r"        \),\n    \)\n", given)
     function = Path(name).stem
-    text = _between(text, rf"def {function}\(\n", r"\):\n", "".join(map(_declared, PARAMETERS)))
+    text = _between(text, rf"def {function}\(\n", r"\):\n", "".join(_declared(p, function) for p in PARAMETERS))
     text = _between(text, r"    Args:\n", r'    """\n', _described(PARAMETERS))
     handed = "".join(f"            {p.name}={p.name},\n" for p in PARAMETERS if p.resolved)
     text = _between(text, r"        resolve\(\n", r"        \),\n", handed)
@@ -45,7 +45,9 @@ def _between(text: str, before: str, after: str, content: str) -> str:
     return changed
 
 
-def _declared(parameter: Parameter) -> str:
+def _declared(parameter: Parameter, function: str) -> str:
+    if function == "retrain" and parameter.name == "source":  # nobody retrains on phantoms by accident
+        return f"    {parameter.name}: {parameter.kind},\n"
     value = "[],  # noqa: B006" if parameter.kind.startswith("list") else f"{_literal(parameter.value)},"
     return f"    {parameter.name}: {parameter.kind} = {value}\n"
 

@@ -22,7 +22,7 @@ from ctan.store import StorePointer
 from ctan.tasks import Task
 
 # Training settings that change how a training is done, not what comes out.
-_NOT_DECISIVE = ("checkpoint_minutes", "gradient_cosine", "num_workers")
+_NOT_DECISIVE = ("checkpoint_minutes", "num_workers")
 _FORMAT = 1
 _FILE = "last.pt"
 _LAST_TRIES = 5  # to upload what must arrive

@@ -82,7 +82,7 @@ def test_config_prints_all_settings_as_yaml_that_is_a_profile_again(tmp_path: Pa
     [
         (["config", "--set", "training.epoch=3"], ["training.epoch", "did you mean 'epochs'"]),
         (["config", "--profile", "fast"], ["'fast'", "smoke, cpu, gpu"]),
-        (["run", "--arch", "unet"], ["architectures", "'stl', 'hps', 'mtan' or 'ctan'"]),
+        (["run", "--arch", "unet"], ["architectures", "unknown 'unet'; allowed: ctan, hps, mtan, stl"]),
         (["run", "--inputs", "mri"], ["data.inputs", "'ct', 'ct+targets' or 'oracle'"]),
         (["run", "--epochs", "-1"], ["training.epochs", "greater than or equal to 1"]),
         (["data", "ingest", "nowhere"], ["nowhere", "not a folder"]),

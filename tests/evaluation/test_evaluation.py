@@ -255,18 +255,32 @@ def test_a_fold_without_cases_is_an_error(tiny_pointer: StorePointer, tiny_confi
         )
 
 
-class _Manifest:
-    """A store of which only the manifest is asked."""
+class _Changed:
+    """A store with something changed that the hash is made of."""
 
-    def __init__(self, store: Store, **changes: str) -> None:
+    def __init__(self, store: Store, labels: str = "", versions: dict[str, int] | None = None, **hashes: str) -> None:
         rows = store.manifest.to_pylist()
-        rows = [row | {"sha256": changes.get(row["case_id"], row["sha256"])} for row in rows]
+        rows = [row | {"sha256": hashes.get(row["case_id"], row["sha256"])} for row in rows]
         self.manifest, self.case_ids = type(store.manifest).from_pylist(rows, store.manifest.schema), store.case_ids
+        self.spec, self.versions = store.spec, versions or store.versions
+        self.labels = lambda case_ids: [{"diagnosis": labels} if labels else {} for _ in case_ids]
 
 
-def test_the_evaluation_hash_depends_on_the_evaluation_cases_alone(store: Store) -> None:
+def test_the_evaluation_hash_depends_on_the_evaluation_cases_and_what_is_made_of_them(store: Store) -> None:
     training, evaluation = store.case_ids(split="train")[0], store.case_ids(split="validation")[0]
     original = evaluation_hash(store)
-    assert evaluation_hash(_Manifest(store)) == original
-    assert evaluation_hash(_Manifest(store, **{training: "f" * 64})) == original
-    assert evaluation_hash(_Manifest(store, **{evaluation: "f" * 64})) != original
+    assert evaluation_hash(_Changed(store)) == original
+    assert evaluation_hash(_Changed(store, **{training: "f" * 64})) == original
+    assert evaluation_hash(_Changed(store, **{evaluation: "f" * 64})) != original
+    assert evaluation_hash(_Changed(store, labels="nv")) != original  # a corrected label
+    assert evaluation_hash(_Changed(store, versions={**store.versions, "packer": 99})) != original
+
+
+def test_the_evaluation_hash_depends_on_what_structures_and_metrics_mean(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, renamed = evaluation_hash(store), _Changed(store)
+    renamed.spec = store.spec.model_copy(update={"targets": {**store.spec.targets, "PTV70": 71.0}})
+    assert evaluation_hash(renamed) != original
+    monkeypatch.setattr("ctan.versions.SCORING", 99)
+    assert evaluation_hash(store) != original

@@ -203,6 +203,7 @@ def _comparison(models: list[dict[str, Any]], folders: list[Path], predicted: tu
     best = max(average, key=average.get)
     index = next(i for i, model in enumerate(models) if model["arch"] == best)
     return {
+        "tasks": [task.to_json() for task in predicted],
         "dataset": "openkbp", "store_key": "0123456789abcdef", "data_hash": "d" * 64, "evaluation_hash": "e" * 64,
         "num_bootstrap": SETTINGS.num_bootstrap, "confidence": SETTINGS.confidence, "reference_arch": reference,
         "excludes_training_variance": len(models) < 3 * len(archs), "num_tuning_cases": NUM_CASES[TUNING],

@@ -65,7 +65,7 @@ def others(value: Any, annotation: Any) -> Iterator[Any]:
     elif isinstance(value, str):
         yield from ("other", "/other")
     elif isinstance(value, tuple | list):
-        yield from ([16 + 16 * i for i in range(3)], [5.0, 5.0, 5.0], list(value)[:-1], [1], ["x"], ["Bladder"], [])
+        yield from ([16 + 16 * i for i in range(3)], [5.0, 5.0, 5.0], list(value)[:-1], [1], ["x"], ["Bladder"], [*value, ["Bladder", "Rectum"]])
     elif isinstance(value, dict):
         yield {**value, "Extra": ["extra"]}
         yield {"no_such_option": 1}
@@ -73,8 +73,14 @@ def others(value: Any, annotation: Any) -> Iterator[Any]:
         yield from (3, 3.5, [5.0, 5.0, 5.0], "text")
 
 
+def is_same(value: Any, other: Any) -> bool:
+    return json.dumps(value) == json.dumps(other)
+
+
 def changed(base: list[str], field: str, value: Any, annotation: Any) -> Iterator[RunConfig]:
     for other in others(value, annotation):
+        if is_same(value, other):
+            continue
         try:
             config = load_config("smoke", [*base, f"{field}={json.dumps(other)}"])
         except ConfigError:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ctan.datasets import get_dataset
+from ctan.cases import Case, DataSpec, RawCase
+from ctan.datasets import Dataset, get_dataset
 from ctan.datasets.listing import files_below
 from ctan.errors import DataError
 from ctan.sources import contents
@@ -275,28 +276,38 @@ def test_names_that_are_not_utf8_and_files_that_are_none_do_no_harm(tmp_path: Pa
     assert version_of(KBP, folder) != before
 
 
-class Foreign:
+class Foreign(Dataset):
     """A data set that does not say which files it reads."""
 
     name = "foreign"
 
-    def find(self, raw_dir: Path) -> list[object]:
+    def __init__(self) -> None:
+        """Need no settings."""
+
+    @property
+    def spec(self) -> DataSpec:
+        raise NotImplementedError
+
+    def find(self, raw_dir: Path) -> list[RawCase]:
         return []
+
+    def read(self, raw: RawCase) -> Case:
+        raise NotImplementedError
 
 
 def test_a_data_set_that_does_not_list_its_files_has_all_but_hidden_ones(tmp_path: Path) -> None:
-    dataset: object = Foreign()
+    dataset = Foreign()
     (tmp_path / "deep").mkdir()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "a").write_bytes(b"a")
     with pytest.raises(DataError, match="holds no file that foreign reads"):
-        version_of(dataset, tmp_path)  # type: ignore[arg-type]
+        version_of(dataset, tmp_path)
     seen = set()
     for name in ("table", "deep/a"):
         (tmp_path / name).write_bytes(b"a")
-        seen.add(version_of(dataset, tmp_path))  # type: ignore[arg-type]
+        seen.add(version_of(dataset, tmp_path))
     (tmp_path / "deep" / ".a").write_bytes(b"")
-    assert version_of(dataset, tmp_path) in seen  # type: ignore[arg-type]
+    assert version_of(dataset, tmp_path) in seen
     assert len(seen) == 2
 
 

@@ -355,7 +355,7 @@ def test_a_manifest_of_another_data_set_is_refused(raw, tmp_path):
     DATASET.spec.save(tmp_path)
     write_manifest(rows, tmp_path / MANIFEST_FILE, SCHEMA(DATASET.spec))
     write_manifest([], tmp_path / QUARANTINE_FILE, QUARANTINE_SCHEMA)
-    with pytest.raises(DataError, match=r"holds cases of prostate, but data\.dataset is openkbp"):
+    with pytest.raises(DataError, match=r"holds cases of prostate, but the data set is openkbp"):
         preprocess("unused", tmp_path, str(tmp_path / "root"), COARSE)
 
 

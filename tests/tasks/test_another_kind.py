@@ -154,13 +154,13 @@ def test_it_is_scored_compared_with_its_baseline_and_shown_in_the_report(
     store = open_store(tiny_pointer)
     mean = np.mean([store.load(case_id).image["ct"].mean() for case_id in store.case_ids(split="train", not_fold=0)])
     by_hand = [np.abs(store.reference(case_id).images["ct"] - mean).mean() for case_id in store.case_ids("validation")]
-    (baseline,) = content["baselines"]
-    assert (baseline["arch"], baseline["label"]) == ("baseline-mean-grey", "One grey everywhere")
-    scored = baseline["scores"]["evaluation"]["grey"]["grey_error"]
+    (baseline,) = content.baselines
+    assert (baseline.arch, baseline.label) == ("baseline-mean-grey", "One grey everywhere")
+    scored = baseline.scores["evaluation"]["grey"]["grey_error"]
     assert scored == pytest.approx(np.mean(by_hand) / 1000, rel=1e-4)
-    assert 0 < content["grid_floor"]["grey"]["grey_error"] < scored
-    assert content["architectures"][0]["scores"]["evaluation"]["grey"]["grey_error"]["value"] > 0
-    assert [task_from_json(task) for task in content["tasks"]] == [greys]
+    assert 0 < content.grid_floor["grey"]["grey_error"] < scored
+    assert content.architectures[0].scores["evaluation"]["grey"]["grey_error"].value > 0
+    assert content.tasks == (greys,)
     write_report(content, evaluated, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<h2>Grey values</h2>" in page

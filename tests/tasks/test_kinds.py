@@ -17,6 +17,7 @@ import torch
 
 import ctan
 from ctan import plugins
+from ctan.records import ArchitectureEntry, ComparisonRecord, Interval, ModelEntry, ModelRecord
 from ctan.report.data import Evaluated, ReportData
 from ctan.report.numbers import numbers_chart
 from ctan.store import StorePointer, open_store
@@ -94,9 +95,11 @@ def test_the_chart_of_numbers_holds_every_case_and_the_line_of_identity() -> Non
         f"c{i}": [{"metric": "number", "structure": "", "value": abs(p - t), "count": 1, "predicted": p, "planned": t}]
         for i, (p, t) in enumerate(pairs)
     }
-    model = Evaluated({"arch": "stl"}, {}, table_of(age, rows), pd.DataFrame(), Path())
-    score = {"age": {"mae": {"value": 14.667}}}
-    content = {"architectures": [{"arch": "stl", "scores": {"evaluation": score}}]}
+    training = ModelEntry.model_construct(arch="stl")
+    model = Evaluated(training, ModelRecord.model_construct(arch="stl"), table_of(age, rows), pd.DataFrame(), Path())
+    score = {"age": {"mae": Interval(value=14.667)}}
+    entry = ArchitectureEntry.model_construct(arch="stl", scores={"evaluation": score})
+    content = ComparisonRecord.model_construct(architectures=(entry,))
     figure = numbers_chart(ReportData(content, [model], (age,)), age)
     assert figure is not None
     (axes,) = figure.axes
@@ -107,7 +110,7 @@ def test_the_chart_of_numbers_holds_every_case_and_the_line_of_identity() -> Non
     assert sorted(zip(*points.get_data(), strict=True)) == [(30.0, 40.0), (60.0, 55.0), (90.0, 61.0)]
     assert axes.get_title("left") == "STL, MAE 14.67"
     assert axes.get_xlabel() == "true age (years)"
-    none = Evaluated({"arch": "stl"}, {}, table_of(KINDS["dose"], rows), pd.DataFrame(), Path())
+    none = replace(model, cases=table_of(KINDS["dose"], rows))
     assert numbers_chart(ReportData(content, [none], (age,)), age) is None
 
 

@@ -104,7 +104,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     config = with_training(config, epochs=1)
     root = tmp_path / "c"
     train(tiny_pointer, "hps", 0, 0, config, root, tmp_path / "m")
-    folders = {arch: root / CheckpointKey.of(tiny_pointer, arch, 0, 0, config).folder for arch in ("hps", "ctan")}
+    tasks = tasks_of(open_store(tiny_pointer).spec)
+    keys = {arch: CheckpointKey.of(tiny_pointer, arch, tasks, 0, 0, config) for arch in ("hps", "ctan")}
+    folders = {arch: root / key.folder for arch, key in keys.items()}
     shutil.copytree(folders["hps"], folders["ctan"])
     with pytest.raises(DataError, match="another training: arch 'hps' instead of 'ctan'"):
         train(tiny_pointer, "ctan", 0, 0, config, root, tmp_path / "n")
@@ -129,7 +131,7 @@ def test_changed_settings_start_afresh(tiny_pointer: StorePointer, config: RunCo
 
 
 def test_unknown_architecture_and_fold_are_named(tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown architecture 'unet'; allowed: stl, hps, mtan, ctan"):
+    with pytest.raises(ConfigError, match="arch: unknown 'unet'; allowed: ctan, hps, mtan, stl"):
         train(tiny_pointer, "unet", 0, 0, config, tmp_path / "c", tmp_path / "m")
     with pytest.raises(ConfigError, match=r"fold: 9 is not in 0\.\."):
         train(tiny_pointer, "hps", 9, 0, config, tmp_path / "c", tmp_path / "m")
