@@ -188,14 +188,16 @@ def annotate(axes: Axes, view: View, lettering: Lettering, name: bool, number: s
 
 def scale_bar(axes: Axes, lettering: Lettering) -> None:
     """Draw a scale bar in a lower corner of a framed slice."""
-    (start, end), low = axes.get_xlim(), axes.get_ylim()[0]
-    width_mm = end - start
+    (left, right), low = axes.get_xlim(), axes.get_ylim()[0]
+    width_mm = right - left
     low -= lettering.bar_height * width_mm
     if lettering.bar_side == "left":
-        x, ha = (start + 0.03 * width_mm, start + 0.03 * width_mm + _SCALE_BAR_MM), "left"
+        start = left + 0.03 * width_mm
+        written, align = start, "left"
     else:
-        x, ha = (end - 0.03 * width_mm - _SCALE_BAR_MM, end - 0.03 * width_mm), "center"
-    cap: Any = "butt" if lettering.rimmed else "projecting"
-    axes.plot(x, [low, low], color="white", linewidth=2, solid_capstyle=cap, path_effects=lettering.rim(3))
-    axes.text(x[0] if ha == "left" else sum(x) / 2, low - 0.015 * width_mm, f"{_SCALE_BAR_MM:.0f} mm", ha=ha,
-              va="bottom", color="white", fontsize=7, path_effects=lettering.rim(1.6))  # fmt: skip
+        start = right - 0.03 * width_mm - _SCALE_BAR_MM
+        written, align = start + _SCALE_BAR_MM / 2, "center"
+    bar: dict[str, Any] = {"linewidth": 2, "solid_capstyle": "butt", "path_effects": lettering.rim(3)}
+    axes.plot([start, start + _SCALE_BAR_MM], [low, low], color="white", **bar)
+    text: dict[str, Any] = {"color": "white", "fontsize": 7, "path_effects": lettering.rim(1.6)}
+    axes.text(written, low - 0.015 * width_mm, f"{_SCALE_BAR_MM:.0f} mm", ha=align, va="bottom", **text)

@@ -67,8 +67,8 @@ def contact_sheet(case: Case, spec: DataSpec) -> Figure:
     """Draw one case.
 
     Slices of a volume go through the hottest part of the dose, else through the middle of the contoured structures,
-    else through the middle of the patient, and on to either end. A planning CT is shown in a soft-tissue window, a
-    volume without structures in the data set's own.
+    else through the middle of the patient, and on to either end. Grey values are those of `ImageSpec.display`; where it
+    is open, a planning CT is shown in a soft-tissue window, a volume without structures in the data set's own.
 
     Args:
         case: at native resolution, as `Dataset.read` returns it.

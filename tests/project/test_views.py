@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ctan.cases import CT, Case, DataSpec, ImageSpec
 from ctan.datasets import get_dataset
+from ctan.drawing import DPI, png
 from ctan.evaluation.figures import pictures
 from ctan.intake.contact_sheet import contact_sheet
 from ctan.report.dose import Contours, hu_window, slices_picture
@@ -194,6 +197,14 @@ def test_a_scale_bar_is_fifty_millimetres_long_where_its_slice_says_so(planned: 
         assert np.ptp(line.get_xdata()) == pytest.approx(50)
         assert len(set(line.get_ydata())) == 1
         assert axes.get_xlim()[0] < min(line.get_xdata()) < max(line.get_xdata()) < axes.get_xlim()[1]
+    with Image.open(io.BytesIO(png(figure))) as image:
+        pixels = np.asarray(image.convert("L"))
+    figure.set_dpi(DPI)
+    for axes in bars:
+        (line,) = axes.lines
+        (start, y), (end, _) = axes.transData.transform(line.get_xydata())
+        row = pixels[len(pixels) - 1 - int(y), round(start) - 8 : round(end) + 8]
+        assert abs((row > 127).sum() - (end - start)) <= 1
 
 
 def test_looking_at_volumes_needs_no_matplotlib() -> None:
