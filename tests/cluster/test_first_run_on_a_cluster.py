@@ -74,7 +74,15 @@ def test_a_store_that_would_become_another_one_is_refused(tmp_path: Path) -> Non
     _, settings, origin = steps.resolve(SOURCE, config)
     steps.ingest(settings, origin, str(tmp_path / "manifest"), num_workers=0)
     steps.validate(str(tmp_path / "manifest"), str(tmp_path / "validated"), str(tmp_path / "validation.html"))
-    other = StorePointer(str(tmp_path / "store"), "k" * 16, "d" * 64, "openkbp", "c" * 64, 8, DataSpec.load(tmp_path / "validated").sha256)
+    other = StorePointer(
+        str(tmp_path / "store"),
+        "k" * 16,
+        "d" * 64,
+        "openkbp",
+        "c" * 64,
+        8,
+        DataSpec.load(tmp_path / "validated").sha256,
+    )
     other.save(tmp_path / "store.json")
     with pytest.raises(
         DataError, match=r"what phantom:train=6.* is made into here is another one .*give all steps one"

@@ -77,8 +77,9 @@ def test_damaged_copies_of_a_case_are_read_or_refused_and_never_end_or_hold_up_i
     write(dataset, name, tmp_path / "good", options)
     (case, *_) = dataset.find(tmp_path / "good")
     assert _measure(config, case).row is not None  # and what is compiled, is compiled
-    files = [p for p in (tmp_path / "good").rglob("*") if p.is_file() and p.name.endswith(FORMATS[name])
-             and (case.case_id in p.name or case.case_id in p.parent.name or p.name.endswith(("metadata.csv", "reference.csv")))]  # fmt: skip
+    of_case = [p for p in (tmp_path / "good").rglob("*") if case.case_id in p.name or case.case_id in p.parent.name]
+    tables = [*(tmp_path / "good").rglob("*metadata.csv"), *(tmp_path / "good").rglob("reference.csv")]
+    files = [p for p in (*of_case, *tables) if p.is_file() and p.name.endswith(FORMATS[name])]
     assert len(files) == len(FORMATS[name])
     shutil.copytree(tmp_path / "good", tmp_path / "bad")
     refused, slowest = [], 0.0

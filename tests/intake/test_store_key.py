@@ -65,7 +65,15 @@ def others(value: Any, annotation: Any) -> Iterator[Any]:
     elif isinstance(value, str):
         yield from ("other", "/other")
     elif isinstance(value, tuple | list):
-        yield from ([16 + 16 * i for i in range(3)], [5.0, 5.0, 5.0], list(value)[:-1], [1], ["x"], ["Bladder"], [*value, ["Bladder", "Rectum"]])
+        yield from (
+            [16 + 16 * i for i in range(3)],
+            [5.0, 5.0, 5.0],
+            list(value)[:-1],
+            [1],
+            ["x"],
+            ["Bladder"],
+            [*value, ["Bladder", "Rectum"]],
+        )
     elif isinstance(value, dict):
         yield {**value, "Extra": ["extra"]}
         yield {"no_such_option": 1}

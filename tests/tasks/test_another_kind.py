@@ -20,6 +20,7 @@ from ctan.report import write_report
 from ctan.store import StorePointer, open_store
 from ctan.tasks import Task, task_from_json
 from ctan.training.data import TrainingCases
+from tests.helpers.records import model_record
 
 MODULE = '''
 """Predicts the grey value of every voxel, in thousands."""
@@ -114,16 +115,9 @@ def evaluated(
     channels = inputs.num_channels(store.spec)
     for arch in ("stl", "hps"):
         network = build_network(arch, (greys,), channels, tiny_config.network)
-        model_json = {
-            "arch": arch, "fold": 0, "seed": 0, "dataset": "openkbp", "tasks": [greys.to_json()],
-            "in_channels": channels, "spec": store.spec.to_json(), "inputs": inputs.to_json(),
-            "config": tiny_config.model_dump(mode="json"), "store_key": tiny_pointer.key,
-            "data_hash": tiny_pointer.data_hash, "code_hash": "", "config_hash": "", "run_id": arch, "run_url": "",
-            "tracking_uri": "", "epochs": 1, "step_seconds": 1.0, "device": "cpu", "precision": "fp32",
-            "num_parameters": 1, "macs_per_case": 1,
-        }  # fmt: skip
+        record = model_record(arch, store.spec, (greys,), tiny_config, store_key=tiny_pointer.key, run_id=arch)
         folder = tmp_path_factory.mktemp(arch)
-        save_network(folder / "model", network.state_dict(), model_json)
+        save_network(folder / "model", network.state_dict(), record)
         evaluate(tiny_pointer, folder / "model", folder / "evaluation", tiny_config)
         folders.append(folder / "evaluation")
     return folders

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, CtanError, DataError
 from ctan.store import StorePointer, open_store
+from ctan.tasks import tasks_of
 from ctan.training import train
 from ctan.training.checkpoint import CheckpointKey
 from ctan.training.console import Console
