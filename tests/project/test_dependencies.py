@@ -37,7 +37,8 @@ def listed(name: str) -> set[str]:
 
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {plain(requirement) for requirement in project["dependencies"]}
+    optional = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    return {plain(requirement) for requirement in [*project["dependencies"], *optional]}
 
 
 @cache

@@ -109,7 +109,7 @@ class OpenKBP(Dataset):
             raise CaseError(
                 raw.case_id, f"{', '.join(unknown)}: unknown structure; known: {', '.join(self.spec.structures)}"
             )
-        from ctan.datasets.openkbp.sparse_csv import read_mask, read_values  # compiled: only readers pay for the import
+        from ctan.datasets.openkbp.sparse_csv import read_mask, read_values  # only readers pay for Arrow
 
         masks = {
             name: _parsed(raw.case_id, name, partial(read_mask, contents[name], _NUM_VOXELS))
