@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import shutil
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -398,9 +397,7 @@ def real():
 
 def test_the_official_table_has_the_published_numbers(real):
     ham10000_table._read.cache_clear()
-    started = time.process_time()
     table = read_table(real)
-    assert time.process_time() - started < 1
     facts = [table.facts_of(image_id) for image_id in table.rows]
     diagnoses = Counter(one.diagnosis for one in facts)
     assert len(facts) == 10_015
