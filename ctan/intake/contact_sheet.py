@@ -182,8 +182,7 @@ def _write_around(figure: Figure, case: Case, spec: DataSpec) -> None:
         **place,
     )
     figure.text(y=1 - 0.4 / height, s=_about(case, spec), va="top", color=INK, fontsize=9, **place)
-    figure.text(y=0.1 / height, s=spec.licence, va="bottom", color=MUTED,
-                fontsize=7.5, **place)  # fmt: skip
+    figure.text(y=0.1 / height, s=spec.licence, va="bottom", color=MUTED, fontsize=7.5, **place)
 
 
 def _colours(spec: DataSpec) -> dict[str, str]:
@@ -220,8 +219,15 @@ def _volume_sheet(case: Case, spec: DataSpec) -> Figure:
     if shown:
         colours = _colours(spec)
         handles = [Line2D([], [], color=colours[name], linewidth=2.5, label=name) for name in shown]
-        figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, (_FOOTER - 0.08) / height),
-                      ncols=num_legend_columns, fontsize=8.5, columnspacing=1.6, handlelength=1.4)  # fmt: skip
+        figure.legend(
+            handles=handles,
+            loc="lower center",
+            bbox_to_anchor=(0.5, (_FOOTER - 0.08) / height),
+            ncols=num_legend_columns,
+            fontsize=8.5,
+            columnspacing=1.6,
+            handlelength=1.4,
+        )
     return figure
 
 
@@ -316,8 +322,14 @@ def _annotate(axes: Axes, case: Case, view: _View, index: int, width_mm: float, 
     if first:
         axes.text(0.015, 0.985, view.name, ha="left", va="top", **{**text, "fontsize": 8.5})
         start, low = -margin + 0.03 * width_mm, height - 0.04 * width_mm
-        axes.plot([start, start + _SCALE_BAR_MM], [low, low], color="white", linewidth=2, solid_capstyle="butt",
-                  path_effects=[Stroke(linewidth=3, foreground="black"), Normal()])  # fmt: skip
+        axes.plot(
+            [start, start + _SCALE_BAR_MM],
+            [low, low],
+            color="white",
+            linewidth=2,
+            solid_capstyle="butt",
+            path_effects=[Stroke(linewidth=3, foreground="black"), Normal()],
+        )
         text |= {"fontsize": 7, "transform": axes.transData}
         axes.text(start, low - 0.015 * width_mm, f"{_SCALE_BAR_MM:.0f} mm", va="bottom", **text)
 

@@ -113,8 +113,15 @@ def _criteria_panel(axes: Axes, rows: pd.DataFrame, colours: Mapping[str, str], 
     criteria = list(dict.fromkeys(rows["criterion"]))
     markers = {name: _CRITERION_MARKERS[i % len(_CRITERION_MARKERS)] for i, name in enumerate(criteria)}
     for (structure, criterion), points in rows.groupby(["structure", "criterion"], sort=False):
-        axes.scatter(points["planned"], points["predicted"], s=16, alpha=0.75, linewidths=0,
-                     marker=markers[criterion], color=colours.get(str(structure), MUTED))  # fmt: skip
+        axes.scatter(
+            points["planned"],
+            points["predicted"],
+            s=16,
+            alpha=0.75,
+            linewidths=0,
+            marker=markers[criterion],
+            color=colours.get(str(structure), MUTED),
+        )
     values = rows[["planned", "predicted"]].to_numpy()
     low, high = float(values.min()), float(values.max())
     pad = 0.04 * (high - low) or 1.0
@@ -290,8 +297,15 @@ def _annotate(axes: Axes, view: str, arrays: Arrays, width_mm: float, with_scale
     if with_scale:
         end = width + margin - 0.03 * width_mm
         axes.plot([end - _SCALE_BAR_MM, end], [height - 0.03 * width_mm] * 2, color="white", linewidth=2)
-        axes.text(end - _SCALE_BAR_MM / 2, height - 0.045 * width_mm, f"{_SCALE_BAR_MM:.0f} mm", color="white",
-                  fontsize=7, ha="center", va="bottom")  # fmt: skip
+        axes.text(
+            end - _SCALE_BAR_MM / 2,
+            height - 0.045 * width_mm,
+            f"{_SCALE_BAR_MM:.0f} mm",
+            color="white",
+            fontsize=7,
+            ha="center",
+            va="bottom",
+        )
 
 
 def _colour_bars(figure: Figure, layout: _Layout, columns: list[str], limits: tuple[float, float]) -> None:

@@ -27,8 +27,18 @@ from ctan.report.style import architecture_colour, format_count
 from ctan.report.tables import comparison_table
 from tests.helpers.report import ARCHS, NUM_CASES, record_of, tasks, write_inputs
 
-SECTIONS = ["Evaluation cases", "Relative improvement", "Tuning cases", "Dice per structure", "Dose-volume histograms",
-            "Predictions", "Case by case", "Training", "Provenance", "Settings"]  # fmt: skip
+SECTIONS = [
+    "Evaluation cases",
+    "Relative improvement",
+    "Tuning cases",
+    "Dice per structure",
+    "Dose-volume histograms",
+    "Predictions",
+    "Case by case",
+    "Training",
+    "Provenance",
+    "Settings",
+]
 Inputs = tuple[dict[str, Any], list[Path]]
 
 

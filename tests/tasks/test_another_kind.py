@@ -115,13 +115,29 @@ def evaluated(
     for arch in ("stl", "hps"):
         network = build_network(arch, (greys,), channels, tiny_config.network)
         model_json = {
-            "arch": arch, "fold": 0, "seed": 0, "dataset": "openkbp", "tasks": [greys.to_json()],
-            "in_channels": channels, "spec": store.spec.to_json(), "inputs": inputs.to_json(),
-            "config": tiny_config.model_dump(mode="json"), "store_key": tiny_pointer.key,
-            "data_hash": tiny_pointer.data_hash, "code_hash": "", "config_hash": "", "run_id": arch, "run_url": "",
-            "tracking_uri": "", "epochs": 1, "step_seconds": 1.0, "device": "cpu", "precision": "fp32",
-            "num_parameters": 1, "macs_per_case": 1,
-        }  # fmt: skip
+            "arch": arch,
+            "fold": 0,
+            "seed": 0,
+            "dataset": "openkbp",
+            "tasks": [greys.to_json()],
+            "in_channels": channels,
+            "spec": store.spec.to_json(),
+            "inputs": inputs.to_json(),
+            "config": tiny_config.model_dump(mode="json"),
+            "store_key": tiny_pointer.key,
+            "data_hash": tiny_pointer.data_hash,
+            "code_hash": "",
+            "config_hash": "",
+            "run_id": arch,
+            "run_url": "",
+            "tracking_uri": "",
+            "epochs": 1,
+            "step_seconds": 1.0,
+            "device": "cpu",
+            "precision": "fp32",
+            "num_parameters": 1,
+            "macs_per_case": 1,
+        }
         folder = tmp_path_factory.mktemp(arch)
         save_network(folder / "model", network.state_dict(), model_json)
         evaluate(tiny_pointer, folder / "model", folder / "evaluation", tiny_config)

@@ -143,9 +143,14 @@ class OpenKBP(Dataset):
         """Return that PTV70 is contoured and that mean doses in targets are near their prescriptions."""
         main_target = max(TARGETS, key=lambda name: TARGETS[name])
         found = [
-            Expectation(f"{main_target}-present", f"{main_target} is contoured", "", "ExpectColumnValuesToNotBeNull",
-                        {"column": f"voxels_{main_target}"})
-        ]  # fmt: skip
+            Expectation(
+                f"{main_target}-present",
+                f"{main_target} is contoured",
+                "",
+                "ExpectColumnValuesToNotBeNull",
+                {"column": f"voxels_{main_target}"},
+            )
+        ]
         for name, level_gy in TARGETS.items():
             low, high = (level_gy * (1 + sign * limits.target_dose_tolerance) for sign in (-1, 1))
             sentence = (
