@@ -78,13 +78,18 @@ def main() -> None:
     megabytes = sum(path.stat().st_size for raw in raws for path in raw.path.glob("*.csv")) / len(raws) / 1e6
     pandas_seconds, our_seconds = (min(values) for values in rounds.values())
     table = Table(
-        "reader", "s per patient", "rounds", "MB/s", "pandas / this",
+        "reader",
+        "s per patient",
+        "rounds",
+        "MB/s",
+        "pandas / this",
         title=f"{len(raws)} patients, {megabytes:.2f} MB of CSV each, one core",
-    )  # fmt: skip
+    )
     for reader, values in rounds.items():
         every = " ".join(f"{value:.4f}" for value in values)
-        table.add_row(reader, f"{min(values):.4f}", every, f"{megabytes / min(values):.0f}",
-                      f"{pandas_seconds / min(values):.1f}")  # fmt: skip
+        table.add_row(
+            reader, f"{min(values):.4f}", every, f"{megabytes / min(values):.0f}", f"{pandas_seconds / min(values):.1f}"
+        )
     console = Console()
     console.print(table)
     console.print(f"pandas takes {pandas_seconds / our_seconds:.1f} times as long")

@@ -53,11 +53,16 @@ def plain_scores(
         for name, mask in patient.structures.items():
             inside = dose[mask]
             if name in DATASET.spec.targets:
-                found = {"D_99": np.percentile(inside, 1), "D_95": np.percentile(inside, 5),
-                         "D_1": np.percentile(inside, 99)}  # fmt: skip
+                found = {
+                    "D_99": np.percentile(inside, 1),
+                    "D_95": np.percentile(inside, 5),
+                    "D_1": np.percentile(inside, 99),
+                }
             else:
-                found = {"D_0.1_cc": np.percentile(inside, 100 - num_hottest / len(inside) * 100),
-                         "mean": inside.mean()}  # fmt: skip
+                found = {
+                    "D_0.1_cc": np.percentile(inside, 100 - num_hottest / len(inside) * 100),
+                    "mean": inside.mean(),
+                }
             for criterion, value in found.items():
                 criteria.setdefault((name, criterion), []).append(float(value))
     return score, {key: (first, second) for key, (first, second) in criteria.items()}
@@ -137,8 +142,11 @@ def main() -> None:
             double = timed(lambda: ctan_scores(*doses, patient), double_seconds)  # noqa: B023
             single = timed(lambda: ctan_scores(patient.planned, patient.predicted, patient), single_seconds)  # noqa: B023
         largest = max(largest, *(_difference(expected, found) for found in (double, single)))
-    rows = {"plain, float64": plain_seconds, "ctan.metrics, float64": double_seconds,
-            "ctan.metrics, float32 as stored": single_seconds}  # fmt: skip
+    rows = {
+        "plain, float64": plain_seconds,
+        "ctan.metrics, float64": double_seconds,
+        "ctan.metrics, float32 as stored": single_seconds,
+    }
     _print({what: 1000 * statistics.median(seconds) for what, seconds in rows.items()}, largest, arguments.cases)
 
 

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 MIN_EDGE_MM, MAX_EDGE_MM = 1e-3, 1e3  # of a voxel, whatever was imaged; what is plausible is for validation to say
 _KINDS = {
-    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-}  # fmt: skip
+}
 # Files that stand for others: what they begin with -> what they are, and the command that brings the content.
 _POINTERS = {
     b"version https://git-lfs.github.com/spec/": ("a Git LFS pointer", "git lfs pull"),
@@ -39,8 +42,10 @@ def read_bytes(path: Path, limits: ReadingConfig, most_bytes: int | None = None)
     with open_file(path, limits, most_bytes) as (stream, size):
         content = stream.read(size + 1)  # one more than there are: files that grow, or say that they are empty
         if len(content) != size:
-            raise DataError(f"expected {size:,} bytes, found {'more' if len(content) > size else len(content)}; "
-                            "it changed while it was read")  # fmt: skip
+            raise DataError(
+                f"expected {size:,} bytes, found {'more' if len(content) > size else len(content)}; "
+                "it changed while it was read"
+            )
         return content
 
 
@@ -83,8 +88,10 @@ def _check(status: os.stat_result, limits: ReadingConfig, most_bytes: int | None
     if most_bytes is not None and status.st_size > most_bytes:
         raise DataError(f"{status.st_size:,} bytes, more than the {most_bytes:,} that such a file can have")
     if status.st_size > limits.max_file_bytes:
-        raise DataError(f"{status.st_size:,} bytes, data.reading.max_file_bytes allows {limits.max_file_bytes:,}; "
-                        "raise it if the file is right")  # fmt: skip
+        raise DataError(
+            f"{status.st_size:,} bytes, data.reading.max_file_bytes allows {limits.max_file_bytes:,}; "
+            "raise it if the file is right"
+        )
 
 
 def _refuse_pointer(start: bytes) -> None:
@@ -117,12 +124,15 @@ def check_voxels(shape: Sequence[int], num_bytes: int, limits: ReadingConfig) ->
     """
     num_voxels = math.prod(shape)
     for found, what, most in (
-        (num_voxels, "voxels", limits.max_voxels), (num_bytes, "inflated_bytes", limits.max_inflated_bytes)
-    ):  # fmt: skip
+        (num_voxels, "voxels", limits.max_voxels),
+        (num_bytes, "inflated_bytes", limits.max_inflated_bytes),
+    ):
         if found > most:
             sizes = " x ".join(f"{size:,}" for size in shape)
-            raise DataError(f"{sizes} are {found:,} {what.replace('_', ' ')}, data.reading.max_{what} allows {most:,}; "
-                            "raise it if the file is right")  # fmt: skip
+            raise DataError(
+                f"{sizes} are {found:,} {what.replace('_', ' ')}, data.reading.max_{what} allows {most:,}; "
+                "raise it if the file is right"
+            )
 
 
 def is_sane_spacing(edges_mm: Sequence[float]) -> bool:

@@ -402,6 +402,15 @@ def _point_to_run(metadata: Metadata | None, model_dir: str) -> None:
 
 
 __all__ = [
-    "check", "compare", "evaluate", "ingest", "plan", "preprocess", "promote", "resolve", "resolve_config", "train",
+    "check",
+    "compare",
+    "evaluate",
+    "ingest",
+    "plan",
+    "preprocess",
+    "promote",
+    "resolve",
+    "resolve_config",
+    "train",
     "validate",
-]  # fmt: skip
+]

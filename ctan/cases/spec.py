@@ -109,9 +109,16 @@ class ImageSpec(Description):
 
 # CT as stored: HU + 1024 clipped to 0..4095; the network sees (clip(v, 0, 2524) - 1024) / 1000. Above -300 HU is body.
 CT = ImageSpec(
-    name="ct", modality="ct", dtype="uint16", low=0, high=2524, mean=(1024,), std=(1000,), unit="HU + 1024",
+    name="ct",
+    modality="ct",
+    dtype="uint16",
+    low=0,
+    high=2524,
+    mean=(1024,),
+    std=(1000,),
+    unit="HU + 1024",
     body_threshold=1024 - 300,
-)  # fmt: skip
+)
 
 
 class Augmentation(Description):

@@ -2,7 +2,8 @@
 
 Upstream (2.17.0) wants `run create --experiment-name NAME --package-file FILE KEY=VALUE ...`, and connects before it
 prints help. Here a file after `run submit` (or `run create`) is the package, its pipeline's name the experiment, and
-`--endpoint` may come last. All else goes to upstream unchanged. Which options take a value is asked of its commands.
+`--endpoint` may come last. `dsl compile --py FILE` imports the file as part of its package. All else goes to
+upstream unchanged. Which options take a value is asked of its commands.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def upstream_arguments(arguments: list[str]) -> list[str]:
     from kfp.cli.cli import cli
 
     options, command, rest = _split(arguments, cli)
+    if command == "dsl" and rest[:1] == ["compile"]:
+        return [*options, command, *_importable(rest)]
     group = _client_group(command)
     if group is None:
         return arguments
@@ -76,6 +79,34 @@ def upstream_arguments(arguments: list[str]) -> list[str]:
         rest = [argument.replace(package, sent) if argument in given else argument for argument in rest]
     check_reachable(endpoint)
     return [*options, command, *rest]
+
+
+def _importable(arguments: list[str]) -> list[str]:
+    """Return the arguments of `dsl compile` so that a file of a package is imported as part of it.
+
+    Upstream puts the file's folder first on the path and imports `ctan` for `pipelines/ctan.py`, which is this package.
+    It also finds two pipelines where one nests another; the one that is meant has the file's name.
+    """
+    file = Path(_value(arguments, "--py") or "")
+    if not (file.is_file() and (file.parent / "__init__.py").exists()):
+        return arguments
+    function = _value(arguments, "--function") or file.stem
+    shim = Path(_temporary_folder()) / f"{file.stem}_pipeline.py"
+    package = file.resolve().parent
+    shim.write_text(
+        f"import sys\n\nsys.path.insert(1, {str(package.parent)!r})\n"
+        f"from {package.name}.{file.stem} import {function}\n",
+        encoding="utf-8",
+    )
+    given = (str(_value(arguments, "--py")), f"--py={_value(arguments, '--py')}")
+    return [argument.replace(given[0], str(shim)) if argument in given else argument for argument in arguments]
+
+
+def _temporary_folder() -> str:
+    """Return a folder that lives as long as this process."""
+    folder = tempfile.mkdtemp(prefix="ctan-kfp-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _client_group(command: str) -> Any:
@@ -156,9 +187,7 @@ def _with_image(package: str, endpoint: Endpoint) -> str:
         print(f"kfp: {image.note}", file=sys.stderr)
     if image.reference is None:
         return package
-    folder = tempfile.mkdtemp(prefix="ctan-kfp-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    copy = Path(folder) / path.name
+    copy = Path(_temporary_folder()) / path.name
     copy.write_text(render(path.read_text(encoding="utf-8"), Values(image=image.reference), package), encoding="utf-8")
     return str(copy)
 

@@ -14,8 +14,14 @@ from ctan.errors import DataError
 from ctan.parameters import BY_NAME, DEFAULT_PROFILE, PARAMETERS
 
 _SETTINGS = "Settings"
-_TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "list[str]": list[str],
-                          "list[int]": list[int]}  # fmt: skip
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "list[str]": list[str],
+    "list[int]": list[int],
+}
 
 
 def option(name: str) -> Any:

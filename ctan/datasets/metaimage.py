@@ -28,9 +28,15 @@ if TYPE_CHECKING:
     from ctan.config import ReadingConfig
 
 _TYPES = {
-    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
-    "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
-}  # fmt: skip
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _BYTE_ORDERS = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 # Fields that move or change the voxels, unless they have this value.

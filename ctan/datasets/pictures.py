@@ -164,8 +164,14 @@ def _broken(picture: Image) -> Iterator[None]:
 
 
 def _channels(mode: str) -> str:
-    words = {"L": "one grey channel", "1": "black and white", "P": "a palette", "RGB": "RGB",
-             "RGBA": "RGB and transparency", "LA": "grey and transparency"}  # fmt: skip
+    words = {
+        "L": "one grey channel",
+        "1": "black and white",
+        "P": "a palette",
+        "RGB": "RGB",
+        "RGBA": "RGB and transparency",
+        "LA": "grey and transparency",
+    }
     return f"{words.get(mode, 'another kind of picture')} (mode {mode})"
 
 

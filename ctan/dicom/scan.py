@@ -33,9 +33,15 @@ _KINDS: dict[str, Kind] = {
 }
 _MODALITIES: dict[str, Kind] = {"CT": "CT", "RTDOSE": "RTDOSE", "RTSTRUCT": "RTSTRUCT", "RTPLAN": "RTPLAN"}
 _HEADER = [
-    "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID",
-    "ReferencedFrameOfReferenceSequence", "StructureSetROISequence",
-]  # fmt: skip
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "PatientID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "ReferencedFrameOfReferenceSequence",
+    "StructureSetROISequence",
+]
 _PREAMBLE = 128
 
 

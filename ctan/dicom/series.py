@@ -63,8 +63,9 @@ def volume_of(slices: Sequence[Dataset], reference: Dataset) -> CtVolume:
         raise DataError(f"CT: expected one frame of reference, found {found}")
     voxels, signs = _hounsfields(ordered, normal)
     down, across = numbers_of(ordered[0], "PixelSpacing", 2)
-    image = image_of(voxels, numbers_of(ordered[0], "ImagePositionPatient", 3), (rows, columns, normal),
-                     (across, down, spacing_mm))  # fmt: skip
+    image = image_of(
+        voxels, numbers_of(ordered[0], "ImagePositionPatient", 3), (rows, columns, normal), (across, down, spacing_mm)
+    )
     instances = tuple(str(s.get("SOPInstanceUID", "")) for s in ordered)
     return CtVolume(image, frames.pop(), str(ordered[0].get("SeriesInstanceUID", "")), instances, tuple(signs))
 

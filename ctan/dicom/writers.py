@@ -36,8 +36,11 @@ Position = Literal["HFS", "HFP", "FFS", "FFP"]
 
 # Signs of the image's row, column and slice directions along the patient's x, y and z.
 _SIGNS: Mapping[Position, tuple[int, int, int]] = {
-    "HFS": (1, 1, 1), "HFP": (-1, -1, 1), "FFS": (-1, 1, -1), "FFP": (1, -1, -1),
-}  # fmt: skip
+    "HFS": (1, 1, 1),
+    "HFP": (-1, -1, 1),
+    "FFS": (-1, 1, -1),
+    "FFP": (1, -1, -1),
+}
 _INTERPRETED = {"ptv": "PTV", "ctv": "CTV", "body": "EXTERNAL", "external": "EXTERNAL"}
 _DOSE_STEP_GY = 0.002  # of a stored dose value; 16 bits reach 131 Gy
 
@@ -178,9 +181,10 @@ def write_rtstruct(
     header.RTROIObservationsSequence = DicomSequence()
     for number, (name, contours) in enumerate(structures.items(), start=1):
         header.StructureSetROISequence.append(
-            _item(ROINumber=number, ReferencedFrameOfReferenceUID=frame_uid, ROIName=name,
-                  ROIGenerationAlgorithm="MANUAL")
-        )  # fmt: skip
+            _item(
+                ROINumber=number, ReferencedFrameOfReferenceUID=frame_uid, ROIName=name, ROIGenerationAlgorithm="MANUAL"
+            )
+        )
         roi = _item(ROIDisplayColor=[255, 40 * number % 256, 90 * number % 256])
         if contours:
             roi.ContourSequence = DicomSequence([_contour(contour, series) for contour in contours])
@@ -257,9 +261,14 @@ def write_rtdose(
 
 
 def write_rtplan(
-    path: Path, prescription_gy: float | None, *, patient: PatientHeader, num_fractions: int = 35,
-    beams: Sequence[str] = ("A1",), position: Position = "HFS",
-) -> None:  # fmt: skip
+    path: Path,
+    prescription_gy: float | None,
+    *,
+    patient: PatientHeader,
+    num_fractions: int = 35,
+    beams: Sequence[str] = ("A1",),
+    position: Position = "HFS",
+) -> None:
     """Write a plan: its prescription, fractions and beams, without their geometry.
 
     Args:
@@ -271,18 +280,27 @@ def write_rtplan(
     header.RTPlanGeometry = "PATIENT"
     header.FrameOfReferenceUID = patient.frame_uid
     if prescription_gy is not None:
-        target = _item(DoseReferenceNumber=1, DoseReferenceStructureType="SITE", DoseReferenceDescription="PTV",
-                       DoseReferenceType="TARGET", TargetPrescriptionDose=_number(prescription_gy))  # fmt: skip
+        target = _item(
+            DoseReferenceNumber=1,
+            DoseReferenceStructureType="SITE",
+            DoseReferenceDescription="PTV",
+            DoseReferenceType="TARGET",
+            TargetPrescriptionDose=_number(prescription_gy),
+        )
         header.DoseReferenceSequence = DicomSequence([target])
-    group = _item(FractionGroupNumber=1, NumberOfFractionsPlanned=num_fractions, NumberOfBeams=len(beams),
-                  NumberOfBrachyApplicationSetups=0)  # fmt: skip
+    group = _item(
+        FractionGroupNumber=1,
+        NumberOfFractionsPlanned=num_fractions,
+        NumberOfBeams=len(beams),
+        NumberOfBrachyApplicationSetups=0,
+    )
     group.ReferencedBeamSequence = DicomSequence([_item(ReferencedBeamNumber=n + 1) for n in range(len(beams))])
     header.FractionGroupSequence = DicomSequence([group])
     header.PatientSetupSequence = DicomSequence([_item(PatientSetupNumber=1, PatientPosition=position)])
+    kind = {"BeamType": "DYNAMIC", "RadiationType": "PHOTON", "TreatmentDeliveryType": "TREATMENT"}
     header.BeamSequence = DicomSequence(
-        [_item(BeamNumber=n + 1, BeamName=name, BeamType="DYNAMIC", RadiationType="PHOTON",
-               TreatmentDeliveryType="TREATMENT") for n, name in enumerate(beams)]
-    )  # fmt: skip
+        [_item(BeamNumber=n + 1, BeamName=name, **kind) for n, name in enumerate(beams)]
+    )
     header.ReferencedStructureSetSequence = DicomSequence(
         [_reference(RTStructureSetStorage, patient.uid("structures"))]
     )
@@ -302,8 +320,10 @@ def _plane(
     angle = np.deg2rad(tilt_degrees)
     cosine, sine = round(float(np.cos(angle)), 6), round(float(np.sin(angle)), 6)
     turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
-    corner = [0.0 if sign > 0 else (size - 1) * edge
-              for sign, size, edge in zip(_SIGNS[position], shape[::-1], spacing_mm[::-1], strict=True)]  # fmt: skip
+    corner = [
+        0.0 if sign > 0 else (size - 1) * edge
+        for sign, size, edge in zip(_SIGNS[position], shape[::-1], spacing_mm[::-1], strict=True)
+    ]
     cosines = np.concatenate([turn @ [x, 0, 0], turn @ [0, y, 0]])
     return cosines, np.array(origin_mm[::-1]) + turn @ corner
 

@@ -180,8 +180,7 @@ def _write_around(figure: Figure, case: Case, spec: DataSpec) -> None:
         **place,
     )
     figure.text(y=1 - 0.4 / height, s=_about(case, spec), va="top", color=INK, fontsize=9, **place)
-    figure.text(y=0.1 / height, s=spec.licence, va="bottom", color=MUTED,
-                fontsize=7.5, **place)  # fmt: skip
+    figure.text(y=0.1 / height, s=spec.licence, va="bottom", color=MUTED, fontsize=7.5, **place)
 
 
 def _colours(spec: DataSpec) -> dict[str, str]:
@@ -221,8 +220,15 @@ def _volume_sheet(case: Case, spec: DataSpec) -> Figure:
     if shown:
         colours = _colours(spec)
         handles = [Line2D([], [], color=colours[name], linewidth=2.5, label=name) for name in shown]
-        figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, (_FOOTER - 0.08) / height),
-                      ncols=num_legend_columns, fontsize=8.5, columnspacing=1.6, handlelength=1.4)  # fmt: skip
+        figure.legend(
+            handles=handles,
+            loc="lower center",
+            bbox_to_anchor=(0.5, (_FOOTER - 0.08) / height),
+            ncols=num_legend_columns,
+            fontsize=8.5,
+            columnspacing=1.6,
+            handlelength=1.4,
+        )
     return figure
 
 

@@ -83,11 +83,16 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
         results = dict(track(measured, len(cases), "ingest"))
     rows = [result.row for number in range(len(cases)) if (result := results[number]).row is not None]
     broken = [
-        {"dataset": spec.dataset, "case_id": printable(case.case_id), "split": case.split, "step": "ingest",
-         "reason": printable(results[number].reason)}
+        {
+            "dataset": spec.dataset,
+            "case_id": printable(case.case_id),
+            "split": case.split,
+            "step": "ingest",
+            "reason": printable(results[number].reason),
+        }
         for number, case in enumerate(cases)
         if results[number].row is None
-    ]  # fmt: skip
+    ]
     remarks += _remarks_of_cases([(case.case_id, results[number].remarks) for number, case in enumerate(cases)])
     _assign_folds(rows, dataset, config.data)
     training = [row for row in rows if row["split"] == SPLIT_TRAIN]

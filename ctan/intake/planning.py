@@ -110,17 +110,27 @@ def propose(rows: Sequence[Mapping[str, Any]], spec: DataSpec, config: RunConfig
     what, unit = ("pictures", "pixels") if spec.spatial_dims == 2 else ("patients", "mm")
     edges = "" if spec.spatial_dims == 2 else f" (voxels {native} at the median)"
     proposals = [
-        Proposal("preprocess.grid_spacing_mm", None if spec.whole_image else [float(mm) for mm in spacing_mm],
-                 why_spacing),
-        Proposal("preprocess.grid_shape", shape,
-                 f"{config.planning.covered_share:.0%} of {found.num_cases} {what} measure at most {extent} "
-                 f"{unit}{edges}, rounded up to multiples of {divisor}, what the network halves to"),
-        Proposal("network.num_stages", num_stages,
-                 f"the most stages, up to {_MOST_STAGES}, that leave {_LEAST_DEEPEST} voxels per axis at the deepest"),
-        Proposal("training.batch_size", batch_size,
-                 f"as many cases of {math.prod(shape):,} voxels as planning.step_voxels "
-                 f"{config.planning.step_voxels:,} allows, at most {_MOST_CASES_A_STEP}"),
-    ]  # fmt: skip
+        Proposal(
+            "preprocess.grid_spacing_mm", None if spec.whole_image else [float(mm) for mm in spacing_mm], why_spacing
+        ),
+        Proposal(
+            "preprocess.grid_shape",
+            shape,
+            f"{config.planning.covered_share:.0%} of {found.num_cases} {what} measure at most {extent} "
+            f"{unit}{edges}, rounded up to multiples of {divisor}, what the network halves to",
+        ),
+        Proposal(
+            "network.num_stages",
+            num_stages,
+            f"the most stages, up to {_MOST_STAGES}, that leave {_LEAST_DEEPEST} voxels per axis at the deepest",
+        ),
+        Proposal(
+            "training.batch_size",
+            batch_size,
+            f"as many cases of {math.prod(shape):,} voxels as planning.step_voxels "
+            f"{config.planning.step_voxels:,} allows, at most {_MOST_CASES_A_STEP}",
+        ),
+    ]
     return [_beside(proposal, config) for proposal in proposals]
 
 

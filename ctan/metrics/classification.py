@@ -192,7 +192,13 @@ def probability_rows(classes: Sequence[str], label: str | None, probabilities: S
     if label is None:
         return []
     return [
-        {"metric": PROBABILITY, "structure": name, "value": float(value), "count": 1,
-         "predicted": float(value), "planned": float(name == label)}
+        {
+            "metric": PROBABILITY,
+            "structure": name,
+            "value": float(value),
+            "count": 1,
+            "predicted": float(value),
+            "planned": float(name == label),
+        }
         for name, value in zip(classes, probabilities, strict=True)
-    ]  # fmt: skip
+    ]

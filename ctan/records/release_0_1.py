@@ -15,9 +15,25 @@ from ctan.migrations import migrate_network
 
 _PRESCRIPTION_GY = 78.0  # of planning data whose settings gave none
 _SAME = (
-    "arch", "fold", "seed", "tasks", "in_channels", "precision", "device", "num_parameters", "macs_per_case", "epochs",
-    "step_seconds", "store_key", "data_hash", "code_hash", "config_hash", "run_id", "tracking_uri", "config",
-)  # fmt: skip
+    "arch",
+    "fold",
+    "seed",
+    "tasks",
+    "in_channels",
+    "precision",
+    "device",
+    "num_parameters",
+    "macs_per_case",
+    "epochs",
+    "step_seconds",
+    "store_key",
+    "data_hash",
+    "code_hash",
+    "config_hash",
+    "run_id",
+    "tracking_uri",
+    "config",
+)
 
 
 def upgraded_model(value: Mapping[str, Any], where: str, advice: str) -> dict[str, Any]:

@@ -122,8 +122,15 @@ def _criteria_panel(axes: Axes, rows: pd.DataFrame, colours: Mapping[str, str], 
     criteria = list(dict.fromkeys(rows["criterion"]))
     markers = {name: _CRITERION_MARKERS[i % len(_CRITERION_MARKERS)] for i, name in enumerate(criteria)}
     for (structure, criterion), points in rows.groupby(["structure", "criterion"], sort=False):
-        axes.scatter(points["planned"], points["predicted"], s=16, alpha=0.75, linewidths=0,
-                     marker=markers[criterion], color=colours.get(str(structure), MUTED))  # fmt: skip
+        axes.scatter(
+            points["planned"],
+            points["predicted"],
+            s=16,
+            alpha=0.75,
+            linewidths=0,
+            marker=markers[criterion],
+            color=colours.get(str(structure), MUTED),
+        )
     values = rows[["planned", "predicted"]].to_numpy()
     low, high = float(values.min()), float(values.max())
     pad = 0.04 * (high - low) or 1.0

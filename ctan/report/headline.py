@@ -32,21 +32,28 @@ def headline(data: ReportData) -> Markup:
     best, content = architecture_label(data.best_arch), data.content
     alone = len(data.archs) == 1
     title = f"{best} on {content.dataset}" if alone else f"{best} is the best of {len(data.archs)} architectures"
-    choice = element("p", element("strong", f"{best} was chosen on the {content.num_tuning_cases} tuning cases"),
-                     f": {_with_labels(content.best.reason, data.archs)}.", class_="lead")  # fmt: skip
+    choice = element(
+        "p",
+        element("strong", f"{best} was chosen on the {content.num_tuning_cases} tuning cases"),
+        f": {_with_labels(content.best.reason, data.archs)}.",
+        class_="lead",
+    )
     roles = element(
-        "p", "Tuning cases choose, the evaluation split only measures: tuning cases are training cases that were set "
+        "p",
+        "Tuning cases choose, the evaluation split only measures: tuning cases are training cases that were set "
         f"aside for choosing; the {content.num_evaluation_cases} evaluation cases had no say in any choice.",
         class_="soft",
-    )  # fmt: skip
+    )
     sentences = [
         element("p", sentence, **({"class_": "bad"} if sentence.startswith("Warning") else {}))
         for sentence in verdict(data)
     ]
     return join(
-        element("h1", title), element("p", _origin(data), class_="soft"),
-        element("div", *([] if alone else [choice]), *sentences, roles, class_="card"), _tiles(data),
-    )  # fmt: skip
+        element("h1", title),
+        element("p", _origin(data), class_="soft"),
+        element("div", *([] if alone else [choice]), *sentences, roles, class_="card"),
+        _tiles(data),
+    )
 
 
 def _origin(data: ReportData) -> str:
@@ -150,8 +157,9 @@ def _tiles(data: ReportData) -> Markup:
         unit = f" {metric.unit}" if metric.unit else ""
         better = "higher is better" if metric.higher_is_better else "lower is better"
         name = f"{metric.label}, {better}"
-        tiles.append(_tile(name, f"{format_metric(metric, scored.value)}{unit}",
-                           format_metric_interval(metric, scored)))  # fmt: skip
+        tiles.append(
+            _tile(name, f"{format_metric(metric, scored.value)}{unit}", format_metric_interval(metric, scored))
+        )
     return element("div", *tiles, class_="tiles")
 
 
@@ -175,8 +183,11 @@ def facts(data: ReportData) -> Markup:
         ("Compared by", f"ctan {__version__}, commit {git_commit() or 'unknown'}"),
         ("Trained on", "; ".join(hardware)),
         ("Tracking server", record.tracking_uri or DASH),
-        ("Intervals", f"{data.confidence}, percentiles of {resamples} bootstrap resamples of {drawn}, the same for "
-                      "all architectures and tasks"),
-    ]  # fmt: skip
+        (
+            "Intervals",
+            f"{data.confidence}, percentiles of {resamples} bootstrap resamples of {drawn}, the same for "
+            "all architectures and tasks",
+        ),
+    ]
     items = [part for name, value in named for part in (element("dt", name), element("dd", value))]
     return element("dl", *items, class_="facts")

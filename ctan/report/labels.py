@@ -45,9 +45,14 @@ _GRID = np.linspace(0, 1, 401)  # false positive rates that curves are averaged 
 _MAX_BINS, _CASES_A_BIN = 10, 12
 _LINES = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)))  # classes take turns, so that none depends on colour alone
 _LEGEND: dict[str, Any] = {
-    "fontsize": 7.5, "title_fontsize": 7.5, "labelspacing": 0.25, "frameon": True, "framealpha": 0.85,
-    "edgecolor": "none", "alignment": "left",
-}  # fmt: skip
+    "fontsize": 7.5,
+    "title_fontsize": 7.5,
+    "labelspacing": 0.25,
+    "frameon": True,
+    "framealpha": 0.85,
+    "edgecolor": "none",
+    "alignment": "left",
+}
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,10 @@ def recall_table(data: ReportData, task: Classification) -> Markup:
     rows.append(["mean (balanced accuracy)", str(sum(counts)), *_emphasised(mean_of_defined(recalls.T))])
     titles = [f"{task.name}: true class", "cases", *(arch.label for arch in archs)]
     return table(
-        titles, rows,
+        titles,
+        rows,
         "Recall: share of the evaluation cases of a class whose most probable class is the true one. Higher is better.",
-    )  # fmt: skip
+    )
 
 
 def _emphasised(values: Floats) -> list[object]:
@@ -156,8 +162,14 @@ def _roc_panel(axes: Axes, data: ReportData, task: Classification, archs: Sequen
         area = format_metric(metric, data.scored(arch.name, EVALUATION, task, metric).value)
         axes.plot(*_from_origin(*rates), color=arch.colour, label=f"{arch.label} {area}")
         every = max(len(rates[0]) // 9, 1)
-        axes.plot(rates[0][every // 2 :: every], rates[1][every // 2 :: every], linestyle="", marker=arch.marker,
-                  color=arch.colour, markersize=4)  # fmt: skip
+        axes.plot(
+            rates[0][every // 2 :: every],
+            rates[1][every // 2 :: every],
+            linestyle="",
+            marker=arch.marker,
+            color=arch.colour,
+            markersize=4,
+        )
     title = f"{task.name}: mean over classes" if several else f"{task.name}: {task.classes[1]}"
     legend = _finish_roc(axes, title, metric.label)
     for handle, arch in zip(legend.get_lines(), archs, strict=True):
@@ -171,8 +183,13 @@ def _class_panel(axes: Axes, task: Classification, found: Diagnoses, label: str)
         scores, positive = found.probabilities[:, k], found.labels == k
         if positive.any() and not positive.all():
             area = AUC(scores, positive, patients).of(everyone)[0]
-            axes.plot(*roc_curve(scores, positive), color=colours[name], linestyle=_LINES[k % len(_LINES)],
-                      linewidth=1.3, label=f"{name} {area:.3f}")  # fmt: skip
+            axes.plot(
+                *roc_curve(scores, positive),
+                color=colours[name],
+                linestyle=_LINES[k % len(_LINES)],
+                linewidth=1.3,
+                label=f"{name} {area:.3f}",
+            )
     _finish_roc(axes, f"{label}: class against the rest", "AUC")
 
 
@@ -205,8 +222,15 @@ def _reliability_panel(axes: Axes, task: Classification, archs: Sequence[_Arch])
         num_bins = int(np.clip(len(arch.found[0].labels) // _CASES_A_BIN, 1, _MAX_BINS))
         mean, observed, _ = reliability(predicted, happened, num_bins)
         error = calibration_error(predicted, happened, num_bins)
-        axes.plot(mean, observed, color=arch.colour, marker=arch.marker, markersize=4, linewidth=1.3,
-                  label=f"{arch.label} {error:.3f}")  # fmt: skip
+        axes.plot(
+            mean,
+            observed,
+            color=arch.colour,
+            marker=arch.marker,
+            markersize=4,
+            linewidth=1.3,
+            label=f"{arch.label} {error:.3f}",
+        )
         lowest = min(lowest, mean.min(), observed.min())
     start = -0.015 if lowest < 0.4 else np.floor(10 * lowest) / 10 - 0.015
     several = len(task.classes) > 2
@@ -235,8 +259,15 @@ def _matrix_panel(axes: Axes, task: Classification, counts: npt.NDArray[np.int64
         share, count = shares[row, column], counts[row, column]
         if count or row == column:
             text: dict[str, Any] = {"ha": "center", "color": "white" if share > 0.6 else INK}
-            axes.text(column, row - 0.03, _format_share(share), va="bottom", fontsize=9,
-                      fontweight="bold" if row == column else "normal", **text)  # fmt: skip
+            axes.text(
+                column,
+                row - 0.03,
+                _format_share(share),
+                va="bottom",
+                fontsize=9,
+                fontweight="bold" if row == column else "normal",
+                **text,
+            )
             axes.text(column, row + 0.03, f"{count}", va="top", fontsize=7, **text)
     places, num_cases = range(len(task.classes)), counts.sum(axis=1)
     axes.set_xticks(places, task.classes)

@@ -36,9 +36,16 @@ def numbers_chart(data: ReportData, task: Regression) -> Figure | None:
         for axes, arch in zip(panels, archs, strict=False):
             of_arch, found = means.loc[arch], data.scored(arch, EVALUATION, task, task.primary_metric)
             axes.plot(limits, limits, color=FAINT, linewidth=1.2, zorder=0)
-            axes.plot(of_arch["planned"], of_arch["predicted"], linestyle="", markersize=4.5, alpha=0.75,
-                      marker=architecture_marker(arch, data.archs), color=architecture_colour(arch, data.archs),
-                      markeredgewidth=0)  # fmt: skip
+            axes.plot(
+                of_arch["planned"],
+                of_arch["predicted"],
+                linestyle="",
+                markersize=4.5,
+                alpha=0.75,
+                marker=architecture_marker(arch, data.archs),
+                color=architecture_colour(arch, data.archs),
+                markeredgewidth=0,
+            )
             score = f"{task.primary_metric.label} {format_metric(task.primary_metric, found.value)}"
             axes.set(title=f"{architecture_label(arch)}, {score}", xlim=limits, ylim=limits, aspect="equal")
             axes.set(xlabel=f"true {task.name}{unit}", ylabel=f"predicted {task.name}{unit}")

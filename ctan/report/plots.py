@@ -77,9 +77,16 @@ def _point(axes: Axes, data: ReportData, arch: str, gain: Interval, y: float) ->
     value = gain.value or 0.0  # only drawn where there is one
     axes.plot(value, y, marker=_marker(data, arch), color=_colour(data, arch), markersize=5.5)
     axes.annotate(
-        format_percent(value), (value, y), (0, 4), textcoords="offset points", ha="center",
-        va="bottom", fontsize=7, color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85},
-    )  # fmt: skip
+        format_percent(value),
+        (value, y),
+        (0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=7,
+        color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85},
+    )
 
 
 def _row_label(data: ReportData, name: str) -> str:
@@ -105,8 +112,14 @@ def structures_chart(data: ReportData, task: Segmentation) -> Figure | None:
             x = np.arange(len(structures)) + offset
             axes.vlines(x, quartiles[0.25], quartiles[0.75], color=_colour(data, arch), linewidth=3.5, alpha=0.35)
             means = data.entry(arch).structures
-            axes.plot(x, [_or_nan(means.get(name)) for name in structures], linestyle="", markersize=6,
-                      marker=_marker(data, arch), color=_colour(data, arch))  # fmt: skip
+            axes.plot(
+                x,
+                [_or_nan(means.get(name)) for name in structures],
+                linestyle="",
+                markersize=6,
+                marker=_marker(data, arch),
+                color=_colour(data, arch),
+            )
         axes.set_xticks(range(len(structures)), structures)
         for boundary in range(1, len(structures)):
             axes.axvline(boundary - 0.5, color=FAINT, linewidth=0.8)
@@ -166,10 +179,13 @@ def _lines(axes: Axes, data: ReportData, name: str, column: str) -> None:
     for model in data.models:
         rows = model.history[model.history["task"] == name]
         axes.plot(
-            rows["epoch"], rows[column], color=_colour(data, model.arch), markersize=3.5,
+            rows["epoch"],
+            rows[column],
+            color=_colour(data, model.arch),
+            markersize=3.5,
             marker=_marker(data, model.arch) if len(rows) <= 30 else None,
             alpha=0.9 if len(data.of(model.arch)) == 1 else 0.55,
-        )  # fmt: skip
+        )
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -214,12 +230,26 @@ def _distribution(axes: Axes, data: ReportData, values: pd.DataFrame, metric: Me
     for position, arch in enumerate(values.columns):
         scores, colour = values[arch].to_numpy(float), _colour(data, arch)
         axes.boxplot(
-            scores[~np.isnan(scores)], positions=[position], widths=0.5, showfliers=False, patch_artist=True,
+            scores[~np.isnan(scores)],
+            positions=[position],
+            widths=0.5,
+            showfliers=False,
+            patch_artist=True,
             boxprops={"facecolor": colour, "alpha": 0.18, "edgecolor": colour},
-            medianprops={"color": colour, "linewidth": 2}, whiskerprops={"color": colour}, capprops={"color": colour},
-        )  # fmt: skip
-        axes.plot(position + jitter, scores, linestyle="", marker=_marker(data, arch), markersize=3.4, color=colour,
-                  alpha=0.75, markeredgewidth=0)  # fmt: skip
+            medianprops={"color": colour, "linewidth": 2},
+            whiskerprops={"color": colour},
+            capprops={"color": colour},
+        )
+        axes.plot(
+            position + jitter,
+            scores,
+            linestyle="",
+            marker=_marker(data, arch),
+            markersize=3.4,
+            color=colour,
+            alpha=0.75,
+            markeredgewidth=0,
+        )
     medians = [format_metric(metric, float(values[arch].median())) for arch in values.columns]
     labels = [f"{architecture_label(a)}\nmedian {m}" for a, m in zip(values.columns, medians, strict=True)]
     axes.set_xticks(range(len(labels)), labels)

@@ -69,10 +69,16 @@ def _evaluation(data: ReportData) -> Markup:
     if data.content.grid_floor:
         notes.append("The grid floor is what the truth itself scores after the way to the working grid and back.")
     gains = element(
-        "p", "Relative improvement: (−1)", element("sup", "l"), " (M − M", element("sub", "ref"), ") / M",
-        element("sub", "ref"), " of each task's first score, l = 1 where lower is better; the average is over tasks.",
+        "p",
+        "Relative improvement: (−1)",
+        element("sup", "l"),
+        " (M − M",
+        element("sub", "ref"),
+        ") / M",
+        element("sub", "ref"),
+        " of each task's first score, l = 1 where lower is better; the average is over tasks.",
         class_="soft",
-    )  # fmt: skip
+    )
     parts = [element("p", " ".join(notes), class_="soft"), comparison_table(data, EVALUATION)]
     parts += [gains] if len(data.archs) > 1 else []
     return join(*parts, against_table(data))
@@ -90,20 +96,30 @@ def _tuning(data: ReportData) -> Markup:
 def _improvement(data: ReportData) -> Markup:
     reference = architecture_label(data.reference)
     return picture(
-        improvement_chart(data), f"Relative improvement over {reference} per task and on average, by architecture",
+        improvement_chart(data),
+        f"Relative improvement over {reference} per task and on average, by architecture",
         f"Points: relative improvement over {reference} (the vertical line at 0). Bars: {data.confidence} intervals, "
         "paired over patients.",
-    )  # fmt: skip
+    )
 
 
 def _losses(data: ReportData) -> Markup:
     figure = loss_chart(data)
     if figure is None:
         return Markup("")
-    schedule = picture(schedule_chart(data), "Learning rate and task weights by epoch",
-                        "Learning rate; task weights where they are not constant.")  # fmt: skip
-    return join(picture(figure, "Training loss by epoch of every task and architecture",
-                         "Training loss, mean of each epoch; a line a training."), schedule)  # fmt: skip
+    schedule = picture(
+        schedule_chart(data),
+        "Learning rate and task weights by epoch",
+        "Learning rate; task weights where they are not constant.",
+    )
+    return join(
+        picture(
+            figure,
+            "Training loss by epoch of every task and architecture",
+            "Training loss, mean of each epoch; a line a training.",
+        ),
+        schedule,
+    )
 
 
 def _slices(data: ReportData) -> Markup:
@@ -146,8 +162,11 @@ def _outlines(data: ReportData) -> Markup:
     cases = {case_id: views["picture"] for case_id, views in data.best.figures().items() if "picture" in views}
     figure = outlines_picture(cases, data.spec.image.name, _captions(data))
     best = architecture_label(data.best_arch)
-    return picture(figure, f"The first evaluation pictures with outlines, true and predicted by {best}",
-                    f"The first evaluation pictures, predicted by {best}. {data.spec.licence}")  # fmt: skip
+    return picture(
+        figure,
+        f"The first evaluation pictures with outlines, true and predicted by {best}",
+        f"The first evaluation pictures, predicted by {best}. {data.spec.licence}",
+    )
 
 
 def _captions(data: ReportData) -> dict[str, str]:
@@ -191,8 +210,9 @@ def _settings(data: ReportData) -> Markup:
     text = yaml.safe_dump(dict(data.best.record.config), sort_keys=False, allow_unicode=True)
     others = {model.record.config_hash for model in data.models} - {data.best.record.config_hash}
     note = element("p", "Not every model was trained with these settings: their hashes differ.", class_="bad")
-    return join(*([note] if others else []), element("details", element("summary", "All settings (YAML)"),
-                                                     element("pre", text)))  # fmt: skip
+    return join(
+        *([note] if others else []), element("details", element("summary", "All settings (YAML)"), element("pre", text))
+    )
 
 
 def _of_tasks(data: ReportData) -> list[tuple[str, Markup]]:
@@ -201,8 +221,10 @@ def _of_tasks(data: ReportData) -> list[tuple[str, Markup]]:
     for task in data.tasks:
         for section in task.sections:
             tasks_of.setdefault(section, []).append(task)
-    return [(section.title, join(*(resolve_name(section.make)(data, task) for task in tasks)))
-            for section, tasks in tasks_of.items()]  # fmt: skip
+    return [
+        (section.title, join(*(resolve_name(section.make)(data, task) for task in tasks)))
+        for section, tasks in tasks_of.items()
+    ]
 
 
 _FIRST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (

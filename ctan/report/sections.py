@@ -38,8 +38,11 @@ def structures(data: ReportData, task: Segmentation) -> Markup:
 
 def diagnoses(data: ReportData, task: Classification) -> Markup:
     """Return ROC, reliability, confusion and recall."""
-    roc = picture(roc_chart(data, task), f"Receiver operating characteristic and reliability of {task.name}",
-                  f"{task.name} on the evaluation cases.")  # fmt: skip
+    roc = picture(
+        roc_chart(data, task),
+        f"Receiver operating characteristic and reliability of {task.name}",
+        f"{task.name} on the evaluation cases.",
+    )
     confusion = picture(confusion_chart(data, task), f"Confusion matrix and recall of {task.name}")
     if not (roc or confusion):
         return Markup("")
@@ -52,20 +55,25 @@ def doses(data: ReportData, task: DoseRegression) -> Markup:
     rows = data.best.cases.to_pandas()
     rows = rows[(rows["role"] == EVALUATION) & (rows["task"] == task.name) & (rows["metric"] == "dvh")]
     parts = [
-        picture(dvh_chart(data.best.dvh(), data.colours),
-                f"Dose-volume histograms of {best}, predicted (dashed) against planned (solid)",
-                f"Share of a structure's volume that receives at least a dose: planned solid, by {best} dashed."),
-        picture(criteria_chart(rows, data.targets, data.colours),
-                f"Predicted against planned DVH criteria of {best} on all evaluation cases",
-                f"DVH criteria of {best} on all evaluation cases; on the line the prediction equals the plan."),
+        picture(
+            dvh_chart(data.best.dvh(), data.colours),
+            f"Dose-volume histograms of {best}, predicted (dashed) against planned (solid)",
+            f"Share of a structure's volume that receives at least a dose: planned solid, by {best} dashed.",
+        ),
+        picture(
+            criteria_chart(rows, data.targets, data.colours),
+            f"Predicted against planned DVH criteria of {best} on all evaluation cases",
+            f"DVH criteria of {best} on all evaluation cases; on the line the prediction equals the plan.",
+        ),
         criteria_table(data),
-    ]  # fmt: skip
+    ]
     return join(*(part for part in parts if part))
 
 
 def numbers(data: ReportData, task: Regression) -> Markup:
     """Return predicted against true numbers."""
     return picture(
-        numbers_chart(data, task), f"Predicted against true {task.name} by architecture",
+        numbers_chart(data, task),
+        f"Predicted against true {task.name} by architecture",
         f"{task.name} of the evaluation cases, the mean over trainings; on the line the prediction is true.",
-    )  # fmt: skip
+    )

@@ -187,10 +187,11 @@ def against_table(data: ReportData) -> Markup:
     ]
     best = architecture_label(data.best_arch)
     return table(
-        [f"{best} against", *names], rows,
+        [f"{best} against", *names],
+        rows,
         f"How much better {best} is than each other architecture on the same evaluation cases (paired "
         f"{data.confidence} intervals). An interval that includes 0 means: these cases do not tell the two apart.",
-    )  # fmt: skip
+    )
 
 
 def _gain_cell(gain: Interval | None) -> Markup:
@@ -250,8 +251,11 @@ def criteria_table(data: ReportData) -> Markup:
         body.append(_emphasised_across(Row(name, [*cells, Cell(f"{bias:+.2f}".replace("-", "−"))])))
     titles = ["criterion", *(architecture_label(a) for a in data.archs), f"bias {architecture_label(data.best_arch)}"]
     head = element("thead", element("tr", *(element("th", title) for title in titles)))
-    caption = element("caption", "Mean |predicted − planned| in Gy over the evaluation cases and their structures; "
-                      "bias is the mean of predicted − planned.")  # fmt: skip
+    caption = element(
+        "caption",
+        "Mean |predicted − planned| in Gy over the evaluation cases and their structures; "
+        "bias is the mean of predicted − planned.",
+    )
     return element("div", element("table", caption, head, element("tbody", *body)), class_="scroll")
 
 
@@ -263,9 +267,10 @@ def worst_table(data: ReportData, task: Task) -> Markup:
     worst = values.sort_values(data.best_arch, ascending=metric.higher_is_better, kind="stable").head(_NUM_WORST)
     rows = [[case_id, *(format_metric(metric, value) for value in row)] for case_id, row in _rows_of(worst)]
     return table(
-        ["case", *(architecture_label(arch) for arch in values.columns)], rows,
+        ["case", *(architecture_label(arch) for arch in values.columns)],
+        rows,
         f"{metric.heading}: the {len(rows)} cases that {architecture_label(data.best_arch)} is worst on",
-    )  # fmt: skip
+    )
 
 
 def _rows_of(values: pd.DataFrame) -> list[tuple[str, list[float]]]:
@@ -274,8 +279,12 @@ def _rows_of(values: pd.DataFrame) -> list[tuple[str, list[float]]]:
 
 def trainings_table(data: ReportData) -> Markup:
     """Return every training with its scores, hardware and run."""
-    columns = [(role, task, metric) for role in ("tuning", EVALUATION) for task, metric in data.columns(role)
-               if metric == task.primary_metric]  # fmt: skip
+    columns = [
+        (role, task, metric)
+        for role in ("tuning", EVALUATION)
+        for task, metric in data.columns(role)
+        if metric == task.primary_metric
+    ]
     titles = ["architecture", "fold", "seed", *(f"{m.label}, {role}" for role, _, m in columns)]
     titles += ["device", "precision", "run"]
     rows = []
@@ -283,8 +292,15 @@ def trainings_table(data: ReportData) -> Markup:
         facts = model.facts
         scores = [format_metric(m, facts.scores.get(r, {}).get(t.name, {}).get(m.name)) for r, t, m in columns]
         chosen = " (chosen)" if index == data.content.best.model_index else ""
-        rows.append([
-            architecture_label(model.arch) + chosen, facts.fold, facts.seed, *scores, facts.device or DASH,
-            facts.precision or DASH, element("code", facts.run_id or DASH),
-        ])  # fmt: skip
+        rows.append(
+            [
+                architecture_label(model.arch) + chosen,
+                facts.fold,
+                facts.seed,
+                *scores,
+                facts.device or DASH,
+                facts.precision or DASH,
+                element("code", facts.run_id or DASH),
+            ]
+        )
     return join(table(titles, rows, "Every training"))

@@ -55,10 +55,11 @@ _LAYOUTS = {
     "ham10000": _Layout(
         r"(?P<name>(?P<split>)HAM10000_(images_part_[12]|segmentations_lesion_tschandl)/"
         r"(?P<case>ISIC_\d+)(_segmentation)?\.(jpg|png))",
-        r"(?P<name>HAM10000_metadata(\.csv)?|HAM10000_(images_part_[12]|segmentations_lesion_tschandl)\.zip)", 1,
+        r"(?P<name>HAM10000_metadata(\.csv)?|HAM10000_(images_part_[12]|segmentations_lesion_tschandl)\.zip)",
+        1,
     ),
     "stoic": _Layout(r"(?P<name>(?P<split>)data/mha/(?P<case>\d+)\.mha)", r"(?P<name>metadata/reference\.csv)", 1),
-}  # fmt: skip
+}
 
 
 def download(
@@ -204,10 +205,12 @@ def _unpack(file: RemoteFile, folder: Path, ledger: Ledger) -> None:
         with zipfile.ZipFile(archive) as content, atomic_path(target) as beside:
             beside.mkdir()
             wanted = [
-                (item, name) for item in content.infolist()
-                if not item.is_dir() and "__MACOSX" not in item.filename
+                (item, name)
+                for item in content.infolist()
+                if not item.is_dir()
+                and "__MACOSX" not in item.filename
                 and not (name := PurePosixPath(item.filename).name).startswith(".")
-            ]  # fmt: skip
+            ]
             _require_sane(file.name, [item for item, _ in wanted], shutil.disk_usage(folder).free)
             for item, name in wanted:
                 with content.open(item) as packed, (beside / name).open("xb") as stream:

@@ -165,12 +165,14 @@ def list_github(http: HttpSource, server: str, repository: str, revision: str = 
             raise DataError(f"{what} has more files than one listing holds")
         return [
             RemoteFile(
-                entry["path"], entry["size"], f"git:{entry['sha']}",
+                entry["path"],
+                entry["size"],
+                f"git:{entry['sha']}",
                 f"{raw}/{repository}/{quote(revision, safe='')}/{quote(entry['path'])}",
             )
             for entry in answer["tree"]
             if entry["type"] == "blob"
-        ]  # fmt: skip
+        ]
     except (KeyError, TypeError) as error:
         raise DataError(f"{what}: {_host(api)} lists files in a form that is not known (no {error})") from error
 

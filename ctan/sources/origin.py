@@ -73,8 +73,11 @@ class Origin:
 
     def tags(self) -> dict[str, str]:
         """Return what MLflow runs and registered versions carry of it."""
-        about_data = {f"data_{name}": self.pinned[name] for name in ("repository", "revision", "commit", "path", "md5")
-                      if name in self.pinned}  # fmt: skip
+        about_data = {
+            f"data_{name}": self.pinned[name]
+            for name in ("repository", "revision", "commit", "path", "md5")
+            if name in self.pinned
+        }
         return {
             "data_source": self.source,
             "data_version": self.data_version,

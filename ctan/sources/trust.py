@@ -21,15 +21,45 @@ Options = Mapping[str, str]
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _INSECURE_VARIABLE = "CTAN_INSECURE"
 # Options of a DVC remote that say where the data is and how it is arranged, in `.dvc/config` as committed.
-_HARMLESS = frozenset((
-    "account_name", "allow_anonymous_login", "connect_timeout", "endpointurl", "jobs", "oss_endpoint", "port",
-    "projectname", "read_timeout", "region", "ssl_verify", "url", "user", "verify", "version_aware", "worktree",
-))  # fmt: skip
+_HARMLESS = frozenset(
+    [
+        "account_name",
+        "allow_anonymous_login",
+        "connect_timeout",
+        "endpointurl",
+        "jobs",
+        "oss_endpoint",
+        "port",
+        "projectname",
+        "read_timeout",
+        "region",
+        "ssl_verify",
+        "url",
+        "user",
+        "verify",
+        "version_aware",
+        "worktree",
+    ]
+)
 # Options that say who asks: only in `.dvc/config.local`, which is never committed.
-_CREDENTIALS = frozenset((
-    "access_key_id", "account_key", "client_id", "client_secret", "connection_string", "keyfile", "oss_key_id",
-    "oss_key_secret", "password", "profile", "sas_token", "secret_access_key", "session_token", "tenant_id",
-))  # fmt: skip
+_CREDENTIALS = frozenset(
+    [
+        "access_key_id",
+        "account_key",
+        "client_id",
+        "client_secret",
+        "connection_string",
+        "keyfile",
+        "oss_key_id",
+        "oss_key_secret",
+        "password",
+        "profile",
+        "sas_token",
+        "secret_access_key",
+        "session_token",
+        "tenant_id",
+    ]
+)
 
 
 def require_safe_names(names: Iterable[str], what: str = "the source") -> None:
@@ -103,20 +133,25 @@ def allowed_options(committed: Options, own: Options, where: str) -> dict[str, s
         DataError: an option that a repository must not decide.
     """
     for options, file, allowed in (
-        (committed, ".dvc/config", _HARMLESS), (own, ".dvc/config.local", _HARMLESS | _CREDENTIALS)
-    ):  # fmt: skip
+        (committed, ".dvc/config", _HARMLESS),
+        (own, ".dvc/config.local", _HARMLESS | _CREDENTIALS),
+    ):
         for name in options:
             if name not in allowed:
                 raise DataError(f"{where}: {file} sets {name}, {_advice(name)}")
         if options.get("ssl_verify", "true").lower() != "true":
-            raise DataError(f"{where}: {file} sets ssl_verify to something else than true, so that anybody on the way "
-                            "could answer; for certificates of your own set AWS_CA_BUNDLE")  # fmt: skip
+            raise DataError(
+                f"{where}: {file} sets ssl_verify to something else than true, so that anybody on the way "
+                "could answer; for certificates of your own set AWS_CA_BUNDLE"
+            )
     merged = dict(committed) | dict(own)
     if address := committed.get("endpointurl"):
         require_secure(address, where)
         if not _is_loopback(address):
-            print(f"remark: {where} sends requests, signed with your credentials, to {address} (endpointurl)",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"remark: {where} sends requests, signed with your credentials, to {address} (endpointurl)",
+                file=sys.stderr,
+            )
     require_secure(merged.get("url", ""), where)
     return merged
 
@@ -139,8 +174,10 @@ def require_secure(address: str, what: str) -> None:
         return
     if os.environ.get(_INSECURE_VARIABLE, "").lower() not in ("1", "true", "yes"):
         shown = f"{address.partition(':')[0]}://{urlsplit(address).hostname}"
-        raise ConfigError(f"{what}: {shown} is not encrypted, so that anybody on the way can read and change the data; "
-                          "use https://, or allow it with `ctan --insecure ...`")  # fmt: skip
+        raise ConfigError(
+            f"{what}: {shown} is not encrypted, so that anybody on the way can read and change the data; "
+            "use https://, or allow it with `ctan --insecure ...`"
+        )
 
 
 def _is_loopback(address: str) -> bool:

@@ -78,8 +78,10 @@ def resolve_version(spec: str) -> DataVersion:
         raise ConfigError(f"data version {spec!r}: expected {_FORMS}")
     repository, revision = match["repository"], match["revision"]
     if re.match(r"\w+://[^/@]*:[^/@]*@", repository):
-        raise ConfigError("data version: the repository's address holds a password, which would be recorded with every "
-                          "run; use git's credential helper or SSH")  # fmt: skip
+        raise ConfigError(
+            "data version: the repository's address holds a password, which would be recorded with every "
+            "run; use git's credential helper or SSH"
+        )
     with opened(repository, revision) as origin:
         pin = find_pin(origin, match["path"], tree_md5)
         if pin.in_git:
@@ -153,8 +155,10 @@ def _address(origin: Repository, pin: Pin) -> str:
     if re.match(r"(https?|ssh|git|git\+ssh)://|[\w.-]+@[\w.-]+:", address):
         return address
     if origin.folder is None:
-        raise DataError(f"{origin}: {pin.path} is imported from {address}, a folder of another machine; "
-                        "clone the repository and give the folder")  # fmt: skip
+        raise DataError(
+            f"{origin}: {pin.path} is imported from {address}, a folder of another machine; "
+            "clone the repository and give the folder"
+        )
     return address if "://" in address else str((origin.folder / Path(address).expanduser()).resolve())
 
 
@@ -223,5 +227,6 @@ def _remote_here() -> tuple[str, dict[str, str]]:
             if not re.match(r"\w+://", options.get("url", "x://")):
                 options["url"] = str((folder / ".dvc" / Path(options["url"]).expanduser()).resolve())
             return name, options
-    raise ConfigError(f"data version: no remote is known; set {_REMOTE_VARIABLE} to its address, or give "
-                      "dvc:REPOSITORY@REVISION")  # fmt: skip
+    raise ConfigError(
+        f"data version: no remote is known; set {_REMOTE_VARIABLE} to its address, or give dvc:REPOSITORY@REVISION"
+    )

@@ -187,9 +187,13 @@ class _Tracer:
     def _data_of(self, run: Run, tags: Mapping[str, str]) -> Node:
         known = run.data.tags | dict(tags)
         facts = _some(
-            known, data_source="source", data_repository="repository", data_revision="revision", data_commit="commit",
+            known,
+            data_source="source",
+            data_repository="repository",
+            data_revision="revision",
+            data_commit="commit",
             data_path="path",
-        )  # fmt: skip
+        )
         return Node("data", known.get("data_version", "unknown"), facts)
 
 

@@ -44,8 +44,10 @@ class CheckpointKey:
         cls, pointer: StorePointer, arch: str, tasks: Sequence[Task], fold: int, seed: int, config: RunConfig
     ) -> CheckpointKey:
         """Return the key of one training."""
-        decides = config.model_dump(mode="json", include={"data": {"inputs", "signed_distance"}, "network": True,
-                                                          "preprocess": True, "training": True})  # fmt: skip
+        decides = config.model_dump(
+            mode="json",
+            include={"data": {"inputs", "signed_distance"}, "network": True, "preprocess": True, "training": True},
+        )
         for name in _NOT_DECISIVE:
             decides["training"].pop(name)
         code_hash = versions.sha256_of(versions.of_training(arch, tasks))
@@ -111,8 +113,11 @@ def _read(path: Path, key: CheckpointKey) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise DataError(f"{path}: the checkpoint cannot be read ({error}). {advice}") from error
     expected = asdict(key)
-    differing = [f"{name} {found.get(name)!r} instead of {value!r}" for name, value in expected.items()
-                 if found.get(name) != value]  # fmt: skip
+    differing = [
+        f"{name} {found.get(name)!r} instead of {value!r}"
+        for name, value in expected.items()
+        if found.get(name) != value
+    ]
     if differing or saved.get("format") != _FORMAT:
         raise DataError(f"{path}: checkpoint of another training: {', '.join(differing) or 'old format'}. {advice}")
     return state

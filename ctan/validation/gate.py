@@ -70,11 +70,16 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
     passes = [case_id not in rejected for case_id in manifest["case_id"].to_pylist()]
     passed = manifest.filter(pa.array(passes, pa.bool_()))
     quarantine += [
-        {"dataset": spec.dataset, "case_id": row["case_id"], "split": row["split"], "step": "validate",
-         "reason": "; ".join(rejected[row["case_id"]])}
+        {
+            "dataset": spec.dataset,
+            "case_id": row["case_id"],
+            "split": row["split"],
+            "step": "validate",
+            "reason": "; ".join(rejected[row["case_id"]]),
+        }
         for row in manifest.select(["case_id", "split"]).to_pylist()
         if row["case_id"] in rejected
-    ]  # fmt: skip
+    ]
     summary = ValidationSummary(
         num_cases=passed.num_rows,
         num_quarantined=len(quarantine),

@@ -50,15 +50,22 @@ def write_page(
     )
     body = [
         element("h1", f"Validation of {spec.dataset}"),
-        element("div", element("p", verdict, headline, class_="lead"),
-                element("p", describe(spec, passed)), class_="card"),
-    ]  # fmt: skip
+        element(
+            "div", element("p", verdict, headline, class_="lead"), element("p", describe(spec, passed)), class_="card"
+        ),
+    ]
     if problem:
         body += [element("h2", "Why the gate stopped"), element("pre", problem)]
     body += [element("h2", "Expectations"), _expectations(outcomes)]
     body += [element("h2", "Quarantine"), _quarantine(quarantine)]
-    body += [element("h2", "Distributions"), image(_distributions(spec, manifest), "Histograms of the manifest",
-             "All cases that could be read, one histogram a quantity.")]  # fmt: skip
+    body += [
+        element("h2", "Distributions"),
+        image(
+            _distributions(spec, manifest),
+            "Histograms of the manifest",
+            "All cases that could be read, one histogram a quantity.",
+        ),
+    ]
     write_text(report, page(f"Validation of {spec.dataset}", join(*body)))
 
 

@@ -82,34 +82,66 @@ def _of_all(spec: DataSpec, config: RunConfig) -> list[Expectation]:
     splits = [SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST]
     columns = [*SCHEMA(spec).names, *_DERIVED, *_shares(spec)]
     return [
-        Expectation("columns", "The manifest has every column of its schema", "", "ExpectTableColumnsToMatchSet",
-                    {"column_set": columns, "exact_match": True}, about_cases=False),
-        Expectation("rows", "There is at least one case", "cases", "ExpectTableRowCountToBeBetween",
-                    {"min_value": 1}, about_cases=False),
-        Expectation("id", "Every case has an id", "", "ExpectColumnValuesToNotBeNull",
-                    {"column": "case_id"}, about_cases=False),
-        Expectation("unique-id", "Every case has an id of its own", "", "ExpectColumnValuesToBeUnique",
-                    {"column": "case_id"}),
-        Expectation("complete", "Every quantity of the case is known", "", "ExpectColumnValuesToBeNull",
-                    {"column": "unknown"}),
-        Expectation("split", f"The split is one of {', '.join(splits)}", "", "ExpectColumnValuesToBeInSet",
-                    {"column": "split", "value_set": splits}),
+        Expectation(
+            "columns",
+            "The manifest has every column of its schema",
+            "",
+            "ExpectTableColumnsToMatchSet",
+            {"column_set": columns, "exact_match": True},
+            about_cases=False,
+        ),
+        Expectation(
+            "rows",
+            "There is at least one case",
+            "cases",
+            "ExpectTableRowCountToBeBetween",
+            {"min_value": 1},
+            about_cases=False,
+        ),
+        Expectation(
+            "id", "Every case has an id", "", "ExpectColumnValuesToNotBeNull", {"column": "case_id"}, about_cases=False
+        ),
+        Expectation(
+            "unique-id", "Every case has an id of its own", "", "ExpectColumnValuesToBeUnique", {"column": "case_id"}
+        ),
+        Expectation(
+            "complete", "Every quantity of the case is known", "", "ExpectColumnValuesToBeNull", {"column": "unknown"}
+        ),
+        Expectation(
+            "split",
+            f"The split is one of {', '.join(splits)}",
+            "",
+            "ExpectColumnValuesToBeInSet",
+            {"column": "split", "value_set": splits},
+        ),
         between("one-split", "num_splits_of_group", None, 1, "splits", "No patient is in two splits"),
-        between("fold-of-training", "fold_of_training", 0, config.data.num_folds - 1, "",
-                f"Training cases are in a fold from 0 to {config.data.num_folds - 1}"),
+        between(
+            "fold-of-training",
+            "fold_of_training",
+            0,
+            config.data.num_folds - 1,
+            "",
+            f"Training cases are in a fold from 0 to {config.data.num_folds - 1}",
+        ),
         between("no-other-fold", "fold_of_others", -1, -1, "", "Other cases are in no fold"),
         *(_of_voxels(config.validation) if spec.spatial_dims == 3 else ()),  # pictures have no known size
-    ]  # fmt: skip
+    ]
 
 
 def _of_voxels(limits: ValidationConfig) -> list[Expectation]:
     spacing = (limits.min_spacing_mm, limits.max_spacing_mm)
     return [
-        between("smallest-spacing", "spacing_min_mm", *spacing, "mm",
-                f"Voxel edges are at least {limits.min_spacing_mm:g} mm"),
-        between("largest-spacing", "spacing_max_mm", *spacing, "mm",
-                f"Voxel edges are at most {limits.max_spacing_mm:g} mm"),
-    ]  # fmt: skip
+        between(
+            "smallest-spacing",
+            "spacing_min_mm",
+            *spacing,
+            "mm",
+            f"Voxel edges are at least {limits.min_spacing_mm:g} mm",
+        ),
+        between(
+            "largest-spacing", "spacing_max_mm", *spacing, "mm", f"Voxel edges are at most {limits.max_spacing_mm:g} mm"
+        ),
+    ]
 
 
 def _of_ct(spec: DataSpec) -> list[Expectation]:
@@ -125,9 +157,15 @@ def _of_dose(config: RunConfig) -> list[Expectation]:
     return [
         between("mask", "num_mask_voxels", 1, None, "voxels", "The possible-dose mask is not empty"),
         between("dose-maximum", "dose_max_gy", 1, most, "Gy", f"The maximum dose is between 1 and {most:g} Gy"),
-        between("dose-inside-mask", "num_dose_voxels_outside_mask", 0, 0, "voxels",
-                "Dose is zero outside the possible-dose mask"),
-    ]  # fmt: skip
+        between(
+            "dose-inside-mask",
+            "num_dose_voxels_outside_mask",
+            0,
+            0,
+            "voxels",
+            "Dose is zero outside the possible-dose mask",
+        ),
+    ]
 
 
 def _shares(spec: DataSpec) -> list[str]:

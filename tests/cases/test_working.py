@@ -34,8 +34,10 @@ def test_what_is_made_in_memory_is_what_a_store_gives_back(name: str, grid: list
         np.testing.assert_array_equal(made.image[image], kept.image[image])
         assert made.image[image].dtype == kept.image[image].dtype
         assert (made.labels, made.prescription_gy, made.spacing_mm) == (
-            kept.labels, kept.prescription_gy, kept.spacing_mm,
-        )  # fmt: skip
+            kept.labels,
+            kept.prescription_gy,
+            kept.spacing_mm,
+        )
         if dataset.spec.has_dose:
             np.testing.assert_allclose(made.dose, kept.dose, atol=0.001)
         facts = {name: value for name, value in case.facts.items() if name in dataset.spec.facts}

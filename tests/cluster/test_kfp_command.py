@@ -196,3 +196,20 @@ def test_the_kfp_of_the_environment_is_ours() -> None:
     assert f"from {module} import main" in script.read_text(encoding="utf-8"), (
         "kfp was installed over ctan's script: uv pip install --no-deps --reinstall-package ctan -e ."
     )
+
+
+@pytest.mark.parametrize("committed", [COMPILED, RETRAIN], ids=lambda path: path.stem)
+def test_the_pipelines_compile_as_kfp_s_documentation_types_it(committed: Path, tmp_path: Path) -> None:
+    root = committed.parents[1]
+    command = [str(Path(sys.executable).with_name("kfp")), "dsl", "compile", "--py", f"pipelines/{committed.stem}.py"]
+    ran = subprocess.run(
+        [*command, "--output", str(tmp_path / "x.yaml")], cwd=root, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert (tmp_path / "x.yaml").read_bytes() == committed.read_bytes()
+
+
+def test_a_file_outside_a_package_is_compiled_by_upstream_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from kfp import dsl\n")
+    arguments = ["dsl", "compile", "--py", str(tmp_path / "mine.py"), "--output", "x.yaml"]
+    assert upstream_arguments(arguments) == arguments

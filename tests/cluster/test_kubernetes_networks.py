@@ -35,8 +35,12 @@ def test_steps_and_trainers_reach_mlflow_and_the_world_does_not(flavour: str) ->
     assert may_connect(manifests, TRAINER, TRAINER, 29400)
     assert not may_connect(manifests, {"app": "anything"}, mlflow, 5000)
     assert not may_connect(manifests, STEP, mlflow, 22)
-    peers = [peer for spec in policies_of(manifests, mlflow, "Ingress") for rule in spec.get("ingress", [])
-             for peer in rule["from"]]  # fmt: skip
+    peers = [
+        peer
+        for spec in policies_of(manifests, mlflow, "Ingress")
+        for rule in spec.get("ingress", [])
+        for peer in rule["from"]
+    ]
     assert not [peer for peer in peers if "ipBlock" in peer]
     assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}} in peers
 

@@ -74,8 +74,10 @@ def test_the_job_for_claims_is_root_and_may_give_files_away_and_nothing_else() -
     manifests = kustomize(MANIFESTS / "claims")
     (pod,) = pod_templates(manifests)
     assert violations_of_restricted(pod) == [
-        "claims: capabilities added", "claims: runAsNonRoot", "claims: runs as root"
-    ]  # fmt: skip
+        "claims: capabilities added",
+        "claims: runAsNonRoot",
+        "claims: runs as root",
+    ]
     assert pod.containers[0]["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN"]}
     assert pod.containers[0]["securityContext"]["readOnlyRootFilesystem"] is True
     claimed = {

@@ -158,8 +158,10 @@ def test_settings_of_a_component_reach_every_use_of_it() -> None:
         for name, executor in spec["deploymentSpec"]["executors"].items()
     }
     assert {name: cpu for name, cpu in cpus.items() if cpu != "1"} == {
-        "exec-resolve": "3", "exec-resolve-2": "3", "exec-train": "5"
-    }  # fmt: skip
+        "exec-resolve": "3",
+        "exec-resolve-2": "3",
+        "exec-train": "5",
+    }
 
 
 def test_settings_of_a_step_of_another_pipeline_of_ours_are_left_alone() -> None:

@@ -113,8 +113,16 @@ def test_each_step_counts_once_whatever_else_the_server_lists(name: str, count: 
 def test_steps_are_told_in_the_order_they_ran_with_the_iteration_of_the_loop() -> None:
     steps = progress_of("run-succeeded-ctan-plain").steps
     assert [step.label for step in steps] == [
-        "resolve", "ingest", "validate", "plan", "preprocess", "train 1/1", "evaluate 1/1", "compare", "promote",
-    ]  # fmt: skip
+        "resolve",
+        "ingest",
+        "validate",
+        "plan",
+        "preprocess",
+        "train 1/1",
+        "evaluate 1/1",
+        "compare",
+        "promote",
+    ]
     assert {step.in_words for step in steps} == {"SUCCEEDED"}, "ingest and validate ran: the cache holds their record"
 
 
@@ -144,8 +152,11 @@ def test_every_pod_found_is_a_child_that_the_server_named(name: str) -> None:
     pipeline = CompiledPipeline.read(ANSWERS[name][0])
     tasks = read(answer).run_details.task_details
     nodes = Nodes(tasks)
-    ids = {child["pod_name"].rpartition("-")[2] for t in answer["run_details"]["task_details"]
-           for child in t.get("child_tasks", [])}  # fmt: skip
+    ids = {
+        child["pod_name"].rpartition("-")[2]
+        for t in answer["run_details"]["task_details"]
+        for child in t.get("child_tasks", [])
+    }
     ran = {task.display_name for task in tasks if task.state in ("SUCCEEDED", "FAILED")}
     for place in places(pipeline.placed_steps(), 1):
         pods = nodes.pods(place)
@@ -189,10 +200,13 @@ def test_a_step_that_failed_by_itself_left_its_log_in_the_pipeline_root(
 ) -> None:
     kfp_server.states = [recorded("run-failed-gate")]
     below = "v2/artifacts/ctan/run-0"
-    server.put(bucket, {
-        f"{below}/validate/6f1c/executor-logs": GATE_LOG.encode(),
-        f"{below}/ingest/77aa/executor-logs": b"of another step",
-    })  # fmt: skip
+    server.put(
+        bucket,
+        {
+            f"{below}/validate/6f1c/executor-logs": GATE_LOG.encode(),
+            f"{below}/ingest/77aa/executor-logs": b"of another step",
+        },
+    )
     monkeypatch.setenv(logs.ROOT_VARIABLE, f"s3://{bucket}/v2/artifacts")
     done = submit(kfp_server, ONE)
     assert "validate: 6 of 6 cases fail" in done.output
@@ -301,8 +315,11 @@ def test_canceling_is_told_and_ends_with_3(kfp_server: KfpServer) -> None:
 
 
 def test_a_run_whose_conditions_are_false_says_what_was_left_out(kfp_server: KfpServer) -> None:
-    run = SimulatedRun(CompiledPipeline.read(RETRAIN), conditions=("condition-1",),
-                       said={"check": "ctan step: check\nnothing to do: same data"})  # fmt: skip
+    run = SimulatedRun(
+        CompiledPipeline.read(RETRAIN),
+        conditions=("condition-1",),
+        said={"check": "ctan step: check\nnothing to do: same data"},
+    )
     simulate(kfp_server, run)
     done = submit(kfp_server, str(RETRAIN), ONE, "source=phantom")
     assert done.exit_code == 0

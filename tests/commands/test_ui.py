@@ -23,9 +23,14 @@ def test_modules_in_the_current_directory_are_not_imported(tmp_path: Path, own_w
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).with_name("ctan")), "ui", "--port", str(port)]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         env=os.environ | {"CTAN_WORKSPACE": str(own_workspace)},
-    ) as server:  # fmt: skip
+    ) as server:
         assert server.stderr is not None
         said = []
         for line in server.stderr:

@@ -56,9 +56,16 @@ def test_every_step_runs_in_its_container_and_the_best_model_becomes_champion(
     run_in_containers(compiled_pipeline(), SMALLEST | folders, root, ran, **options)
 
     assert Counter(container.step.partition(" ")[0] for container in ran) == {
-        "resolve": 1, "ingest": 1, "validate": 1, "preprocess": 1, "plan": 1, "train": 2, "evaluate": 2, "compare": 1,
+        "resolve": 1,
+        "ingest": 1,
+        "validate": 1,
+        "preprocess": 1,
+        "plan": 1,
+        "train": 2,
+        "evaluate": 2,
+        "compare": 1,
         "promote": 1,
-    }  # fmt: skip
+    }
     for step in ("train", "evaluate"):
         assert {one.step for one in ran if one.step.startswith(step)} == {f"{step} {what}" for what in TRAININGS}
     image_id = subprocess.check_output(["docker", "image", "inspect", "-f", "{{.Id}}", image], text=True).strip()

@@ -183,9 +183,16 @@ def test_simpleitk_reads_a_dose_grid_however_the_patient_lay(tmp_path, position)
 def test_frames_of_a_dose_lie_where_the_offset_vector_says(tmp_path, position, reverse, offsets):
     dose = np.arange(5.0)[:, None, None] * np.ones((5, 3, 4))
     write_rtdose(
-        tmp_path / "RD.dcm", dose, SPACING, ORIGIN, patient=HEADER, position=position, reverse=reverse,
-        offsets=offsets, bits=32,
-    )  # fmt: skip
+        tmp_path / "RD.dcm",
+        dose,
+        SPACING,
+        ORIGIN,
+        patient=HEADER,
+        position=position,
+        reverse=reverse,
+        offsets=offsets,
+        bits=32,
+    )
     header = pydicom.dcmread(tmp_path / "RD.dcm")
     values, z = dose_in(header)
     np.testing.assert_allclose(z, [-30, -25, -20, -15, -10])

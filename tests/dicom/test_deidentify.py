@@ -77,7 +77,7 @@ PLANTED = {
     "Manufacturer": "Secretmaker",
     "SoftwareVersions": "secretversion",
     "ImageType": ["ORIGINAL", "PRIMARY", "SECRETTYPE"],
-}  # fmt: skip
+}
 ROI_NAME = "Secretroi Frau Meier"
 FILE_NAME = "Secretfile_Erika"
 
@@ -91,8 +91,13 @@ def plant(dataset):
     item = pydicom.Dataset()
     item.PatientID, item.TypeOfPatientID = "SECRETNESTED", "TEXT"
     dataset.OtherPatientIDsSequence = [item]
-    for keyword in ("StructureSetROISequence", "ROIContourSequence", "DoseReferenceSequence", "BeamSequence",
-                    "FractionGroupSequence"):  # fmt: skip
+    for keyword in (
+        "StructureSetROISequence",
+        "ROIContourSequence",
+        "DoseReferenceSequence",
+        "BeamSequence",
+        "FractionGroupSequence",
+    ):
         for inner in dataset.get(keyword, []):
             inner.ROIDescription, inner.BeamName = "secretroidescription", "SECRETBEAM"
             inner.DoseReferenceDescription, inner.BeamDescription = "secrettarget", "secretbeamtext"
@@ -101,9 +106,11 @@ def plant(dataset):
 
 def uids_of(dataset):
     found = []
-    dataset.walk(lambda _, element: found.extend(
-        [str(element.value)] if element.VR == "UI" and str(element.value).startswith("2.25.") else []
-    ))  # fmt: skip
+    dataset.walk(
+        lambda _, element: found.extend(
+            [str(element.value)] if element.VR == "UI" and str(element.value).startswith("2.25.") else []
+        )
+    )
     return found
 
 
@@ -165,8 +172,18 @@ def test_nothing_identifying_is_in_a_case(planted, caplog, capfd):
     assert remarks == [
         "1 of 4 ROIs match no structure of data.options.structures and are left out; ctan data names shows them"
     ]
-    seen = [everything(case), everything(case_row(case, dataset.spec, -1)), raw.case_id, raw.group_id, *remarks,
-            caplog.text, *[str(w.message) for w in warned], printed.out, printed.err, repr(raw.files)]  # fmt: skip
+    seen = [
+        everything(case),
+        everything(case_row(case, dataset.spec, -1)),
+        raw.case_id,
+        raw.group_id,
+        *remarks,
+        caplog.text,
+        *[str(w.message) for w in warned],
+        printed.out,
+        printed.err,
+        repr(raw.files),
+    ]
     for text in seen:
         assert leaks(text, uids) == []
     for array in (*case.images.values(), *case.masks.values(), *case.doses.values()):
@@ -196,11 +213,16 @@ def damage_value(keyword):
 
 
 DAMAGES = {
-    "cut in the header": damage_at(0.1), "cut in the middle": damage_at(0.5), "cut near the end": damage_at(0.99),
-    "removed": lambda path: path.unlink(), "text as a position": damage_value("ImagePositionPatient"),
-    "text as a slope": damage_value("RescaleSlope"), "text as a dose": damage_value("DoseGridScaling"),
-    "text as a frame": damage_value("FrameOfReferenceUID"), "text as rows": damage_value("Rows"),
-}  # fmt: skip
+    "cut in the header": damage_at(0.1),
+    "cut in the middle": damage_at(0.5),
+    "cut near the end": damage_at(0.99),
+    "removed": lambda path: path.unlink(),
+    "text as a position": damage_value("ImagePositionPatient"),
+    "text as a slope": damage_value("RescaleSlope"),
+    "text as a dose": damage_value("DoseGridScaling"),
+    "text as a frame": damage_value("FrameOfReferenceUID"),
+    "text as rows": damage_value("Rows"),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)

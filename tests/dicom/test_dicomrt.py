@@ -313,8 +313,12 @@ def test_points_and_empty_rois_are_not_contoured(folder):
 
 
 def test_names_match_whole_in_any_case_and_unknown_ones_are_left_out(folder):
-    contours = {"  PROSTATA ": CONTOURS["Prostate"], "ptv_78": CONTOURS["PTV"], "Not the Prostate": CONTOURS["PTV"],
-                "zzBladder": CONTOURS["Bladder"]}  # fmt: skip
+    contours = {
+        "  PROSTATA ": CONTOURS["Prostate"],
+        "ptv_78": CONTOURS["PTV"],
+        "Not the Prostate": CONTOURS["PTV"],
+        "zzBladder": CONTOURS["Bladder"],
+    }
     write_patient(folder, contours=contours)
     assert set(read(folder).masks) == {"Prostate", "PTV", "possible_dose_mask"}
 

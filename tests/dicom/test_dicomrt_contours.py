@@ -165,8 +165,12 @@ def test_real_contours_have_the_volume_of_their_polygons():
         if len(contours) not in (33, 48, 24):  # heart, breast and tumour bed block: one contour a slice, no holes
             continue
         x, y = np.concatenate([c[:, 0] for c in contours]), np.concatenate([c[:, 1] for c in contours])
-        following = np.concatenate([np.roll(np.arange(len(c)), -1) + n for c, n in
-                                    zip(contours, np.cumsum([0, *map(len, contours[:-1])]), strict=True)])  # fmt: skip
+        following = np.concatenate(
+            [
+                np.roll(np.arange(len(c)), -1) + n
+                for c, n in zip(contours, np.cumsum([0, *map(len, contours[:-1])]), strict=True)
+            ]
+        )
         cross, starts = x * y[following] - x[following] * y, np.cumsum([0, *map(len, contours[:-1])])
         area = np.abs(np.add.reduceat(cross, starts) / 2).sum()
         assert mask_of(contours, image, "ROI").sum() * spacing**2 == pytest.approx(area, rel=0.01)

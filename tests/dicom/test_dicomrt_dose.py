@@ -102,9 +102,15 @@ def write_beams(folder, shares, beams):
     (folder / "rd").unlink()
     for number, share in shares.items():
         write_rtdose(
-            folder / f"rd{number}", plan_dose() * share, DOSE_SPACING, DOSE_ORIGIN, patient=HEADER, summation="BEAM",
-            beam=number, step=1e-3,
-        )  # fmt: skip
+            folder / f"rd{number}",
+            plan_dose() * share,
+            DOSE_SPACING,
+            DOSE_ORIGIN,
+            patient=HEADER,
+            summation="BEAM",
+            beam=number,
+            step=1e-3,
+        )
     write_rtplan(folder / "rp", 60.0, patient=HEADER, beams=beams)
 
 

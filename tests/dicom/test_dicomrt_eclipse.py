@@ -9,8 +9,13 @@ import pytest
 
 from tests.helpers.dicom import KEY, TEST_DATA, dataset_of, needs_test_data
 
-STRUCTURES = {"Bladder": "Bladder", "Rectum": "Rectum", "PTV": "PTV", "FemoralHeadLeft": "FemoralHeadLt",
-              "FemoralHeadRight": "FemoralHeadRT"}  # fmt: skip
+STRUCTURES = {
+    "Bladder": "Bladder",
+    "Rectum": "Rectum",
+    "PTV": "PTV",
+    "FemoralHeadLeft": "FemoralHeadLt",
+    "FemoralHeadRight": "FemoralHeadRT",
+}
 
 
 @pytest.fixture(scope="module")

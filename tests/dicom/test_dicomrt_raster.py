@@ -153,8 +153,9 @@ def test_contours_that_overlap_are_one_structure():
         first, second = ring(rng.uniform(4, 8), (15, 20)), ring(rng.uniform(4, 8), rng.uniform((19, 16), (24, 24)))
         mask, remarks = filled(first, second)
         assert agrees(mask, fine_inside(first) | fine_inside(second))
-        assert remarks == ("ROI: contours that overlap each other are read as their union "
-                           "(at 0.00 mm along the slice axis)",)  # fmt: skip
+        assert remarks == (
+            "ROI: contours that overlap each other are read as their union (at 0.00 mm along the slice axis)",
+        )
         exclusive, none = filled(first, second, exclusive=True)
         assert agrees(exclusive, fine_inside(first) ^ fine_inside(second))
         assert not none

@@ -193,8 +193,16 @@ def test_figures_hold_slices_of_three_views(evaluated: tuple[Path, EvaluationRec
             what = {
                 key.rsplit("/", 1)[1]: figures[key] for key in figures.files if key.startswith(f"{case_id}/{view}/")
             }
-            assert set(what) == {"ct", "planned", "predicted", "true_contours", "predicted_contours", "known",
-                                 "targets", "spacing_mm"}  # fmt: skip
+            assert set(what) == {
+                "ct",
+                "planned",
+                "predicted",
+                "true_contours",
+                "predicted_contours",
+                "known",
+                "targets",
+                "spacing_mm",
+            }
             assert what["ct"].shape == what["planned"].shape == what["predicted"].shape
             assert what["true_contours"].shape == what["predicted_contours"].shape == (7, *what["ct"].shape)
             assert what["planned"].max() > 60

@@ -17,9 +17,13 @@ from tests.helpers.small import files_of
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cross_stitch"
 TINY = [
-    "preprocess.grid_shape=[16, 16, 16]", "preprocess.grid_spacing_mm=[24, 24, 24]", "network.num_stages=2",
-    "network.base_width=4", "evaluation.num_bootstrap=100", "evaluation.num_figure_cases=1",
-]  # fmt: skip
+    "preprocess.grid_shape=[16, 16, 16]",
+    "preprocess.grid_spacing_mm=[24, 24, 24]",
+    "network.num_stages=2",
+    "network.base_width=4",
+    "evaluation.num_bootstrap=100",
+    "evaluation.num_figure_cases=1",
+]
 _ASK = """
 import sys; from pathlib import Path; import numpy as np; from ctan.inference import load_network
 model = load_network(Path(sys.argv[1]))

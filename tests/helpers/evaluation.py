@@ -51,10 +51,14 @@ def write_network(
         for parameter in network.parameters():
             torch.nn.init.constant_(parameter, fill)
     facts = {
-        "fold": fold, "seed": seed, "store_key": pointer.key, "data_hash": pointer.data_hash,
-        "run_id": f"run-{arch}-{seed}", "macs_per_case": 10**9,
+        "fold": fold,
+        "seed": seed,
+        "store_key": pointer.key,
+        "data_hash": pointer.data_hash,
+        "run_id": f"run-{arch}-{seed}",
+        "macs_per_case": 10**9,
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }  # fmt: skip
+    }
     record = model_record(arch, DATASET.spec, predicted, config, **facts).model_copy(update=changes)
     save_network(folder, network.state_dict(), record)
     rows = [{"epoch": 1, "task": name, "loss": 1.0, "weight": 1.0, "learning_rate": 1e-3} for name in ("", *tasks)]

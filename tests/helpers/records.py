@@ -13,9 +13,19 @@ from ctan.records import Grid, ModelRecord
 from ctan.tasks import Task
 
 _FACTS: dict[str, Any] = {
-    "fold": 0, "seed": 0, "precision": "fp32", "device": "cpu", "num_parameters": 1, "macs_per_case": 1, "epochs": 1,
-    "step_seconds": 0.1, "store_key": "k" * 64, "data_hash": "d" * 64, "code_hash": "e" * 64, "run_id": "",
-}  # fmt: skip
+    "fold": 0,
+    "seed": 0,
+    "precision": "fp32",
+    "device": "cpu",
+    "num_parameters": 1,
+    "macs_per_case": 1,
+    "epochs": 1,
+    "step_seconds": 0.1,
+    "store_key": "k" * 64,
+    "data_hash": "d" * 64,
+    "code_hash": "e" * 64,
+    "run_id": "",
+}
 
 
 def model_record(arch: str, spec: DataSpec, tasks: Sequence[Task], config: RunConfig, **facts: Any) -> ModelRecord:
@@ -30,9 +40,16 @@ def model_record(arch: str, spec: DataSpec, tasks: Sequence[Task], config: RunCo
     """
     inputs = Inputs.of(config.data)
     made = {
-        "arch": arch, "spec": spec, "inputs": inputs, "tasks": tuple(tasks), "in_channels": inputs.num_channels(spec),
-        "network": with_options(arch, config.network), "grid": Grid.of(config.preprocess),
-        "compute_precision": config.training.precision, "test_time_flip": config.evaluation.test_time_flip,
-        "config_hash": config.hash(), "config": config.model_dump(mode="json"),
-    }  # fmt: skip
+        "arch": arch,
+        "spec": spec,
+        "inputs": inputs,
+        "tasks": tuple(tasks),
+        "in_channels": inputs.num_channels(spec),
+        "network": with_options(arch, config.network),
+        "grid": Grid.of(config.preprocess),
+        "compute_precision": config.training.precision,
+        "test_time_flip": config.evaluation.test_time_flip,
+        "config_hash": config.hash(),
+        "config": config.model_dump(mode="json"),
+    }
     return ModelRecord(**(_FACTS | made | facts))

@@ -76,10 +76,21 @@ def _role(table: pa.Table, role: str) -> pa.Table:
 def _record(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) -> ModelRecord:
     num_parameters = int(_PARAMETERS.get(arch, 5e6))
     return model_record(
-        arch, get_dataset("openkbp").spec, predicted, load_config("cpu"), fold=fold, seed=seed, epochs=10,
-        store_key="0123456789abcdef", code_hash="c" * 64, num_parameters=num_parameters, precision="bf16",
-        macs_per_case=num_parameters * 9000, run_id=f"run{arch}{fold}{seed}", step_seconds=1.0 + num_parameters / 1e7,
-    )  # fmt: skip
+        arch,
+        get_dataset("openkbp").spec,
+        predicted,
+        load_config("cpu"),
+        fold=fold,
+        seed=seed,
+        epochs=10,
+        store_key="0123456789abcdef",
+        code_hash="c" * 64,
+        num_parameters=num_parameters,
+        precision="bf16",
+        macs_per_case=num_parameters * 9000,
+        run_id=f"run{arch}{fold}{seed}",
+        step_seconds=1.0 + num_parameters / 1e7,
+    )
 
 
 def _cases(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) -> list[dict[str, Any]]:
@@ -182,20 +193,32 @@ def _comparison(models: list[dict[str, Any]], folders: list[Path], predicted: tu
     architectures = []
     for arch in archs:
         of_arch = [model["scores"] for model in models if model["arch"] == arch]
-        gains = {} if arch == reference else {
-            role: relative_improvement(
-                predicted, *([_role(t, role) for t in tables[name]] for name in (arch, reference)), SETTINGS
-            ) for role in NUM_CASES
-        }  # fmt: skip
+        gains = (
+            {}
+            if arch == reference
+            else {
+                role: relative_improvement(
+                    predicted, *([_role(t, role) for t in tables[name]] for name in (arch, reference)), SETTINGS
+                )
+                for role in NUM_CASES
+            }
+        )
         rows = pa.concat_tables([_role(t, EVALUATION) for t in tables[arch]])
         dice = rows.filter(pa.compute.field("metric") == "dice").group_by("structure").aggregate([("value", "mean")])
-        architectures.append({
-            "arch": arch,
-            "scores": {role: {t: {m: _spread(np.mean([s[role][t][m] for s in of_arch])) for m in of_arch[0][role][t]}
-                              for t in of_arch[0][role]} for role in NUM_CASES},
-            "structures": dict(zip(dice["structure"].to_pylist(), dice["value_mean"].to_pylist(), strict=True)),
-            "relative_improvement": gains,
-        })  # fmt: skip
+        architectures.append(
+            {
+                "arch": arch,
+                "scores": {
+                    role: {
+                        t: {m: _spread(np.mean([s[role][t][m] for s in of_arch])) for m in of_arch[0][role][t]}
+                        for t in of_arch[0][role]
+                    }
+                    for role in NUM_CASES
+                },
+                "structures": dict(zip(dice["structure"].to_pylist(), dice["value_mean"].to_pylist(), strict=True)),
+                "relative_improvement": gains,
+            }
+        )
     has_dose = any(isinstance(task, DoseRegression) for task in predicted)
     average = {
         a["arch"]: a["relative_improvement"].get(TUNING, {}).get("average", {}).get("value", 0) for a in architectures
@@ -204,20 +227,41 @@ def _comparison(models: list[dict[str, Any]], folders: list[Path], predicted: tu
     index = next(i for i, model in enumerate(models) if model["arch"] == best)
     return {
         "tasks": [task.to_json() for task in predicted],
-        "dataset": "openkbp", "store_key": "0123456789abcdef", "data_hash": "d" * 64, "evaluation_hash": "e" * 64,
-        "num_bootstrap": SETTINGS.num_bootstrap, "confidence": SETTINGS.confidence, "reference_arch": reference,
-        "excludes_training_variance": len(models) < 3 * len(archs), "num_tuning_cases": NUM_CASES[TUNING],
-        "num_evaluation_cases": NUM_CASES[EVALUATION], "models": models, "architectures": architectures,
+        "dataset": "openkbp",
+        "store_key": "0123456789abcdef",
+        "data_hash": "d" * 64,
+        "evaluation_hash": "e" * 64,
+        "num_bootstrap": SETTINGS.num_bootstrap,
+        "confidence": SETTINGS.confidence,
+        "reference_arch": reference,
+        "excludes_training_variance": len(models) < 3 * len(archs),
+        "num_tuning_cases": NUM_CASES[TUNING],
+        "num_evaluation_cases": NUM_CASES[EVALUATION],
+        "models": models,
+        "architectures": architectures,
         "baselines": [
-            {"arch": "baseline-mean", "label": "Mean dose inside the mask",
-             "scores": {EVALUATION: {"dose": {"dose_score": 21.3, "dvh_score": 24.1}}}},
-            {"arch": "baseline-distance", "label": "Mean dose at equal distance to the targets",
-             "scores": {EVALUATION: {"dose": {"dose_score": 7.91, "dvh_score": 9.2}}}},
-        ] if has_dose else [],
+            {
+                "arch": "baseline-mean",
+                "label": "Mean dose inside the mask",
+                "scores": {EVALUATION: {"dose": {"dose_score": 21.3, "dvh_score": 24.1}}},
+            },
+            {
+                "arch": "baseline-distance",
+                "label": "Mean dose at equal distance to the targets",
+                "scores": {EVALUATION: {"dose": {"dose_score": 7.91, "dvh_score": 9.2}}},
+            },
+        ]
+        if has_dose
+        else [],
         "grid_floor": {"dose": {"dose_score": 0.134, "dvh_score": 0.31}, "contouring": {"dice_mean": 0.973}},
-        "best": {"arch": best, "fold": models[index]["fold"], "seed": models[index]["seed"], "model_index": index,
-                 "reason": f"{best} improves on {reference} by {average[best]:+.2f}% on the tuning cases"},
-    }  # fmt: skip
+        "best": {
+            "arch": best,
+            "fold": models[index]["fold"],
+            "seed": models[index]["seed"],
+            "model_index": index,
+            "reason": f"{best} improves on {reference} by {average[best]:+.2f}% on the tuning cases",
+        },
+    }
 
 
 def _spread(value: float) -> dict[str, float]:

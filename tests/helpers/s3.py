@@ -78,9 +78,12 @@ def s3_server() -> Iterator[S3Server]:
     port, *ports = free_ports(8)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [weed, *_options(folder, port, ports)], stdout=log, stderr=log, env={"HOME": str(folder)},
+            [weed, *_options(folder, port, ports)],
+            stdout=log,
+            stderr=log,
+            env={"HOME": str(folder)},
             preexec_fn=die_with_parent,
-        )  # fmt: skip
+        )
     try:
         client = boto3.client(
             "s3",
@@ -101,14 +104,27 @@ def s3_server() -> Iterator[S3Server]:
 def _options(folder: Path, port: int, ports: list[int]) -> list[str]:
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     return [
-        f"-logdir={folder}", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}",
+        f"-logdir={folder}",
+        "server",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-dir={folder}",
         *(f"-{name}={number}" for name, number in zip(names, ports, strict=False)),
-        "-filer", f"-filer.localSocket={folder}/filer.sock",
-        "-s3", f"-s3.port={port}", f"-s3.port.grpc={ports[-1]}", f"-s3.localSocket={folder}/s3.sock",
-        f"-s3.config={folder}/s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        "-master.telemetry=false", "-master.electionTimeout=100ms", "-master.heartbeatInterval=50ms",
-        "-master.volumeSizeLimitMB=64", "-volume.max=100",
-    ]  # fmt: skip
+        "-filer",
+        f"-filer.localSocket={folder}/filer.sock",
+        "-s3",
+        f"-s3.port={port}",
+        f"-s3.port.grpc={ports[-1]}",
+        f"-s3.localSocket={folder}/s3.sock",
+        f"-s3.config={folder}/s3.json",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+        "-master.electionTimeout=100ms",
+        "-master.heartbeatInterval=50ms",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=100",
+    ]
 
 
 def die_with_parent() -> None:

@@ -34,7 +34,8 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen, log: Pa
     while not condition():
         said = log.read_text()[-3000:] if log else ""
         assert process.poll() is None, f"the process ended: {said}"
-        assert time.monotonic() < deadline, f"too slow: {said}"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"hangs: {said}")
         time.sleep(0.1)
 
 

@@ -142,8 +142,10 @@ def test_contours_have_the_colours_of_the_report_and_a_legend(planned):
     figure = contact_sheet(planned, OPENKBP)
     (pairs,) = (task.mirrored_pairs for task in tasks_of(OPENKBP) if task.kind == "segmentation")
     colours = structure_colours(OPENKBP.structures, OPENKBP.targets, pairs)
-    legend = {text.get_text(): line.get_color() for text, line in
-              zip(figure.legends[0].get_texts(), figure.legends[0].get_lines(), strict=True)}  # fmt: skip
+    legend = {
+        text.get_text(): line.get_color()
+        for text, line in zip(figure.legends[0].get_texts(), figure.legends[0].get_lines(), strict=True)
+    }
     assert legend == {name: colours[name] for name in ("PTV70", "LeftParotid")}
     middle = [axes for name, axes in panels(figure).items() if name.startswith("axial")][2]
     drawn = [contour.get_edgecolor()[0] for contour in middle.collections]
@@ -169,11 +171,15 @@ def test_dose_is_washed_over_the_ct_with_a_bar_where_there_is_one(planned):
 def test_title_and_foot_say_what_is_known(planned, scan, picture):
     size = "30 × 40 × 20 voxels of 4.00 × 4.00 × 2.50 mm (AP, LR, SI)"
     assert texts(contact_sheet(planned, OPENKBP)) == [
-        "openkbp  pt_7", f"{size} · largest dose 70.0 Gy", OPENKBP.licence
-    ]  # fmt: skip
+        "openkbp  pt_7",
+        f"{size} · largest dose 70.0 Gy",
+        OPENKBP.licence,
+    ]
     assert texts(contact_sheet(scan, STOIC)) == [
-        "stoic  12", f"{size} · covid: negative · severity: unknown · age 45 · sex female", STOIC.licence
-    ]  # fmt: skip
+        "stoic  12",
+        f"{size} · covid: negative · severity: unknown · age 45 · sex female",
+        STOIC.licence,
+    ]
     assert texts(contact_sheet(picture, HAM10000))[:2] == ["ham10000  ISIC_1", "60 × 90 pixels · diagnosis: nv"]
 
 

@@ -110,9 +110,13 @@ def test_a_broken_case_goes_to_quarantine_with_the_reason_and_the_others_stay(ra
     common = {"dataset": "openkbp", "step": "ingest"}
     assert quarantine_of(tmp_path / "out") == [
         {**common, "case_id": "pt_3", "split": "train", "reason": "dose.csv missing; every patient needs them"},
-        {**common, "case_id": "pt_201", "split": "validation",
-         "reason": "ct.csv: line 2: index -4 out of range 0..2097151"},
-    ]  # fmt: skip
+        {
+            **common,
+            "case_id": "pt_201",
+            "split": "validation",
+            "reason": "ct.csv: line 2: index -4 out of range 0..2097151",
+        },
+    ]
     assert (summary.num_cases, summary.num_quarantined, summary.cases_per_split) == (4, 2, {"train": 4})
 
 
@@ -136,12 +140,19 @@ def test_a_case_that_takes_longer_than_the_settings_allow_is_quarantined(raw, tm
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(KeyError("Miller^Anna"), "cannot be read: KeyError in ctan.intake.ingest, line NUMBER; "
-      "the files are damaged in a way that this reader does not know"),
-     (MemoryError("Miller^Anna"), "cannot be read: MemoryError in ctan.intake.ingest, line NUMBER; "
-      "it needs more memory than there is")],
+    [
+        (
+            KeyError("Miller^Anna"),
+            "cannot be read: KeyError in ctan.intake.ingest, line NUMBER; "
+            "the files are damaged in a way that this reader does not know",
+        ),
+        (
+            MemoryError("Miller^Anna"),
+            "cannot be read: MemoryError in ctan.intake.ingest, line NUMBER; it needs more memory than there is",
+        ),
+    ],
     ids=["KeyError", "MemoryError"],
-)  # fmt: skip
+)
 def test_any_error_of_a_case_becomes_its_row_with_kind_and_place_but_no_values(
     written, tmp_path, monkeypatch, error, reason
 ):
@@ -162,11 +173,13 @@ def test_any_error_of_a_case_becomes_its_row_with_kind_and_place_but_no_values(
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"doses": {"dose": np.full((2, 2, 2), np.nan, np.float32)}}, "dose: 8 voxels are NaN or infinite"),
-     ({"spacing_mm": (1e-320, 1.0, 1.0)}, "expected positive voxel edges in mm, found [1e-320, 1.0, 1.0]"),
-     ({"group_id": "pt_4"}, "belongs to another group than when it was listed; the files changed, try again")],
+    [
+        ({"doses": {"dose": np.full((2, 2, 2), np.nan, np.float32)}}, "dose: 8 voxels are NaN or infinite"),
+        ({"spacing_mm": (1e-320, 1.0, 1.0)}, "expected positive voxel edges in mm, found [1e-320, 1.0, 1.0]"),
+        ({"group_id": "pt_4"}, "belongs to another group than when it was listed; the files changed, try again"),
+    ],
     ids=["NaN", "spacing", "group"],
-)  # fmt: skip
+)
 def test_what_a_reader_returns_is_checked_whatever_the_format(written, tmp_path, monkeypatch, changes, reason):
     read = type(DATASET).read
 

@@ -170,8 +170,9 @@ def test_a_manifest_that_was_ingested_with_other_settings_is_refused_by_the_fiel
 
     patterns = {name: list(found) for name, found in get_dataset(before.data).options.structures.items()}
     mended = {**patterns, "Rectum": patterns["Bladder"], "Bladder": patterns["Rectum"]}
-    after = load_config("smoke", {"data.dataset": "prostate", "preprocess.grid_shape": [16, 24, 24],
-                                  "data.options.structures": mended})  # fmt: skip
+    after = load_config(
+        "smoke", {"data.dataset": "prostate", "preprocess.grid_shape": [16, 24, 24], "data.options.structures": mended}
+    )
     ingest(str(tmp_path / "raw"), tmp_path / "mended", after, num_workers=1)
     again = preprocess(str(tmp_path / "raw"), tmp_path / "mended", str(tmp_path / "root"), after, num_workers=1)
     assert again.key != built.key
@@ -180,8 +181,14 @@ def test_a_manifest_that_was_ingested_with_other_settings_is_refused_by_the_fiel
     for case_id in old.case_ids():
         assert (old.load(case_id).masks[bladder] == new.load(case_id).masks[rectum]).all()
 
-    more = load_config("smoke", {"data.dataset": "prostate", "preprocess.grid_shape": [16, 24, 24],
-                                 "data.options.structures": {**mended, "Colon": ["x"]}})  # fmt: skip
+    more = load_config(
+        "smoke",
+        {
+            "data.dataset": "prostate",
+            "preprocess.grid_shape": [16, 24, 24],
+            "data.options.structures": {**mended, "Colon": ["x"]},
+        },
+    )
     with pytest.raises(DataError, match=r"dataset\.json: not the data that are asked for: .*structures .*Colon"):
         preprocess(str(tmp_path / "raw"), tmp_path / "mended", str(tmp_path / "root"), more, num_workers=1)
 

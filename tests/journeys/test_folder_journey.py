@@ -38,8 +38,11 @@ def tasks_of(comparison: dict) -> set[str]:
 
 def test_mr_with_contours_and_a_class_from_phantoms(tmp_path: Path, own_workspace: Path) -> None:
     folder = tmp_path / "lobes"
-    subprocess.run([CTAN, "data", "phantom", str(folder), "--dataset", "folder", "--train", "8", "--validation", "2"],
-                   check=True, timeout=120)  # fmt: skip
+    subprocess.run(
+        [CTAN, "data", "phantom", str(folder), "--dataset", "folder", "--train", "8", "--validation", "2"],
+        check=True,
+        timeout=120,
+    )
     described = yaml.safe_load((folder / "dataset.yaml").read_text())
     (folder / "dataset.yaml").write_text(yaml.safe_dump({k: v for k, v in described.items() if k != "numbers"}))
     comparison = run(str(folder), own_workspace)

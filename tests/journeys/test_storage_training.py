@@ -59,9 +59,14 @@ def weights(model_dir: Path) -> dict[str, bytes]:
 
 
 def test_a_training_killed_on_one_machine_goes_on_on_another_with_the_same_weights(
-    put: StorePointer, built: StorePointer, config: RunConfig, root: str, tmp_path: Path,
-    machine: Callable[[str], None], capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    put: StorePointer,
+    built: StorePointer,
+    config: RunConfig,
+    root: str,
+    tmp_path: Path,
+    machine: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     from mlflow import MlflowClient
 
     train(built, "hps", 0, 0, config, tmp_path / "local", tmp_path / "uninterrupted")
@@ -84,9 +89,16 @@ def test_a_training_killed_on_one_machine_goes_on_on_another_with_the_same_weigh
 
 
 def test_a_server_that_is_away_costs_no_training_and_gets_the_last_checkpoint_later(
-    built: StorePointer, config: RunConfig, root: str, tmp_path: Path, machine: Callable[[str], None], proxy: Proxy,
-    server: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    built: StorePointer,
+    config: RunConfig,
+    root: str,
+    tmp_path: Path,
+    machine: Callable[[str], None],
+    proxy: Proxy,
+    server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The proxy cuts every connection in the first epoch, and from the third on."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     arrived = []
@@ -119,9 +131,13 @@ def test_a_server_that_is_away_costs_no_training_and_gets_the_last_checkpoint_la
 
 
 def test_a_checkpoint_removed_from_the_bucket_is_forgotten_and_a_damaged_one_is_named(
-    built: StorePointer, config: RunConfig, root: str, tmp_path: Path, server: S3Server,
+    built: StorePointer,
+    config: RunConfig,
+    root: str,
+    tmp_path: Path,
+    server: S3Server,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     config = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
     arguments: Any = (built, "hps", 0, 0, config, f"{root}/checkpoints", tmp_path / "model")
     train(*arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import tracemalloc
 from collections.abc import Callable
 
@@ -136,18 +135,16 @@ def test_an_auc_without_negative_cases_is_undefined_while_recall_is_not() -> Non
     assert BalancedAccuracy(probabilities, labels, patients, 2).of(only_positive).tolist() == [1.0]
 
 
-def test_ten_thousand_resamples_of_two_thousand_cases_and_seven_classes_are_quick_and_small() -> None:
+def test_ten_thousand_resamples_of_two_thousand_cases_and_seven_classes_take_little_memory() -> None:
     rng = np.random.default_rng(0)
     labels = rng.choice(7, 2000, p=[0.67, 0.11, 0.11, 0.05, 0.03, 0.02, 0.01])
     probabilities, patients = rng.dirichlet(np.ones(7), 2000), rng.integers(0, 1500, 2000)
     weights = rng.integers(0, 3, (10_001, 1500)).astype(float)
     tracemalloc.start()
-    started = time.process_time()
     for metric in (MacroAUC(probabilities, labels, patients), BalancedAccuracy(probabilities, labels, patients, 1500)):
         assert 0 < metric.of(weights).mean() < 1
-    seconds, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert seconds < 12  # about 1.5 on an idle core
     assert peak < 50e6
 
 

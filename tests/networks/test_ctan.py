@@ -141,10 +141,19 @@ def test_the_trunk_reads_the_shared_features_alone() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [{"ctae": False}, {"ctab": False}, {"ctae_residual": False}, {"ctab_pos": "sincos"}, {"ctab_self": True},
-     {"ctab_ffn": True}, {"mask_down": "pool"}, {"ctae_exchange": "gate"}, {"ctae_exchange": "mask_from_other"}],
+    [
+        {"ctae": False},
+        {"ctab": False},
+        {"ctae_residual": False},
+        {"ctab_pos": "sincos"},
+        {"ctab_self": True},
+        {"ctab_ffn": True},
+        {"mask_down": "pool"},
+        {"ctae_exchange": "gate"},
+        {"ctae_exchange": "mask_from_other"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_every_ablation_changes_the_outputs_and_trains_all_its_parameters(option: dict) -> None:
     network = build("ctan", **option).train()
     shake(network)

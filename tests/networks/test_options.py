@@ -37,15 +37,17 @@ def test_options_of_a_profile_and_of_the_command_are_merged(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("network.options.ctan.ctae_exchnge=gate",
-         ["network.options.ctan.ctae_exchnge: unknown setting", "did you mean 'ctae_exchange'?", "ctab_heads"]),
+        (
+            "network.options.ctan.ctae_exchnge=gate",
+            ["network.options.ctan.ctae_exchnge: unknown setting", "did you mean 'ctae_exchange'?", "ctab_heads"],
+        ),
         ("network.options.ctan.decoder_attention=true", ["network.options.ctan.decoder_attention", "ctae_residual"]),
         ("network.options.stl.keep=1", ["network.options.stl.keep: unknown setting; there are none here"]),
         ("network.options.ctan.ctae_exchange=swap", ["network.options.ctan.ctae_exchange: allowed: 'add', 'gate'"]),
         ("network.options.ctam.ctae=true", ["network.options: unknown 'ctam'", "did you mean", "allowed: ctan, hps"]),
         ("network.options.ctan=3", ["network.options.ctan: allowed: a valid dictionary (found 3)"]),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_option_is_an_error_that_names_the_field_and_what_is_allowed(override: str, parts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("smoke", [override])
@@ -67,18 +69,26 @@ def test_no_architecture_is_imported_for_settings_that_set_no_option() -> None:
 def test_settings_of_version_1_move_to_the_architectures_that_had_them() -> None:
     old = {
         "network": {
-            "base_width": 8, "mask_reduction": 2, "mask_down": "stride", "decoder_attention": True, "ctae": True,
-            "ctae_exchange": "gate", "ctab_heads": 4, "ctab_ffn": False,
+            "base_width": 8,
+            "mask_reduction": 2,
+            "mask_down": "stride",
+            "decoder_attention": True,
+            "ctae": True,
+            "ctae_exchange": "gate",
+            "ctab_heads": 4,
+            "ctab_ffn": False,
         }
-    }  # fmt: skip
+    }
     new = migrate_settings(old, "old.yaml")
     assert new == {
         "network": {
             "base_width": 8,
-            "options": {"mtan": {"mask_reduction": 2, "decoder_attention": True},
-                        "ctan": {"mask_reduction": 2, "ctae_exchange": "gate"}},
+            "options": {
+                "mtan": {"mask_reduction": 2, "decoder_attention": True},
+                "ctan": {"mask_reduction": 2, "ctae_exchange": "gate"},
+            },
         }
-    }  # fmt: skip
+    }
     assert migrate_settings(new, "new.yaml") == new
     defaults = {"network": {"ctae": True, "ctab_pos": "none", "mask_down": "stride"}}
     assert migrate_settings(defaults, "old.yaml") == {"network": {"options": {}}}

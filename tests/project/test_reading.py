@@ -63,10 +63,12 @@ def test_a_file_that_says_it_is_empty_and_is_not_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(LFS, "a Git LFS pointer, the content is not here; fetch it with `git lfs pull`"),
-     (ANNEX, "a git-annex pointer, the content is not here; fetch it with `git annex get`")],
+    [
+        (LFS, "a Git LFS pointer, the content is not here; fetch it with `git lfs pull`"),
+        (ANNEX, "a git-annex pointer, the content is not here; fetch it with `git annex get`"),
+    ],
     ids=["Git LFS", "git-annex"],
-)  # fmt: skip
+)
 def test_pointers_are_named_with_the_command_that_brings_the_content(tmp_path, content, message):
     (tmp_path / "12.mha").write_bytes(content)
     assert why(tmp_path / "12.mha") == message

@@ -59,19 +59,47 @@ UNITS: Mapping[str, tuple[Callable[[], int], Sequence[str]]] = {
     "dicom": (lambda: versions.DICOM, ("dicom/*.py",)),
     "metaimage": (lambda: versions.METAIMAGE, ("datasets/metaimage.py",)),
     "pictures": (lambda: versions.PICTURES, ("datasets/pictures.py",)),
-    "packer": (lambda: versions.PACKER, ("cases/case.py", "cases/geometry.py", "cases/working.py", "cases/volumes.py",
-                                         "store/pack.py", "store/layout.py")),
+    "packer": (
+        lambda: versions.PACKER,
+        (
+            "cases/case.py",
+            "cases/geometry.py",
+            "cases/working.py",
+            "cases/volumes.py",
+            "store/pack.py",
+            "store/layout.py",
+        ),
+    ),
     "backbone": (lambda: versions.BACKBONE, ("networks/attention.py", "networks/backbone.py", "networks/blocks.py")),
-    "training": (lambda: versions.TRAINING, ("inputs.py", "losses.py", "precision.py", "training/augment.py",
-                                             "training/data.py", "training/loop.py", "training/optim.py",
-                                             "training/session.py", "training/weighting.py")),
+    "training": (
+        lambda: versions.TRAINING,
+        (
+            "inputs.py",
+            "losses.py",
+            "precision.py",
+            "training/augment.py",
+            "training/data.py",
+            "training/loop.py",
+            "training/optim.py",
+            "training/session.py",
+            "training/weighting.py",
+        ),
+    ),
     "validation": (lambda: versions.VALIDATION, ("validation/gate.py", "validation/suite.py")),
-    "scoring": (lambda: versions.SCORING, ("metrics/*.py", "evaluation/baselines.py", "evaluation/scoring.py",
-                                           "evaluation/summary.py", "evaluation/improvement.py")),
+    "scoring": (
+        lambda: versions.SCORING,
+        (
+            "metrics/*.py",
+            "evaluation/baselines.py",
+            "evaluation/scoring.py",
+            "evaluation/summary.py",
+            "evaluation/improvement.py",
+        ),
+    ),
     **{f"dataset {name}": _dataset(name) for name in plugins.names(plugins.DATASETS)},
     **{f"task {name}": _task(name) for name in plugins.names(plugins.TASKS)},
     **{f"network {name}": _network(name) for name in plugins.names(plugins.NETWORKS)},
-}  # fmt: skip
+}
 
 
 def modules(unit: str) -> list[str]:

@@ -31,11 +31,16 @@ def case_of(folder: Path) -> StoredCase:
     with np.load(folder / "case.npz") as kept:
         arrays = dict(kept)
     return StoredCase(
-        case_id="case", group_id="case", split="validation", fold=-1, labels={},
+        case_id="case",
+        group_id="case",
+        split="validation",
+        fold=-1,
+        labels={},
         image={name.removeprefix("image_"): array for name, array in arrays.items() if name.startswith("image_")},
-        spacing_mm=tuple(arrays["spacing_mm"].tolist()), prescription_gy=float(arrays["prescription_gy"]),
+        spacing_mm=tuple(arrays["spacing_mm"].tolist()),
+        prescription_gy=float(arrays["prescription_gy"]),
         **{name: arrays[name] for name in ("masks", "known", "dose", "dose_mask", "target_distance")},
-    )  # fmt: skip
+    )
 
 
 def assert_as_released(folder: Path, predicted: dict[str, np.ndarray]) -> None:

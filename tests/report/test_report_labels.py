@@ -93,20 +93,35 @@ def _comparison(models: list, folders: list[Path], tasks: tuple[Classification, 
                     metric.name: interval(resampled_metric(tables, task, metric, patients, weights), 0.95)
                     for metric in task.metrics
                 }
-        gains = {} if arch == archs[0] else {
-            role: relative_improvement(
-                tasks, *([_role(f, role) for f in of_arch[name]] for name in (arch, archs[0])), SETTINGS
-            ) for role in found
-        }  # fmt: skip
+        gains = (
+            {}
+            if arch == archs[0]
+            else {
+                role: relative_improvement(
+                    tasks, *([_role(f, role) for f in of_arch[name]] for name in (arch, archs[0])), SETTINGS
+                )
+                for role in found
+            }
+        )
         architectures.append({"arch": arch, "scores": found, "structures": {}, "relative_improvement": gains})
     best = len(models) - 1
     return {
-        "dataset": "openkbp", "store_key": "0" * 16, "data_hash": "d" * 64, "evaluation_hash": "e" * 64,
-        "num_bootstrap": SETTINGS.num_bootstrap, "confidence": 0.95, "reference_arch": archs[0],
-        "excludes_training_variance": True, "num_tuning_cases": num_cases, "num_evaluation_cases": num_cases,
-        "models": models, "architectures": architectures, "baselines": [], "grid_floor": {},
+        "dataset": "openkbp",
+        "store_key": "0" * 16,
+        "data_hash": "d" * 64,
+        "evaluation_hash": "e" * 64,
+        "num_bootstrap": SETTINGS.num_bootstrap,
+        "confidence": 0.95,
+        "reference_arch": archs[0],
+        "excludes_training_variance": True,
+        "num_tuning_cases": num_cases,
+        "num_evaluation_cases": num_cases,
+        "models": models,
+        "architectures": architectures,
+        "baselines": [],
+        "grid_floor": {},
         "best": {"arch": archs[-1], "fold": 0, "seed": models[best]["seed"], "model_index": best, "reason": "it is"},
-    }  # fmt: skip
+    }
 
 
 def predicted(data: ReportData, arch: str, task: Classification) -> tuple[np.ndarray, np.ndarray]:
@@ -208,8 +223,10 @@ def test_a_class_without_cases_and_folds_and_seeds_are_drawn_all_the_same(tmp_pa
     right = [model.cases.filter(pc.field("role") == EVALUATION) for model in data.of("ctan")]
     recall = np.mean([scores(rows, [SEVERITY])["severity"]["balanced_accuracy"] for rows in right])
     assert cells_of(recall_table(data, SEVERITY))[-1] == [
-        "mean (balanced accuracy)", str(len(true)), *[f"{v:.3f}" for v in (_balanced(data, "hps"), recall)]
-    ]  # fmt: skip
+        "mean (balanced accuracy)",
+        str(len(true)),
+        *[f"{v:.3f}" for v in (_balanced(data, "hps"), recall)],
+    ]
 
 
 def _balanced(data: ReportData, arch: str) -> float:

@@ -136,10 +136,16 @@ def test_stages_that_were_never_run_are_said(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("a.dvc", [1]), ("a.dvc", {"outs": [{"md5": "x"}]}), ("a.dvc", {"outs": 3}), ("dvc.lock", {"stages": [1]}),
-     ("dvc.lock", {"stages": {"a": 1}}), ("a.dvc", b"\xff\xfe\x00: ["),
-     ("a.dvc", {"outs": [{"path": "a", "files": [3]}]})],
-)  # fmt: skip
+    [
+        ("a.dvc", [1]),
+        ("a.dvc", {"outs": [{"md5": "x"}]}),
+        ("a.dvc", {"outs": 3}),
+        ("dvc.lock", {"stages": [1]}),
+        ("dvc.lock", {"stages": {"a": 1}}),
+        ("a.dvc", b"\xff\xfe\x00: ["),
+        ("a.dvc", {"outs": [{"path": "a", "files": [3]}]}),
+    ],
+)
 def test_files_that_dvc_does_not_write_are_refused(file, content, tmp_path):
     commit(tmp_path / "repo", {file: content})
     with pytest.raises(DataError, match=r"not (valid YAML|a file that DVC writes|one that DVC writes)"):

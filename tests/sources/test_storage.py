@@ -30,9 +30,13 @@ pytestmark = pytest.mark.usefixtures("server")
 
 
 def test_a_store_is_built_into_the_bucket_once_and_read_from_it_elsewhere(
-    built: StorePointer, root: str, server: S3Server, tiny_config: RunConfig, own_workspace: Path,
+    built: StorePointer,
+    root: str,
+    server: S3Server,
+    tiny_config: RunConfig,
+    own_workspace: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     pointer = pack(built, root, tiny_config)
     assert objects_of(server, f"{root}/stores/{built.key}") == files_of(built.folder)
     assert "nothing to do" not in capsys.readouterr().err
@@ -90,9 +94,13 @@ def test_a_small_object_is_asked_for_again_when_the_connection_breaks_within_it(
 
 @pytest.mark.parametrize("damage", ["cut off", "missing"])
 def test_a_damaged_object_behind_the_marker_is_named_and_the_next_build_repairs_it(
-    put: StorePointer, built: StorePointer, server: S3Server, tiny_config: RunConfig, damage: str,
+    put: StorePointer,
+    built: StorePointer,
+    server: S3Server,
+    tiny_config: RunConfig,
+    damage: str,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     name = max(files_of(built.folder).items(), key=lambda item: len(item[1]))[0]
     if damage == "missing":
         server.client.delete_object(**place(f"{put.address}/{name}"))
@@ -115,8 +123,10 @@ def test_an_upload_that_was_killed_leaves_no_store_and_the_next_one_completes_it
     built: StorePointer, root: str, server: S3Server, tiny_config: RunConfig, tmp_path: Path, proxy: Proxy
 ) -> None:
     pointer = pointer_in(root, built)
-    code = f"from ctan.sources import buckets; from pathlib import Path; print('go', flush=True); " \
-           f"buckets.publish(Path({str(built.folder)!r}), {pointer.address!r}, 'store.json')"  # fmt: skip
+    code = (
+        f"from ctan.sources import buckets; from pathlib import Path; print('go', flush=True); "
+        f"buckets.publish(Path({str(built.folder)!r}), {pointer.address!r}, 'store.json')"
+    )
     proxy.bytes_per_second = 2000  # each answer takes a while
     environment = os.environ | {"AWS_ENDPOINT_URL": proxy.endpoint}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as process:

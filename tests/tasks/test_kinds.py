@@ -80,8 +80,11 @@ def test_a_case_without_its_arrays_is_the_same_but_for_them(tiny_pointer: StoreP
     whole, bare = store.reference(case_id), store.reference(case_id, arrays=False)
     assert (bare.images, bare.masks, bare.doses) == ({}, {}, {})
     assert (bare.case_id, bare.group_id, bare.labels, bare.numbers) == (
-        whole.case_id, whole.group_id, whole.labels, whole.numbers,
-    )  # fmt: skip
+        whole.case_id,
+        whole.group_id,
+        whole.labels,
+        whole.numbers,
+    )
     stored, bare_stored = store.load(case_id), store.load(case_id, arrays=False)
     assert bare_stored.image == {}
     assert not bare_stored.masks.size

@@ -56,10 +56,16 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
         patch.syspath_prepend(about.parent)
         patch.setenv("CTAN_WORKSPACE", str(about.parent / "workspace"))
         plugins._found.cache_clear()
-        yield load_config("smoke", {
-            "data.dataset": "aged", "network.base_width": 4, "evaluation.num_bootstrap": 100,
-            "preprocess.grid_shape": [32, 48], "training.epochs": 1,
-        })  # fmt: skip
+        yield load_config(
+            "smoke",
+            {
+                "data.dataset": "aged",
+                "network.base_width": 4,
+                "evaluation.num_bootstrap": 100,
+                "preprocess.grid_shape": [32, 48],
+                "training.epochs": 1,
+            },
+        )
     plugins._found.cache_clear()
 
 

@@ -21,8 +21,11 @@ def test_norms_biases_and_task_weights_are_not_decayed() -> None:
     assert [p.shape for p in decayed["params"]] == [network[0].weight.shape]
     assert plain["weight_decay"] == 0
     assert {id(p) for p in plain["params"]} == {
-        id(network[0].bias), id(network[1].weight), id(network[1].bias), id(weighting.log_variance)
-    }  # fmt: skip
+        id(network[0].bias),
+        id(network[1].weight),
+        id(network[1].bias),
+        id(weighting.log_variance),
+    }
 
 
 def test_the_schedule_warms_up_then_follows_a_cosine_to_the_floor() -> None:

@@ -32,11 +32,23 @@ NAN = float("nan")
 def good(case_id: str, **changes: Any) -> dict[str, Any]:
     """Return the manifest row of a case that nothing is wrong with, but for `changes`."""
     row: dict[str, Any] = {
-        "dataset": "openkbp", "case_id": case_id, "group_id": case_id, "split": "train", "fold": 0, "sha256": "ab" * 32,
-        "shape": [128, 128, 128], "spacing_mm": [3.9, 3.9, 2.5], "extent": [90, 120, 128], "ct_min": 0, "ct_max": 3000,
+        "dataset": "openkbp",
+        "case_id": case_id,
+        "group_id": case_id,
+        "split": "train",
+        "fold": 0,
+        "sha256": "ab" * 32,
+        "shape": [128, 128, 128],
+        "spacing_mm": [3.9, 3.9, 2.5],
+        "extent": [90, 120, 128],
+        "ct_min": 0,
+        "ct_max": 3000,
         "num_mask_voxels": 9000,
-        "dose_max_gy": 75.0, "dose_mean_gy": 20.0, "num_dose_voxels_outside_mask": 0, "missing": [],
-    }  # fmt: skip
+        "dose_max_gy": 75.0,
+        "dose_mean_gy": 20.0,
+        "num_dose_voxels_outside_mask": 0,
+        "missing": [],
+    }
     row |= {f"voxels_{name}": 50 for name in DATASET.spec.structures}
     row |= {f"dose_mean_gy_{name}": level for name, level in DATASET.spec.targets.items()}
     assert not set(changes) - set(row)
@@ -71,11 +83,24 @@ DEFECTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "nan-spacing": ({"spacing_mm": [3.0, NAN, 3.0]}, {"complete"}),
     "infinite-dose": ({"dose_max_gy": float("inf")}, {"dose-maximum"}),
     "no-spacing": ({"spacing_mm": []}, {"complete"}),
-    **{f"lacks-{name}": ({name: None}, {"complete"}) for name in (
-        "group_id", "split", "fold", "sha256", "spacing_mm", "ct_min", "ct_max", "num_mask_voxels", "dose_max_gy",
-        "dose_mean_gy", "num_dose_voxels_outside_mask")},
+    **{
+        f"lacks-{name}": ({name: None}, {"complete"})
+        for name in (
+            "group_id",
+            "split",
+            "fold",
+            "sha256",
+            "spacing_mm",
+            "ct_min",
+            "ct_max",
+            "num_mask_voxels",
+            "dose_max_gy",
+            "dose_mean_gy",
+            "num_dose_voxels_outside_mask",
+        )
+    },
     **{f"empty-{name}": ({f"voxels_{name}": 0}, {f"{name}-voxels"}) for name in DATASET.spec.structures},
-}  # fmt: skip
+}
 
 # each lies exactly on a bound, or lacks what a case may lack
 FINE = [
@@ -83,14 +108,29 @@ FINE = [
     good("validation", split="validation", fold=-1),
     good("test", split="test", fold=-1),
     good("last-fold", fold=4),
-    good("bounds-low", spacing_mm=[0.5, 3.0, 3.0], ct_max=1000, num_mask_voxels=1, dose_max_gy=1.0,
-         dose_mean_gy_PTV70=56.0, dose_mean_gy_PTV63=50.4, dose_mean_gy_PTV56=44.8),
-    good("bounds-high", spacing_mm=[10.0, 3.0, 3.0], ct_max=4095, dose_max_gy=100.0, dose_mean_gy_PTV70=84.0,
-         dose_mean_gy_PTV63=75.6, dose_mean_gy_PTV56=67.2),
+    good(
+        "bounds-low",
+        spacing_mm=[0.5, 3.0, 3.0],
+        ct_max=1000,
+        num_mask_voxels=1,
+        dose_max_gy=1.0,
+        dose_mean_gy_PTV70=56.0,
+        dose_mean_gy_PTV63=50.4,
+        dose_mean_gy_PTV56=44.8,
+    ),
+    good(
+        "bounds-high",
+        spacing_mm=[10.0, 3.0, 3.0],
+        ct_max=4095,
+        dose_max_gy=100.0,
+        dose_mean_gy_PTV70=84.0,
+        dose_mean_gy_PTV63=75.6,
+        dose_mean_gy_PTV56=67.2,
+    ),
     good("not-contoured", voxels_PTV63=None, dose_mean_gy_PTV63=None, voxels_Larynx=None, missing=["PTV63", "Larynx"]),
     good("same-patient-1", group_id="twice-in-training"),
     good("same-patient-2", group_id="twice-in-training"),
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)

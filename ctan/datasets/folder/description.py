@@ -25,8 +25,18 @@ CONTOURING = "contouring"  # name of the task that all structures belong to
 _COLOURS = 3
 _WIDEST = 1e30  # window of values that can be anything
 RESERVED = (
-    "dataset", "case_id", "group_id", "split", "fold", "sha256", "shape", "spacing_mm", "extent", "missing", "unknown",
-)  # fmt: skip
+    "dataset",
+    "case_id",
+    "group_id",
+    "split",
+    "fold",
+    "sha256",
+    "shape",
+    "spacing_mm",
+    "extent",
+    "missing",
+    "unknown",
+)
 _NAME = r"[A-Za-z][A-Za-z0-9_.+-]*"
 
 

@@ -26,16 +26,34 @@ from ctan.reading import check_voxels
 # field -> (offset in bytes, type, numbers), of version 1 and of version 2
 _FIELDS: dict[int, dict[str, tuple[int, str, int]]] = {
     348: {
-        "dim": (40, "i2", 8), "datatype": (70, "i2", 1), "pixdim": (76, "f4", 8), "vox_offset": (108, "f4", 1),
-        "slope": (112, "f4", 1), "inter": (116, "f4", 1), "units": (123, "u1", 1), "qform": (252, "i2", 1),
-        "sform": (254, "i2", 1), "quatern": (256, "f4", 3), "qoffset": (268, "f4", 3), "srow": (280, "f4", 12),
+        "dim": (40, "i2", 8),
+        "datatype": (70, "i2", 1),
+        "pixdim": (76, "f4", 8),
+        "vox_offset": (108, "f4", 1),
+        "slope": (112, "f4", 1),
+        "inter": (116, "f4", 1),
+        "units": (123, "u1", 1),
+        "qform": (252, "i2", 1),
+        "sform": (254, "i2", 1),
+        "quatern": (256, "f4", 3),
+        "qoffset": (268, "f4", 3),
+        "srow": (280, "f4", 12),
     },
     540: {
-        "dim": (16, "i8", 8), "datatype": (12, "i2", 1), "pixdim": (104, "f8", 8), "vox_offset": (168, "i8", 1),
-        "slope": (176, "f8", 1), "inter": (184, "f8", 1), "units": (500, "i4", 1), "qform": (344, "i4", 1),
-        "sform": (348, "i4", 1), "quatern": (352, "f8", 3), "qoffset": (376, "f8", 3), "srow": (400, "f8", 12),
+        "dim": (16, "i8", 8),
+        "datatype": (12, "i2", 1),
+        "pixdim": (104, "f8", 8),
+        "vox_offset": (168, "i8", 1),
+        "slope": (176, "f8", 1),
+        "inter": (184, "f8", 1),
+        "units": (500, "i4", 1),
+        "qform": (344, "i4", 1),
+        "sform": (348, "i4", 1),
+        "quatern": (352, "f8", 3),
+        "qoffset": (376, "f8", 3),
+        "srow": (400, "f8", 12),
     },
-}  # fmt: skip
+}
 _MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unit of length: unknown, metres, mm, microns
@@ -169,11 +187,13 @@ def _qform(header: _Header) -> Matrix:
     a = math.sqrt(max(rest, 0))
     scale = 1 / math.sqrt(a * a + b * b + c * c + d * d)
     a, b, c, d = a * scale, b * scale, c * scale, d * scale
-    rotation = np.array([
-        [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-        [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-        [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-    ])  # fmt: skip
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
     factor, *edges = (float(value) for value in header.fields["pixdim"][:4])
     lengths = np.array(edges) * np.array([1, 1, -1 if factor < 0 else 1])
     return np.column_stack([rotation * lengths, header.fields["qoffset"].astype(np.float64)])

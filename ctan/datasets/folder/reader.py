@@ -212,8 +212,9 @@ class Folder(Dataset):
 def matches(root: Path, pattern: str) -> dict[str, Path]:
     """Return case id -> file of a pattern, in the order of the ids; hidden files are left out."""
     first, *others = re.escape(pattern).split(re.escape("{case}"))
-    expression = re.compile(first + r"(?P<case>[^/]+)" + "".join(r"(?P=case)" + part if n else part
-                                                                 for n, part in enumerate(others)))  # fmt: skip
+    expression = re.compile(
+        first + r"(?P<case>[^/]+)" + "".join(r"(?P=case)" + part if n else part for n, part in enumerate(others))
+    )
     found: dict[str, Path] = {}
     for path in root.glob(pattern.replace("{case}", "*")):
         match = expression.fullmatch(path.relative_to(root).as_posix())

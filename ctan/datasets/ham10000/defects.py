@@ -14,9 +14,14 @@ from ctan.datasets.ham10000.table import COLUMNS, TABLE_FILE
 from ctan.errors import ConfigError
 
 _WORDS = {
-    "akiec": "Actinic keratoses", "bcc": "Basal cell carcinoma", "bkl": "Benign keratosis-like lesions",
-    "df": "Dermatofibroma", "mel": "Melanoma", "nv": "Melanocytic nevi", "vasc": "Vascular lesions",
-}  # fmt: skip
+    "akiec": "Actinic keratoses",
+    "bcc": "Basal cell carcinoma",
+    "bkl": "Benign keratosis-like lesions",
+    "df": "Dermatofibroma",
+    "mel": "Melanoma",
+    "nv": "Melanocytic nevi",
+    "vasc": "Vascular lesions",
+}
 
 Rows = list[dict[str, str]]
 
@@ -82,9 +87,11 @@ def _set_all(column: str, value: Callable[[str], str]) -> Callable[[Path, str], 
 
 def _two_diagnoses(root: Path, image_id: str) -> None:
     """Add a picture's row again, for a picture that is not there, with another diagnosis."""
-    _change_row(root, image_id, lambda row: [
-        row, row | {"image_id": "ISIC_9999999", "dx": "nv" if row["dx"] != "nv" else "mel"}
-    ])  # fmt: skip
+    _change_row(
+        root,
+        image_id,
+        lambda row: [row, row | {"image_id": "ISIC_9999999", "dx": "nv" if row["dx"] != "nv" else "mel"}],
+    )
 
 
 def _cut(which: Callable[[Path, str], Path], share: float, root: Path, image_id: str) -> None:

@@ -29,8 +29,14 @@ Colour = tuple[float, float, float]
 PHANTOM_SHAPE = (112, 150)  # height, width; real pictures are 450 x 600
 FIRST_NUMBER = 9_000_001
 _SHARES = {  # of the pictures of HAM10000, commonest first
-    "nv": 0.6695, "mel": 0.1111, "bkl": 0.1097, "bcc": 0.0513, "akiec": 0.0327, "vasc": 0.0142, "df": 0.0115
-}  # fmt: skip
+    "nv": 0.6695,
+    "mel": 0.1111,
+    "bkl": 0.1097,
+    "bcc": 0.0513,
+    "akiec": 0.0327,
+    "vasc": 0.0142,
+    "df": 0.0115,
+}
 _ANOTHER_VIEW = 0.25  # chance that a picture shows a lesion that was there before
 _ATYPICAL = 0.2  # chance that a lesion looks half like another diagnosis
 _QUALITY = 85  # of the JPEG
@@ -120,10 +126,15 @@ def write_ham10000_phantoms(
     rows = []
     for number, (lesion, diagnosis) in enumerate(_plan(num_images, seed)):
         image_id = f"ISIC_{FIRST_NUMBER + number:07d}"
-        rgb, mask = lesion_picture(diagnosis, np.random.default_rng([seed, 0, lesion]),
-                                   np.random.default_rng([seed, 1, number]), shape)  # fmt: skip
-        _write_picture(rgb, mask, output_dir / IMAGE_FOLDERS[number % 2] / f"{image_id}.jpg",
-                       output_dir / MASK_FOLDERS[0] / f"{image_id}{MASK_ENDING}")  # fmt: skip
+        rgb, mask = lesion_picture(
+            diagnosis, np.random.default_rng([seed, 0, lesion]), np.random.default_rng([seed, 1, number]), shape
+        )
+        _write_picture(
+            rgb,
+            mask,
+            output_dir / IMAGE_FOLDERS[number % 2] / f"{image_id}.jpg",
+            output_dir / MASK_FOLDERS[0] / f"{image_id}{MASK_ENDING}",
+        )
         rows.append(_table_row(image_id, lesion, diagnosis, np.random.default_rng([seed, 2, lesion])))
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerows([COLUMNS, *sorted(rows)])  # by lesion, not by picture

@@ -34,8 +34,22 @@ from ctan.tasks import Classification, Segmentation
 _Decoded = TypeVar("_Decoded")
 SEXES = ("female", "male")
 CONFIRMATIONS = ("histo", "follow_up", "consensus", "confocal")
-LOCALIZATIONS = ("abdomen", "acral", "back", "chest", "ear", "face", "foot", "genital", "hand", "lower extremity",
-                 "neck", "scalp", "trunk", "upper extremity")  # fmt: skip
+LOCALIZATIONS = (
+    "abdomen",
+    "acral",
+    "back",
+    "chest",
+    "ear",
+    "face",
+    "foot",
+    "genital",
+    "hand",
+    "lower extremity",
+    "neck",
+    "scalp",
+    "trunk",
+    "upper extremity",
+)
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _LESION_SHARE = (0.0005, 0.995)  # of the picture
 _MAX_FILE_BYTES = 2**28  # of a picture or a mask
@@ -160,16 +174,27 @@ class HAM10000(Dataset):
             return Expectation(column.replace("_", "-"), sentence, "", "ExpectColumnValuesToBeInSet", arguments)
 
         return [
-            Expectation("lesion-present", "The lesion is outlined", "", "ExpectColumnValuesToNotBeNull",
-                        {"column": "voxels_Lesion"}),
-            between("lesion-share", "share_Lesion", low, high, "",
-                    f"The lesion fills between {low:.2%} and {high:.1%} of the picture"),
+            Expectation(
+                "lesion-present",
+                "The lesion is outlined",
+                "",
+                "ExpectColumnValuesToNotBeNull",
+                {"column": "voxels_Lesion"},
+            ),
+            between(
+                "lesion-share",
+                "share_Lesion",
+                low,
+                high,
+                "",
+                f"The lesion fills between {low:.2%} and {high:.1%} of the picture",
+            ),
             one_of("label_diagnosis", CLASSES, f"The diagnosis is one of {', '.join(CLASSES)}"),
             between("age", "age", 0, 120, "years", "The age, where known, is between 0 and 120 years"),
             one_of("sex", SEXES, f"The sex, where known, is one of {', '.join(SEXES)}"),
             one_of("localization", LOCALIZATIONS, f"The place, where known, is one of {', '.join(LOCALIZATIONS)}"),
             one_of("dx_type", CONFIRMATIONS, f"The diagnosis was confirmed by one of {', '.join(CONFIRMATIONS)}"),
-        ]  # fmt: skip
+        ]
 
     def write_phantoms(
         self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()

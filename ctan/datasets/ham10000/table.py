@@ -28,9 +28,17 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 # Words that copies in circulation have in place of the codes; the first that occurs decides.
 _WORDS = {
-    "actinic": "akiec", "bowen": "akiec", "basal cell": "bcc", "keratosis": "bkl", "dermatofibroma": "df",
-    "melanoma": "mel", "nevi": "nv", "nevus": "nv", "vascular": "vasc", "angioma": "vasc",
-}  # fmt: skip
+    "actinic": "akiec",
+    "bowen": "akiec",
+    "basal cell": "bcc",
+    "keratosis": "bkl",
+    "dermatofibroma": "df",
+    "melanoma": "mel",
+    "nevi": "nv",
+    "nevus": "nv",
+    "vascular": "vasc",
+    "angioma": "vasc",
+}
 
 
 @dataclass(frozen=True)
@@ -202,8 +210,10 @@ def _check_header(header: list[str]) -> None:
     if len(header) == 1:
         for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
             if delimiter in header[0]:
-                raise DataError(f"{TABLE_FILE}: columns are separated by {name}, expected commas; save it as CSV with "
-                                f"commas, or download it in its original format from {SOURCE}")  # fmt: skip
+                raise DataError(
+                    f"{TABLE_FILE}: columns are separated by {name}, expected commas; save it as CSV with "
+                    f"commas, or download it in its original format from {SOURCE}"
+                )
     if not header:
         raise DataError(f"{TABLE_FILE}: the file is empty, {expected}")
     missing = [name for name in COLUMNS if name not in header]
@@ -221,12 +231,16 @@ def _refuse_rewritten(table: Table) -> None:
     with_suffix = [row.values["image_id"] for row in rows if _without_suffix(row.values["image_id"])]
     if 2 * len(with_suffix) > len(rows):
         expected = _without_suffix(with_suffix[0])
-        raise DataError(f"{TABLE_FILE}: image_id ends like a file name in {len(with_suffix):,} of {len(rows):,} rows, "
-                        f"such as {with_suffix[0]!r}, expected {expected!r}; {advice}")  # fmt: skip
+        raise DataError(
+            f"{TABLE_FILE}: image_id ends like a file name in {len(with_suffix):,} of {len(rows):,} rows, "
+            f"such as {with_suffix[0]!r}, expected {expected!r}; {advice}"
+        )
     words = [row.values["dx"] for row in rows if not row.fault and row.values["dx"] not in CLASSES]
     if 2 * len(words) > len(rows):
-        raise DataError(f"{TABLE_FILE}: column dx holds something else than the codes {', '.join(CLASSES)} in "
-                        f"{len(words):,} of {len(rows):,} rows: {_wrong_diagnosis(words[0])}; {advice}")  # fmt: skip
+        raise DataError(
+            f"{TABLE_FILE}: column dx holds something else than the codes {', '.join(CLASSES)} in "
+            f"{len(words):,} of {len(rows):,} rows: {_wrong_diagnosis(words[0])}; {advice}"
+        )
 
 
 def _without_suffix(image_id: str) -> str:

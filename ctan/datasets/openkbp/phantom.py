@@ -33,9 +33,14 @@ _BODY_MM = (53.0, 61.0, 38.0)  # half-axes
 
 _PROBABILITY = {"Esophagus": 0.7, "Larynx": 0.75, "Mandible": 0.85, "PTV63": 0.7, "PTV56": 0.6}
 _CT = {  # HU + 1024; later ones win
-    "SpinalCord": 1045, "Brainstem": 1052, "RightParotid": 985, "LeftParotid": 1000, "Esophagus": 1022, "Larynx": 930,
+    "SpinalCord": 1045,
+    "Brainstem": 1052,
+    "RightParotid": 985,
+    "LeftParotid": 1000,
+    "Esophagus": 1022,
+    "Larynx": 930,
     "Mandible": 1780,
-}  # fmt: skip
+}
 _SOFT_TISSUE, _SKULL, _VERTEBRA, _TUMOUR = 1070, 1720, 1350, 1085
 _CT_NOISE = 10
 

@@ -109,7 +109,7 @@ class OpenKBP(Dataset):
             raise CaseError(
                 raw.case_id, f"{', '.join(unknown)}: unknown structure; known: {', '.join(self.spec.structures)}"
             )
-        from ctan.datasets.openkbp.sparse_csv import read_mask, read_values  # compiled: only readers pay for the import
+        from ctan.datasets.openkbp.sparse_csv import read_mask, read_values  # only readers pay for Arrow
 
         masks = {
             name: _parsed(raw.case_id, name, partial(read_mask, contents[name], _NUM_VOXELS))
@@ -143,9 +143,14 @@ class OpenKBP(Dataset):
         """Return that PTV70 is contoured and that mean doses in targets are near their prescriptions."""
         main_target = max(TARGETS, key=lambda name: TARGETS[name])
         found = [
-            Expectation(f"{main_target}-present", f"{main_target} is contoured", "", "ExpectColumnValuesToNotBeNull",
-                        {"column": f"voxels_{main_target}"})
-        ]  # fmt: skip
+            Expectation(
+                f"{main_target}-present",
+                f"{main_target} is contoured",
+                "",
+                "ExpectColumnValuesToNotBeNull",
+                {"column": f"voxels_{main_target}"},
+            )
+        ]
         for name, level_gy in TARGETS.items():
             low, high = (level_gy * (1 + sign * limits.target_dose_tolerance) for sign in (-1, 1))
             sentence = (

@@ -1,8 +1,8 @@
 """Sparse volumes as CSV: the header `,data`, then rows `flat index,value`; the value of a mask is empty.
 
-Files as pandas writes them, indices increasing, go through a compiled kernel that parses and scatters in one pass.
-Whatever that kernel does not understand goes through plain Python, line by line, which either reads it or says what is
-wrong where.
+Files as pandas writes them, indices increasing, go through a kernel: compiled where numba is installed (`ctan[fast]`),
+else one of array libraries, which takes about twice the time a patient and returns the same. Whatever the kernel does
+not understand goes through plain Python, line by line, which either reads it or says what is wrong where.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from ctan.errors import DataError
 from ctan.reading import plain_number
+
+try:
+    from ctan.datasets.openkbp.compiled import scatter_mask as _scatter_mask
+    from ctan.datasets.openkbp.compiled import scatter_values as _scatter_values
+except ModuleNotFoundError:
+    from ctan.datasets.openkbp.whole_files import scatter_mask as _scatter_mask  # type: ignore[assignment]
+    from ctan.datasets.openkbp.whole_files import scatter_values as _scatter_values  # type: ignore[assignment]
 
 _HEADER = b",data"
 
@@ -99,55 +105,3 @@ def _number(text: str, line: int) -> float:
     if not math.isfinite(value):
         raise DataError(f"line {line}: expected a finite number, found {text[:40]!r}")
     return value
-
-
-@numba.njit(cache=True)
-def _scatter_mask(text, position, mask):  # type: ignore[no-untyped-def]
-    """Set `mask` at every row's index; False at the first byte that is out of the ordinary."""
-    end, last = len(text), -1
-    while position < end:
-        index, first = 0, position
-        while position < end and 48 <= text[position] <= 57:
-            index = index * 10 + (text[position] - 48)
-            position += 1
-        if position == first or position - first > 9 or position + 1 >= end:
-            return False
-        if text[position] != 44 or text[position + 1] != 10 or index >= len(mask) or index <= last:
-            return False
-        mask[index] = True
-        last = index
-        position += 2
-    return True
-
-
-@numba.njit(cache=True)
-def _scatter_values(text, position, low, high, values):  # type: ignore[no-untyped-def]
-    """Set `values` at every row's index, clipped; False at the first byte that is out of the ordinary."""
-    end, last = len(text), -1
-    while position < end:
-        index, first = 0, position
-        while position < end and 48 <= text[position] <= 57:
-            index = index * 10 + (text[position] - 48)
-            position += 1
-        if position == first or position - first > 9 or position >= end or text[position] != 44:
-            return False
-        position += 1
-        digits, scale, first = 0, 1, position
-        while position < end and 48 <= text[position] <= 57:
-            digits = digits * 10 + (text[position] - 48)
-            position += 1
-        if position < end and text[position] == 46:
-            position += 1
-            while position < end and 48 <= text[position] <= 57:
-                digits = digits * 10 + (text[position] - 48)
-                scale *= 10
-                position += 1
-        # up to 15 digits both numbers are exact in float64, so that the quotient is the nearest double
-        if position == first or position - first > 16 or position >= end or text[position] != 10:
-            return False
-        if index >= len(values) or index <= last:
-            return False
-        last = index
-        values[index] = min(max(digits / scale, low), high)
-        position += 1
-    return True

@@ -137,9 +137,16 @@ def _other_frame(patient: Patient, folder: Path) -> None:
 def _relative_dose(patient: Patient, folder: Path) -> None:
     percent = 100 * patient.dose_gy / patient.prescription_gy
     write_rtdose(
-        folder / "RD.dcm", percent, patient.dose_spacing_mm, patient.dose_origin_mm, patient=patient.header,
-        units="RELATIVE", step=0.01, offsets=patient.offsets, reverse=patient.reverse,
-    )  # fmt: skip
+        folder / "RD.dcm",
+        percent,
+        patient.dose_spacing_mm,
+        patient.dose_origin_mm,
+        patient=patient.header,
+        units="RELATIVE",
+        step=0.01,
+        offsets=patient.offsets,
+        reverse=patient.reverse,
+    )
 
 
 def _beam_doses(num_beams: int) -> Plant:
@@ -151,10 +158,17 @@ def _beam_doses(num_beams: int) -> Plant:
         first = np.floor(_BEAM_SHARES[0] * whole)
         for beam, steps in list(enumerate((first, whole - first), start=1))[:num_beams]:
             write_rtdose(
-                folder / f"RD_{beam}.dcm", steps * _DOSE_STEP_GY, patient.dose_spacing_mm, patient.dose_origin_mm,
-                patient=patient.header, summation="BEAM", beam=beam, step=_DOSE_STEP_GY,
-                offsets=patient.offsets, reverse=patient.reverse,
-            )  # fmt: skip
+                folder / f"RD_{beam}.dcm",
+                steps * _DOSE_STEP_GY,
+                patient.dose_spacing_mm,
+                patient.dose_origin_mm,
+                patient=patient.header,
+                summation="BEAM",
+                beam=beam,
+                step=_DOSE_STEP_GY,
+                offsets=patient.offsets,
+                reverse=patient.reverse,
+            )
 
     return plant
 
@@ -275,8 +289,11 @@ def _other_images(dataset: Dataset, patient: Patient) -> None:
 def _sides_exchanged(patient: Patient, folder: Path) -> None:
     """Contour both femoral heads, whether or not they are, with the names of the other side."""
     names = {"FemoralHeadRight": "Fem Head L", "FemoralHeadLeft": "Fem Head R"}
-    others = {name: found for name, found in patient.contours.items() if name not in
-              [patient.roi_names.get(structure) for structure in names]}  # fmt: skip
+    others = {
+        name: found
+        for name, found in patient.contours.items()
+        if name not in [patient.roi_names.get(structure) for structure in names]
+    }
     heads = {
         name: contours_of_mask(patient.masks[structure], patient.spacing_mm, patient.origin_mm)
         for structure, name in names.items()
@@ -333,66 +350,98 @@ DEFECTS: Mapping[str, Defect] = {
     "missing-slice": Defect("a slice in the middle is missing", "refuse", _middle_slice_missing),
     "duplicate-slice": Defect("a slice is there twice, as two instances", "refuse", _middle_slice_twice),
     "two-series": Defect(
-        "a second CT series lies beside the one that the structure set refers to", "read the one referred to",
+        "a second CT series lies beside the one that the structure set refers to",
+        "read the one referred to",
         _ct_again(series="ct_late"),
     ),
     "oblique": Defect("the slices are tilted by 8 degrees", "refuse", _ct_again(tilt_degrees=8.0)),
-    "feet-first": Defect("scanned feet first; CT and dose stored so", "read as head first",
-                         _rewritten(position="FFS")),
+    "feet-first": Defect("scanned feet first; CT and dose stored so", "read as head first", _rewritten(position="FFS")),
     "prone": Defect("scanned prone; CT and dose stored so", "read as supine", _rewritten(position="HFP")),
     "rescale-per-slice": Defect("intercepts differ between slices", "read as without", _scale_per_slice),
     "padding": Defect("corners of the slices hold a bright pixel padding value", "read them as air", _padded),
     "truncated-file": Defect("a CT file ends in the middle of its pixels", "refuse", _file_truncated),
     "no-structures": Defect("the structure set is missing", "refuse", _remove("RS.dcm")),
-    "empty-roi": Defect("the rectum's ROI has no contours", "read the rectum as not contoured",
-                        _with_contours(lambda patient: {patient.roi_names["Rectum"]: []})),
-    "unknown-roi": Defect("an ROI is named after a person", "leave it out, its name nowhere",
-                          _with_contours(lambda patient: {NAME_OF_A_PERSON: _contours(patient, "PTV")})),
+    "empty-roi": Defect(
+        "the rectum's ROI has no contours",
+        "read the rectum as not contoured",
+        _with_contours(lambda patient: {patient.roi_names["Rectum"]: []}),
+    ),
+    "unknown-roi": Defect(
+        "an ROI is named after a person",
+        "leave it out, its name nowhere",
+        _with_contours(lambda patient: {NAME_OF_A_PERSON: _contours(patient, "PTV")}),
+    ),
     "double-roi": Defect("two ROIs are named as the prostate", "refuse", _with_contours(_double)),
     "point-contour": Defect("the prostate's ROI holds a POINT outside it", "skip the point", _with_contours(_point)),
-    "hole": Defect("the rectum is its wall: an inner contour in each slice", "leave the hole out",
-                   _with_contours(lambda patient: {patient.roi_names["Rectum"]: wall_of_rectum(patient)[0]})),
-    "keyhole": Defect("the rectum is its wall: one keyhole contour in each slice", "leave the hole out",
-                      _with_contours(lambda patient: {patient.roi_names["Rectum"]: wall_of_rectum(patient)[1]})),
+    "hole": Defect(
+        "the rectum is its wall: an inner contour in each slice",
+        "leave the hole out",
+        _with_contours(lambda patient: {patient.roi_names["Rectum"]: wall_of_rectum(patient)[0]}),
+    ),
+    "keyhole": Defect(
+        "the rectum is its wall: one keyhole contour in each slice",
+        "leave the hole out",
+        _with_contours(lambda patient: {patient.roi_names["Rectum"]: wall_of_rectum(patient)[1]}),
+    ),
     "one-number": Defect("bladder and prostate have one ROI number", "refuse", _edited("RS.dcm", _one_number)),
-    "lost-roi": Defect("the bladder's contours are of an ROI that is not listed", "refuse",
-                       _edited("RS.dcm", _lost_roi)),
-    "split-roi": Defect("the bladder's contours are in two items", "join them, with a remark",
-                        _edited("RS.dcm", _split_roi)),
-    "contour-twice": Defect("a contour of the bladder is there twice", "read it once, with a remark",
-                            _with_contours(_another(0))),
-    "overlapping-contours": Defect("two contours of the bladder overlap", "read their union, with a remark",
-                                   _with_contours(_another(10))),
-    "contour-off-image": Defect("a contour of the bladder lies half a metre away", "refuse",
-                                _with_contours(_another(500))),
+    "lost-roi": Defect(
+        "the bladder's contours are of an ROI that is not listed", "refuse", _edited("RS.dcm", _lost_roi)
+    ),
+    "split-roi": Defect(
+        "the bladder's contours are in two items", "join them, with a remark", _edited("RS.dcm", _split_roi)
+    ),
+    "contour-twice": Defect(
+        "a contour of the bladder is there twice", "read it once, with a remark", _with_contours(_another(0))
+    ),
+    "overlapping-contours": Defect(
+        "two contours of the bladder overlap", "read their union, with a remark", _with_contours(_another(10))
+    ),
+    "contour-off-image": Defect(
+        "a contour of the bladder lies half a metre away", "refuse", _with_contours(_another(500))
+    ),
     "lower-case-type": Defect("the type of a contour is in lower case", "read it", _type_of_contours("closed_planar")),
     "no-type": Defect("a contour has no type", "read it as closed, with a remark", _type_of_contours("")),
     "open-contour": Defect("a contour of the bladder is open", "refuse", _type_of_contours("OPEN_PLANAR")),
-    "organ-gap": Defect("a slice of the bladder has no contour", "read it as not contoured, with a remark",
-                        _with_contours(_gap("Bladder"))),
+    "organ-gap": Defect(
+        "a slice of the bladder has no contour",
+        "read it as not contoured, with a remark",
+        _with_contours(_gap("Bladder")),
+    ),
     "target-gap": Defect("a slice of the target has no contour", "refuse", _with_contours(_gap("PTV"))),
-    "other-images": Defect("contours name other images than those they lie in", "refuse, or a remark by option",
-                           _edited("RS.dcm", _other_images)),
+    "other-images": Defect(
+        "contours name other images than those they lie in",
+        "refuse, or a remark by option",
+        _edited("RS.dcm", _other_images),
+    ),
     "sides-exchanged": Defect("the names of left and right are exchanged", "refuse", _sides_exchanged),
-    "called-unsigned": Defect("signed pixels are called unsigned: air is brighter than bone", "refuse",
-                              _edited("ct_*.dcm", _called_unsigned)),
-    "padding-of-water": Defect("the padding value of signed HU is 0: water becomes air", "refuse",
-                               _edited("ct_*.dcm", _padding_of_water)),
+    "called-unsigned": Defect(
+        "signed pixels are called unsigned: air is brighter than bone", "refuse", _edited("ct_*.dcm", _called_unsigned)
+    ),
+    "padding-of-water": Defect(
+        "the padding value of signed HU is 0: water becomes air", "refuse", _edited("ct_*.dcm", _padding_of_water)
+    ),
     "no-intercept": Defect("a slice lacks its intercept", "refuse", _no_intercept),
     "longer-pixels": Defect("the CT's pixel data are twice as long", "refuse", _edited("ct_*.dcm", _longer_pixels)),
     "exchanged-rows": Defect("rows and columns of the CT are exchanged", "refuse", _edited("ct_*.dcm", _exchanged)),
     "eight-bits": Defect("the dose says that it stores 8 of its 16 bits", "refuse", _edited("RD.dcm", _eight_bits)),
     "offsets-negated": Defect("the frames of the dose run the other way", "refuse", _edited("RD.dcm", _other_way)),
-    "older-structures": Defect("the plan was made on another structure set", "refuse, or a remark by option",
-                               _edited("RP.dcm", _older_structures)),
+    "older-structures": Defect(
+        "the plan was made on another structure set",
+        "refuse, or a remark by option",
+        _edited("RP.dcm", _older_structures),
+    ),
     "mixed-frames": Defect("the structure set names another frame of reference", "refuse", _other_frame),
     "no-dose": Defect("the dose is missing", "refuse", _remove("RD.dcm")),
     "relative-dose": Defect("the dose is in percent of the prescription", "read it in Gy", _relative_dose),
-    "beam-doses": Defect("a dose for each of the two beams, none of the plan", "refuse, or add them up by option",
-                         _beam_doses(2)),
+    "beam-doses": Defect(
+        "a dose for each of the two beams, none of the plan", "refuse, or add them up by option", _beam_doses(2)
+    ),
     "missing-beam": Defect("the dose of one of two beams, none of the plan", "refuse", _beam_doses(1)),
     "no-plan": Defect("the plan is missing", "read; rejected unless a prescription is set", _remove("RP.dcm")),
     "blank-id": Defect("the patient's ID is blank", "group by frame of reference", _with_id(lambda _: "")),
-    "repeated-patient": Defect("the ID is that of the patient before, in lower case and with blanks", "same group",
-                               _with_id(lambda own: f" ph{int(own[2:]) - 1:06d} ")),
-}  # fmt: skip
+    "repeated-patient": Defect(
+        "the ID is that of the patient before, in lower case and with blanks",
+        "same group",
+        _with_id(lambda own: f" ph{int(own[2:]) - 1:06d} "),
+    ),
+}

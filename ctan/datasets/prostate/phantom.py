@@ -97,18 +97,32 @@ class Patient:
 def write_patient(patient: Patient, folder: Path) -> None:
     """Write a patient's files: `ct_<n>.dcm`, `RS.dcm`, `RD.dcm`, `RP.dcm`."""
     series = write_ct_series(
-        folder, patient.hounsfield, patient.spacing_mm, patient.origin_mm,
-        patient=patient.header, position=patient.position,
-    )  # fmt: skip
+        folder,
+        patient.hounsfield,
+        patient.spacing_mm,
+        patient.origin_mm,
+        patient=patient.header,
+        position=patient.position,
+    )
     write_rtstruct(folder / "RS.dcm", patient.contours, series)
     write_rtdose(
-        folder / "RD.dcm", patient.dose_gy, patient.dose_spacing_mm, patient.dose_origin_mm, patient=patient.header,
-        offsets=patient.offsets, reverse=patient.reverse, position=patient.position,
-    )  # fmt: skip
+        folder / "RD.dcm",
+        patient.dose_gy,
+        patient.dose_spacing_mm,
+        patient.dose_origin_mm,
+        patient=patient.header,
+        offsets=patient.offsets,
+        reverse=patient.reverse,
+        position=patient.position,
+    )
     write_rtplan(
-        folder / "RP.dcm", patient.prescription_gy, patient=patient.header, beams=("A1", "A2"),
-        num_fractions=_FRACTIONS[patient.prescription_gy], position=patient.position,
-    )  # fmt: skip
+        folder / "RP.dcm",
+        patient.prescription_gy,
+        patient=patient.header,
+        beams=("A1", "A2"),
+        num_fractions=_FRACTIONS[patient.prescription_gy],
+        position=patient.position,
+    )
 
 
 def make_patient(seed: int, number: int) -> Patient:

@@ -180,14 +180,30 @@ class Prostate(Dataset):
         """Return that the prescription is known and plausible, every target contoured and near its prescribed dose."""
         tolerance = limits.target_dose_tolerance
         found = [
-            between("prescription", "prescription_gy", 1.0, limits.max_dose_gy, "Gy",
-                    f"Prescribed dose is between 1 and {limits.max_dose_gy:g} Gy"),
-            Expectation("prescription-known", "The prescribed dose is known (RTPLAN or data.options.prescription_gy)",
-                        "", "ExpectColumnValuesToNotBeNull", {"column": "prescription_gy"}),
-        ]  # fmt: skip
+            between(
+                "prescription",
+                "prescription_gy",
+                1.0,
+                limits.max_dose_gy,
+                "Gy",
+                f"Prescribed dose is between 1 and {limits.max_dose_gy:g} Gy",
+            ),
+            Expectation(
+                "prescription-known",
+                "The prescribed dose is known (RTPLAN or data.options.prescription_gy)",
+                "",
+                "ExpectColumnValuesToNotBeNull",
+                {"column": "prescription_gy"},
+            ),
+        ]
         for name in self.spec.organs:
-            arguments = {"column": f"voxels_{name}", "min_value": 0, "strict_min": True,
-                         "row_condition": f'split=="{SPLIT_TRAIN}"', "condition_parser": "pandas"}  # fmt: skip
+            arguments = {
+                "column": f"voxels_{name}",
+                "min_value": 0,
+                "strict_min": True,
+                "row_condition": f'split=="{SPLIT_TRAIN}"',
+                "condition_parser": "pandas",
+            }
             sentence = (
                 f"{name} is contoured in at least one training case, else a network would never learn it (its names "
                 f"or its entry in data.options.structures)"
@@ -195,8 +211,13 @@ class Prostate(Dataset):
             kind = "ExpectColumnProportionOfNonNullValuesToBeBetween"
             found.append(Expectation(f"{name}-contoured", sentence, "", kind, arguments, about_cases=False))
         for name in self.spec.targets:
-            present = Expectation(f"{name}-present", f"{name} is contoured", "", "ExpectColumnValuesToNotBeNull",
-                                  {"column": f"voxels_{name}"})  # fmt: skip
+            present = Expectation(
+                f"{name}-present",
+                f"{name} is contoured",
+                "",
+                "ExpectColumnValuesToNotBeNull",
+                {"column": f"voxels_{name}"},
+            )
             found.append(present)
             sentence = f"Mean dose in {name} is within {tolerance:.0%} of the case's prescription"
             found.append(

@@ -265,8 +265,13 @@ def _file(patient: _Patient) -> bytes:
     content = patient.voxels.astype("<i2").tobytes()
     stored = _zlib_stored(content) if patient.compressed else content
     z, y, x = patient.voxels.shape
-    header = {"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False",
-              "CompressedData": str(patient.compressed)}  # fmt: skip
+    header = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": str(patient.compressed),
+    }
     header |= {"CompressedDataSize": str(len(stored))} if patient.compressed else {}
     header |= {**patient.fields, "DimSize": f"{x} {y} {z}", "ElementType": "MET_SHORT", "ElementDataFile": "LOCAL"}
     return "".join(f"{name} = {value}\n" for name, value in header.items()).encode() + stored

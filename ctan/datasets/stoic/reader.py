@@ -39,9 +39,16 @@ COVID, SEVERITY = ("negative", "positive"), ("mild", "severe")
 
 # A lung window, -1024 to 300 HU as stored (nothing below air is kept), seen by the networks as -1 to 1.
 _LUNG = ImageSpec(
-    name="ct", modality="ct", dtype="uint16", low=0, high=1324, mean=(662,), std=(662,), unit="HU + 1024",
+    name="ct",
+    modality="ct",
+    dtype="uint16",
+    low=0,
+    high=1324,
+    mean=(662,),
+    std=(662,),
+    unit="HU + 1024",
     body_threshold=1024 - 300,
-)  # fmt: skip
+)
 _MAX_HU = 65536  # what 16 bits can hold, whatever the intercept
 _AIR, _TISSUE = 200, 1000  # HU + 1024: lungs and the air around hold smaller values, every patient larger ones
 _MAX_AGE = 120.0
@@ -173,20 +180,37 @@ class STOIC(Dataset):
         """Return that scans show air and tissue at a plausible spacing, and that ages and labels make sense."""
         edges = (limits.min_spacing_mm, limits.max_spacing_mm)
         return [
-            Expectation("covid-known", "It is known whether the patient has COVID-19", "",
-                        "ExpectColumnValuesToNotBeNull", {"column": "label_covid"}),
-            Expectation("severe-is-positive", "Severity is known of patients with COVID-19 only", "",
-                        "ExpectColumnValuesToBeNull",
-                        {"column": "label_severity", "row_condition": 'label_covid == "negative"',
-                         "condition_parser": "pandas"}),
+            Expectation(
+                "covid-known",
+                "It is known whether the patient has COVID-19",
+                "",
+                "ExpectColumnValuesToNotBeNull",
+                {"column": "label_covid"},
+            ),
+            Expectation(
+                "severe-is-positive",
+                "Severity is known of patients with COVID-19 only",
+                "",
+                "ExpectColumnValuesToBeNull",
+                {
+                    "column": "label_severity",
+                    "row_condition": 'label_covid == "negative"',
+                    "condition_parser": "pandas",
+                },
+            ),
             between("age", "age", 0, _MAX_AGE, "years", f"The age, where known, is 0 to {_MAX_AGE:g} years"),
-            Expectation("sex", f"The sex, where known, is one of {', '.join(_SEXES.values())}", "",
-                        "ExpectColumnValuesToBeInSet", {"column": "sex", "value_set": list(_SEXES.values())}),
+            Expectation(
+                "sex",
+                f"The sex, where known, is one of {', '.join(_SEXES.values())}",
+                "",
+                "ExpectColumnValuesToBeInSet",
+                {"column": "sex", "value_set": list(_SEXES.values())},
+            ),
             between("ct-air", "ct_min", 0, _AIR, "HU + 1024", "The CT shows air"),
             between("ct-tissue", "ct_max", _TISSUE, None, "HU + 1024", "The CT shows tissue"),
             between("smallest-spacing", "spacing_min_mm", *edges, "mm", f"Voxel edges are at least {edges[0]:g} mm"),
             between("largest-spacing", "spacing_max_mm", *edges, "mm", f"Voxel edges are at most {edges[1]:g} mm"),
-        ]  # fmt: skip
+        ]
 
     def write_phantoms(
         self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()
