@@ -45,7 +45,7 @@ def pictures(
         spec: names image and targets.
 
     Returns:
-        `<case_id>/<view>/<what>` -> array, see `figures.npz` in the architecture page.
+        `<case_id>/<view>/<what>` -> array, see `figures.npz` in docs/formats.md.
     """
     views: Mapping[str, tuple[int, bool] | None] = _VIEWS if spec.spatial_dims == 3 else {"picture": None}
     centre, box = _centre(reference), _box(reference, spec)
