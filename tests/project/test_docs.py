@@ -98,8 +98,16 @@ def test_kubectl_takes_what_can_be_tried_without_a_cluster(page: str, words: lis
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for target, _ in _LINK.findall(text):
+    for target, place in _LINK.findall(text):
         assert (page.parent / target).exists(), target
+        assert not place or place[1:] in anchors(page.parent / target), f"{target}{place}"
+    assert set(re.findall(r"\]\(#([^)\s]+)\)", text)) <= anchors(page)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the places of a page that a link can name, as GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
