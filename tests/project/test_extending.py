@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from ctan.datasets import Dataset
+from ctan.tasks import Task
 from tests.project import extending
 
 
@@ -55,6 +57,16 @@ def test_a_plug_of_ctans_own_is_its_modules_and_one_line() -> None:
             module = value.partition(":")[0]
             expected = f"ctan.{room}.{name}.reader" if room == "datasets" else f"ctan.{room}.{name}"
             assert module == expected
+
+
+@pytest.mark.parametrize(("base", "heading"), [(Dataset, "## A data set"), (Task, "## A kind of task")])
+def test_the_guide_names_all_that_a_plug_may_say(base: type, heading: str) -> None:
+    guide = extending.PAGE.read_text("utf-8").partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    said = set(re.findall(r"\b[A-Za-z_]+\b", guide))
+    derived = {"decisive_options", "primary_metric", "to_json"}  # made of the others
+    offered = {name for name in vars(base) if not name.startswith("_")} | set(vars(base)["__annotations__"])
+    assert len(offered) > 15
+    assert offered - derived - said == set()
 
 
 def test_where_single_plugs_are_named_there_is_a_reason() -> None:
