@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -140,42 +141,68 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert {page for page in PAGES if page.parent == ROOT / "docs"} <= reached
 
 
-def is_named(dotted: str) -> bool:
-    """Whether a dotted name is a module of ctan, or one that a module defines or passes on."""
+def found(dotted: str) -> ast.AST | None:
+    """Return what a dotted name of ctan stands for: what a module defines or passes on, else a module."""
     parts = dotted.split(".")
-    for length in range(len(parts), 0, -1):
-        base = ROOT.joinpath(*parts[:length])
-        source = next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-        if source is not None:
-            return length == len(parts) or parts[length] in names_of(ast.parse(source.read_text(encoding="utf-8")))
-    return False
+    for length in range(1, len(parts) + 1):  # a package may pass on a function of a module of the same name
+        inside = within(tree_of(".".join(parts[:length])), parts[length:])
+        if inside is not None:
+            return inside
+    return None
 
 
-def names_of(tree: ast.Module) -> set[str]:
-    found: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
-        elif isinstance(node, ast.ImportFrom | ast.Import):
-            found |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-    return found
+@cache
+def tree_of(module: str) -> ast.Module | None:
+    base = ROOT.joinpath(*module.split("."))
+    source = next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+    return ast.parse(source.read_text(encoding="utf-8")) if source else None
+
+
+def within(tree: ast.AST | None, parts: list[str]) -> ast.AST | None:
+    """Return what names lead to, one inside the other; the line itself for a constant or another library's import."""
+    for number, name in enumerate(parts):
+        for node in getattr(tree, "body", []):
+            if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
+                if (node.module or "").startswith("ctan"):
+                    inside = within(tree_of(str(node.module)), parts[number:])
+                    return inside or within(tree_of(f"{node.module}.{name}"), parts[number + 1 :])
+                tree = node
+                break
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            if getattr(node, "name", None) == name or name in {getattr(target, "id", None) for target in targets}:
+                tree = node
+                break
+        else:
+            return None
+    return tree
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_names_of_the_library_exist(page: Path) -> None:
     named = re.findall(r"`(ctan(?:\.\w+)+)[`(]", page.read_text(encoding="utf-8"))
     labels = {"ctan.py", "ctan.yaml", "ctan.lock.sha256"}  # files, a label of the image
-    assert [name for name in named if name not in labels and not is_named(name)] == []
+    assert [name for name in named if name not in labels and found(name) is None] == []
 
 
-def test_a_name_that_does_not_exist_is_found() -> None:
-    assert is_named("ctan.datasets.base.Dataset")
-    assert is_named("ctan.tracking.retraining.REASONS")
-    assert not is_named("ctan.datasets.base.Missing")
-    assert not is_named("ctan.origin.Origin")
+def test_a_name_that_does_not_exist_is_noticed() -> None:
+    assert isinstance(found("ctan.datasets.base.Dataset"), ast.ClassDef)
+    assert isinstance(found("ctan.training.train"), ast.FunctionDef)
+    assert isinstance(found("ctan.evaluation.evaluate"), ast.FunctionDef)
+    assert isinstance(found("ctan.evaluation.scoring"), ast.Module)
+    assert found("ctan.tracking.retraining.REASONS") is not None
+    assert found("ctan.datasets.base.Missing") is None
+    assert found("ctan.origin.Origin") is None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_signatures_are_those_of_today(page: Path) -> None:
+    for name, written in re.findall(r"`(ctan(?:\.\w+)+)\(([^)]*)\)", page.read_text(encoding="utf-8")):
+        function = found(name)
+        assert isinstance(function, ast.FunctionDef), name
+        arguments = [argument.arg for argument in function.args.args if argument.arg not in ("self", "cls")]
+        named = [re.split(r"[:=]", part)[0].strip() for part in written.split(",") if part.strip()]
+        needed = len(arguments) - len(function.args.defaults)
+        assert named == arguments[: max(len(named), needed)], name
 
 
 def contracts() -> list[dict[str, object]]:
