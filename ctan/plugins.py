@@ -10,6 +10,7 @@ import ast
 import difflib
 import inspect
 from functools import cache
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,9 +94,9 @@ def declared_version(group: str, name: str, field: str) -> int:
     """
     check(group, name, field)
     (point,) = _found(group)[name]
-    source = find_spec(point.module)
-    if source is not None and source.origin and source.origin.endswith(".py"):
-        for node in ast.parse(Path(source.origin).read_text(encoding="utf-8")).body:
+    source = _source_of(point.module)
+    if source is not None:
+        for node in ast.parse(source.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name == point.attr:
                 for line in node.body:
                     if isinstance(line, ast.AnnAssign | ast.Assign) and isinstance(line.value, ast.Constant):
@@ -103,6 +104,16 @@ def declared_version(group: str, name: str, field: str) -> int:
                         if any(isinstance(target, ast.Name) and target.id == "version" for target in targets):
                             return int(str(line.value.value))
     return int(load(group, name, field).version)
+
+
+def _source_of(module: str) -> Path | None:
+    """Return the file of a module without importing the packages it lies in, as `find_spec` of its full name would."""
+    name, *inner = module.split(".")
+    found = find_spec(name)
+    for part in inner:
+        name = f"{name}.{part}"
+        found = PathFinder.find_spec(name, found.submodule_search_locations) if found else None
+    return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
 
 
 def about(group: str, name: str) -> tuple[str, str]:

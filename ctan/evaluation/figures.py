@@ -45,7 +45,7 @@ def pictures(
         spec: names image and targets.
 
     Returns:
-        `<case_id>/<view>/<what>` -> array, see `figures.npz` in the architecture page.
+        `<case_id>/<view>/<what>` -> array, see `figures.npz` in docs/formats.md.
     """
     arrays: dict[str, npt.NDArray[Any]] = {}
     for view, (cut, edges_mm) in _cuts(reference, spec).items():

@@ -68,7 +68,7 @@ class Evaluated:
         return _table(self.folder / DVH_FILE, ("case_id", "structure", "dose_gy", "planned", "predicted"))
 
     def figures(self) -> dict[str, dict[str, Arrays]]:
-        """Read the slices: case -> view -> what -> array, see `figures.npz` in the architecture page."""
+        """Read the slices: case -> view -> what -> array, see `figures.npz` in docs/formats.md."""
         path = self.folder / FIGURES_FILE
         found: dict[str, dict[str, Arrays]] = {}
         if not path.exists():

@@ -266,7 +266,7 @@ class Task(ABC):
         return ()
 
     def drawn(self, native: Array, reference: Case, cut: Cut) -> dict[str, Array]:
-        """Return what a view of the case shows of the task, see `figures.npz` in the architecture page.
+        """Return what a view of the case shows of the task, see `figures.npz` in docs/formats.md.
 
         Args:
             native: what `to_native` returned.

@@ -40,7 +40,7 @@ class Session:
         sums: loss sums of the present epoch by task, `""` for the total.
         seconds: spent in steps so far, all epochs.
         num_steps_done: steps so far, all epochs.
-        history: a row an epoch and task, see `history.parquet` in the architecture page.
+        history: a row an epoch and task, see `history.parquet` in docs/formats.md.
         run_id: MLflow run, empty before it is opened.
         finished: training is complete, early stopping included.
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -49,10 +51,20 @@ def test_comments_docstrings_and_type_hints_change_no_fingerprint() -> None:
     assert units.fingerprint(plain) != units.fingerprint(plain.replace("*", "+"))
 
 
-def test_a_version_is_read_without_importing_the_architecture() -> None:
+def test_a_version_is_read_from_the_source_as_the_architecture_declares_it() -> None:
     for name in plugins.names(plugins.NETWORKS):
         declared = plugins.declared_version(plugins.NETWORKS, name, "")
         assert declared == plugins.load(plugins.NETWORKS, name, "").version
+
+
+def test_the_versions_of_a_run_are_known_without_torch_which_takes_seconds_to_import() -> None:
+    program = (
+        "import sys; from ctan import plugins\n"
+        "print([plugins.declared_version(plugins.NETWORKS, name, '') for name in plugins.names(plugins.NETWORKS)])\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[1] == "False"
 
 
 def test_a_run_names_its_own_reader_and_architectures_and_no_other() -> None:
