@@ -8,6 +8,11 @@ own, which only the step's process turns into those that boto3, MLflow and DVC r
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ctan.progress import STEP_PREFIX
 
 OWN_NAMES = {
     "CTAN_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
@@ -24,3 +29,24 @@ def prepare_step() -> None:
 
     disable_telemetry()
     os.environ.update({usual: os.environ[own] for own, usual in OWN_NAMES.items() if os.environ.get(own)})
+
+
+class Clock:
+    """Tells a step's time for loading libraries from its time for work."""
+
+    def __init__(self) -> None:
+        self.start = self.loaded_at = time.monotonic()
+
+    def loaded(self) -> None:
+        self.loaded_at = time.monotonic()
+
+
+@contextmanager
+def step(name: str, what: str = "") -> Iterator[Clock]:
+    """Prepare the process, announce a step, and say at its end how long it took."""
+    prepare_step()
+    print(f"{STEP_PREFIX}{name} {what}".rstrip(), flush=True)
+    clock = Clock()
+    yield clock
+    loading, working = clock.loaded_at - clock.start, time.monotonic() - clock.loaded_at
+    print(f"{STEP_PREFIX}done, {loading:.1f} s loading libraries, {working:.1f} s work", flush=True)

@@ -8,17 +8,15 @@ steps: every step is a new process.
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import atomic_path, write_json
-from ctan.progress import STEP_PREFIX
 from ctan.settings import config_from_text, read_config, resolve_config
+from ctan.step_environment import step
 from ctan.workspace import workspace
 
 if TYPE_CHECKING:
@@ -26,28 +24,6 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 Metadata = dict[str, Any]  # of an artifact of the pipeline
-
-
-class _Clock:
-    """Tells a step's time for loading libraries from its time for work."""
-
-    def __init__(self) -> None:
-        self.start = self.loaded_at = time.monotonic()
-
-    def loaded(self) -> None:
-        self.loaded_at = time.monotonic()
-
-
-@contextmanager
-def _step(name: str, what: str = "") -> Iterator[_Clock]:
-    from ctan.step_environment import prepare_step
-
-    prepare_step()
-    print(f"{STEP_PREFIX}{name} {what}".rstrip(), flush=True)
-    clock = _Clock()
-    yield clock
-    loading, working = clock.loaded_at - clock.start, time.monotonic() - clock.loaded_at
-    print(f"{STEP_PREFIX}done, {loading:.1f} s loading libraries, {working:.1f} s work", flush=True)
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Metrics:
@@ -73,7 +49,7 @@ def resolve(source: str, config: RunConfig) -> tuple[str, str, str]:
     Returns:
         The source pinned to that version, the settings as YAML, and `ctan.sources.origin.Origin` as JSON.
     """
-    with _step("resolve", source):
+    with step("resolve", source):
         from ctan.sources.origin import Origin
 
         origin = Origin.of(source, config)
@@ -94,7 +70,7 @@ def check(model_name: str, settings: str, origin: str, finding: str) -> str:
     Returns:
         `"retrain"` or `"unchanged"`.
     """
-    with _step("check", model_name):
+    with step("check", model_name):
         from ctan.sources.origin import Origin
         from ctan.tracking.retraining import check as check_registry
 
@@ -121,7 +97,7 @@ def ingest(
 
     started_from = Origin.from_json(origin)
     source = started_from.source
-    with _step("ingest", source) as clock:
+    with step("ingest", source) as clock:
         from ctan.intake.ingest import ingest as ingest_source
 
         clock.loaded()
@@ -145,7 +121,7 @@ def validate(manifest_dir: str, validated_dir: str, report: str, overrides: Sequ
         report: HTML file, written also when the gate stops.
         overrides: settings to change for this step.
     """
-    with _step("validate") as clock:
+    with step("validate") as clock:
         from ctan.sources.origin import read_origin
         from ctan.validation import validate as validate_manifest
 
@@ -176,7 +152,7 @@ def preprocess(
         overrides: settings to change for this step.
         num_workers: processes; None for one a core.
     """
-    with _step("preprocess") as clock:
+    with step("preprocess") as clock:
         from ctan.intake.build import preprocess as preprocess_source
 
         clock.loaded()
@@ -194,7 +170,7 @@ def plan(manifest_dir: str) -> list[dict[str, str]]:
     Args:
         manifest_dir: output of `validate`.
     """
-    with _step("plan"):
+    with step("plan"):
         from ctan.intake.planning import plan as plan_trainings
 
         items = plan_trainings(read_config(manifest_dir))
@@ -229,7 +205,7 @@ def train(
         metadata: receives the address of the MLflow run.
         overrides: settings to change for this step.
     """
-    with _step("train", f"{arch}, fold {fold}, seed {seed}") as clock:
+    with step("train", f"{arch}, fold {fold}, seed {seed}") as clock:
         from ctan.tracking.lineage import lineage_tags
         from ctan.training import train as train_network
 
@@ -275,7 +251,7 @@ def evaluate(
     from ctan.records import CASES_FILE, ModelRecord
 
     record = ModelRecord.load(Path(model_dir))
-    with _step("evaluate", f"{record.arch}, fold {record.fold}, seed {record.seed}") as clock:
+    with step("evaluate", f"{record.arch}, fold {record.fold}, seed {record.seed}") as clock:
         from ctan.evaluation import evaluate as evaluate_model
         from ctan.tracking import log_results
 
@@ -314,7 +290,7 @@ def compare(
         metadata: receives the address of the chosen model's MLflow run.
         overrides: settings to change for this step.
     """
-    with _step("compare", f"{len(evaluation_dirs)} models") as clock:
+    with step("compare", f"{len(evaluation_dirs)} models") as clock:
         from ctan.evaluation import compare as compare_evaluations
         from ctan.evaluation.words import in_words
         from ctan.report import write_report
@@ -355,7 +331,7 @@ def promote(
         metadata: receives the address of the registered version and of its MLflow run.
         overrides: settings to change for this step.
     """
-    with _step("promote") as clock:
+    with step("promote") as clock:
         from ctan.tracking import promote as promote_model
         from ctan.tracking.lineage import lineage_tags
 

@@ -270,8 +270,6 @@ REASONS = {
     "ctan/commands/data.py": "commands of one format (`names`, `describe`) and the data set of their examples",
     "ctan/config.py": "the default data set",
     "ctan/datasets/folder/description.py": "which kinds a description can name",
-    "ctan/datasets/folder/reader.py": "reads MetaImage with STOIC's reader, and follows its version",
-    "ctan/datasets/folder/volumes.py": "reads MetaImage with STOIC's reader",
     "ctan/dicom/settings.py": "the organ, not the data set",
     "ctan/evaluation/compare.py": "what improvements are relative to",
     "ctan/intake/convert.py": "OpenKBP's format is also written",
