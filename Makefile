@@ -24,6 +24,8 @@ endif
 
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
+# Where it is set (in containers, say) every test process compiles all tests anew: 20 s of collection in place of 8.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 RAW ?= data/openkbp
