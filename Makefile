@@ -24,6 +24,8 @@ endif
 
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
+# Where it is set (in containers, say) every test process compiles all tests anew: 20 s of collection in place of 8.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 RAW ?= data/openkbp
@@ -47,7 +49,7 @@ $(READY): requirements.lock requirements-dev.lock pyproject.toml Makefile
 	@$(INSTALL) --no-deps --no-build-isolation --reinstall-package ctan -e .
 	@touch $@
 
-demo: $(READY)  ## Phantom patients to a promoted model: all four architectures through the compiled pipeline
+demo: $(READY)  ## Phantom patients to a judged and registered model: all four architectures through the compiled pipeline
 	@$(BIN)/dvc pull --quiet data/openkbp
 	@$(BIN)/ctan run --source data/openkbp --profile smoke
 
@@ -62,8 +64,14 @@ phantoms: $(READY)  ## Write the packaged phantoms of every data set anew (then:
 test: $(READY)  ## Run all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-fast: $(READY)  ## Run the tests that take seconds
-	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+# Rooms whose tests are arithmetic on small arrays, settings and texts: together less than a minute of one core.
+FAST := tests/metrics tests/networks tests/cases/test_geometry.py tests/evaluation/test_improvement.py \
+	tests/intake/test_splits.py tests/intake/test_manifest.py tests/cluster/test_cron.py tests/cluster/test_values.py \
+	tests/dicom/test_dicomrt_rois.py tests/dicom/test_dicomrt_raster.py tests/project/test_config.py \
+	tests/project/test_dependencies.py tests/project/test_progress.py tests/project/test_reading.py
+
+test-fast: $(READY)  ## Run quick tests of many rooms: a minute of one core
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(FAST) $(ARGS)
 
 lint: $(READY)  ## Check format, lint, types, the rooms' contracts, and that the compiled pipeline is up to date
 	@mkdir -p build

@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.importorskip("kfp")
-
 from ctan.cluster import image
 from ctan.cluster.kfp_command import upstream_arguments
 from ctan.errors import ConfigError, DataError
-from pipelines.ctan import COMPILED
-from pipelines.retrain import COMPILED as RETRAIN
+from tests.helpers.compiled import COMPILED, RETRAIN
 
 if TYPE_CHECKING:
     from tests.helpers.kfp import KfpServer

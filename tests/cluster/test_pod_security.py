@@ -11,13 +11,10 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("kfp")
-
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.render import render
 from ctan.cluster.values import Values, load_values
-from pipelines.ctan import COMPILED
-from pipelines.retrain import COMPILED as RETRAIN
+from tests.helpers.compiled import COMPILED, RETRAIN
 from tests.helpers.kubernetes import MANIFESTS, PodTemplate, kustomize, of_kind, pod_templates, violations_of_restricted
 
 INFRA = Path(__file__).parents[2] / "infra" / "values"

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-
-pytest.importorskip("kfp.kubernetes")
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp import compiler, components, dsl, kubernetes
@@ -21,8 +18,7 @@ from ctan.cluster.progress import Progress
 from ctan.cluster.render import render
 from ctan.cluster.values import Values, load_values
 from ctan.errors import ConfigError, DataError
-from pipelines.ctan import COMPILED
-from pipelines.retrain import COMPILED as RETRAIN
+from tests.helpers.compiled import COMPILED, RETRAIN
 
 INFRA = Path(__file__).parents[2] / "infra" / "values"
 DIGEST = "registry.example.org/python-steps@sha256:" + "0a" * 32

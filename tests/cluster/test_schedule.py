@@ -10,8 +10,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-pytest.importorskip("kfp")
-
 from ctan.cluster import image
 from ctan.cluster.client import packaged
 from ctan.cluster.cron import Cron
@@ -20,8 +18,7 @@ from ctan.cluster.schedule import Schedules
 from ctan.cluster.values import Values
 from ctan.commands.schedule import schedule
 from ctan.errors import ConfigError
-from pipelines.ctan import COMPILED
-from pipelines.retrain import COMPILED as RETRAIN
+from tests.helpers.compiled import COMPILED, RETRAIN
 
 if TYPE_CHECKING:
     from tests.helpers.kfp import KfpServer

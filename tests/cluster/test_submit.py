@@ -10,8 +10,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-pytest.importorskip("kfp")
-
 from ctan import steps
 from ctan.cluster import image
 from ctan.cluster.compiled import CompiledPipeline
@@ -20,8 +18,7 @@ from ctan.cluster.parameters import check_complete, parse_parameters
 from ctan.cluster.submit import Cluster
 from ctan.commands import cluster as commands
 from ctan.errors import ConfigError
-from pipelines.ctan import COMPILED
-from pipelines.retrain import COMPILED as RETRAIN
+from tests.helpers.compiled import COMPILED, RETRAIN
 
 if TYPE_CHECKING:
     from tests.helpers.kfp import KfpServer

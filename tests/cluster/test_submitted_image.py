@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("kfp")
-
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.endpoint import Endpoint
 from ctan.cluster.image import RELEASE, VARIABLE, choose_image, with_image
 from ctan.cluster.render import render
 from ctan.cluster.values import Values
 from ctan.errors import ConfigError
-from pipelines.ctan import COMPILED
+from tests.helpers.compiled import COMPILED
 
 HERE = Endpoint("http://localhost:8080", "http://localhost:8080")
 ELSEWHERE = Endpoint("https://kubeflow.example.org/pipeline", "https://kubeflow.example.org/pipeline")

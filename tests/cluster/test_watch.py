@@ -7,13 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import kfp_server_api
 import pytest
 import typer
 from typer.testing import CliRunner
-
-pytest.importorskip("kfp")
-
-import kfp_server_api
 
 from ctan.cluster import image, logs, watch
 from ctan.cluster.compiled import CompiledPipeline
@@ -21,8 +18,7 @@ from ctan.cluster.nodes import Nodes, places
 from ctan.cluster.progress import Progress
 from ctan.commands import cluster as commands
 from ctan.evaluation.words import in_words
-from pipelines.ctan import COMPILED
-from pipelines.retrain import COMPILED as RETRAIN
+from tests.helpers.compiled import COMPILED, RETRAIN
 from tests.helpers.kfp_runs import WORKFLOW, SimulatedRun, pod_of, recorded
 from tests.helpers.report import ARCHS, record_of, write_inputs
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy import ndimage
-from sklearn.metrics import roc_auc_score
 
 from ctan.config import DataConfig
 from ctan.datasets.stoic.phantom import DEFECTS, write_stoic_phantoms
@@ -160,6 +159,8 @@ def test_lesions_of_covid_are_bilateral_and_more_at_the_back_and_the_base(cases)
 
 
 def test_the_amount_of_opacity_tells_severity_among_the_positive_but_not_perfectly(cases):
+    from sklearn.metrics import roc_auc_score
+
     positive = [case for case in cases if case.labels["covid"] == "positive"]
     severe = [case.labels["severity"] == "severe" for case in positive]
     assert 0.75 < roc_auc_score(severe, [share_of_opacity(case) for case in positive]) < 1
@@ -167,6 +168,8 @@ def test_the_amount_of_opacity_tells_severity_among_the_positive_but_not_perfect
 
 
 def test_the_amount_of_opacity_alone_does_not_tell_the_diagnosis(cases):
+    from sklearn.metrics import roc_auc_score
+
     positive = [case.labels["covid"] == "positive" for case in cases]
     assert 0.7 < roc_auc_score(positive, [share_of_opacity(case) for case in cases]) < 0.97
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
-from sklearn import metrics as sklearn_metrics
-from sklearn.calibration import calibration_curve
 
 from ctan.errors import DataError
 from ctan.evaluation.cases import SCHEMA
@@ -57,6 +55,8 @@ def random(request: pytest.FixtureRequest) -> Random:
 
 
 def test_the_auc_of_every_resample_is_that_of_scikit_learn(random: Random) -> None:
+    from sklearn import metrics as sklearn_metrics
+
     probabilities, labels, patients, weights = random
     positive = labels == 1
     found = AUC(probabilities[:, 1], positive, patients).of(weights)
@@ -67,6 +67,8 @@ def test_the_auc_of_every_resample_is_that_of_scikit_learn(random: Random) -> No
 
 
 def test_the_macro_auc_is_the_mean_of_scikit_learns_over_the_classes_that_a_resample_has(random: Random) -> None:
+    from sklearn import metrics as sklearn_metrics
+
     probabilities, labels, patients, weights = random
     found = MacroAUC(probabilities, labels, patients).of(weights)
     num_lacking = 0
@@ -82,6 +84,8 @@ def test_the_macro_auc_is_the_mean_of_scikit_learns_over_the_classes_that_a_resa
 
 
 def test_the_macro_auc_is_scikit_learns_one_against_rest_average() -> None:
+    from sklearn import metrics as sklearn_metrics
+
     rng = np.random.default_rng(5)
     probabilities, labels = rng.dirichlet(np.ones(4), 50), rng.integers(0, 4, 50)
     found = everyone(MacroAUC(probabilities, labels, np.arange(50)), 50)
@@ -90,6 +94,8 @@ def test_the_macro_auc_is_scikit_learns_one_against_rest_average() -> None:
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_the_balanced_accuracy_of_every_resample_is_that_of_scikit_learn(random: Random) -> None:
+    from sklearn import metrics as sklearn_metrics
+
     probabilities, labels, patients, weights = random
     found = BalancedAccuracy(probabilities, labels, patients, NUM_PATIENTS).of(weights)
     predicted = probabilities.argmax(axis=1)
@@ -150,6 +156,8 @@ def test_ten_thousand_resamples_of_two_thousand_cases_and_seven_classes_take_lit
 
 @pytest.mark.parametrize("decimals", [1, 12])
 def test_the_roc_curve_is_that_of_scikit_learn(decimals: int) -> None:
+    from sklearn import metrics as sklearn_metrics
+
     rng = np.random.default_rng(1)
     positive = rng.random(50) < 0.4
     scores_ = np.round(rng.random(50) + 0.3 * positive, decimals)
@@ -174,6 +182,8 @@ def test_curves_are_read_at_the_upper_end_of_a_vertical_stretch() -> None:
 
 
 def test_the_confusion_matrix_is_that_of_scikit_learn() -> None:
+    from sklearn import metrics as sklearn_metrics
+
     rng = np.random.default_rng(2)
     labels, predicted = rng.integers(0, 3, 40), rng.integers(0, 3, 40)
     expected = sklearn_metrics.confusion_matrix(labels, predicted, labels=range(4))
@@ -181,6 +191,8 @@ def test_the_confusion_matrix_is_that_of_scikit_learn() -> None:
 
 
 def test_reliability_is_that_of_scikit_learn_in_bins_of_equal_size() -> None:
+    from sklearn.calibration import calibration_curve
+
     rng = np.random.default_rng(3)
     predicted = rng.random(200)
     happened = rng.random(200) < predicted

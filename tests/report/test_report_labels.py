@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from matplotlib.figure import Figure
-from sklearn import metrics as sklearn_metrics
 
 from ctan.config import EvaluationConfig
 from ctan.datasets import get_dataset
@@ -149,6 +148,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
 def test_the_recall_of_every_class_and_architecture_is_that_of_scikit_learn(
     data: ReportData, task: Classification
 ) -> None:
+    from sklearn import metrics as sklearn_metrics
+
     header, *rows = cells_of(recall_table(data, task))
     assert header == [f"{task.name}: true class", "cases", "STL", "HPS", "MTAN", "CTAN"]
     for column, arch in enumerate(SKILL, start=2):
@@ -180,6 +181,8 @@ def test_roc_curves_have_the_area_that_the_comparison_says(
 
 
 def test_each_class_of_the_chosen_model_has_a_curve_and_its_area(data: ReportData) -> None:
+    from sklearn import metrics as sklearn_metrics
+
     true, probabilities = predicted(data, "ctan", LESION)
     areas = [sklearn_metrics.roc_auc_score(true == k, probabilities[:, k]) for k in range(7)]
     figure = roc_chart(data, LESION)
@@ -193,6 +196,8 @@ def test_two_classes_need_no_curve_of_each(data: ReportData) -> None:
 
 
 def test_the_matrix_shows_the_cases_and_shares_of_the_chosen_model(data: ReportData) -> None:
+    from sklearn import metrics as sklearn_metrics
+
     true, probabilities = predicted(data, "ctan", LESION)
     expected = sklearn_metrics.confusion_matrix(true, probabilities.argmax(1))
     figure = confusion_chart(data, LESION)

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import mean_absolute_error, r2_score
 
 from ctan.config import EvaluationConfig
 from ctan.errors import DataError
@@ -64,6 +63,8 @@ def test_rows_hold_both_numbers_and_their_difference() -> None:
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import mean_absolute_error, r2_score
+
     rng = np.random.default_rng(0)
     true, predicted = rng.normal(50, 20, 30), rng.normal(50, 20, 30)
     spec, rows = photo_spec(AGE), {}
@@ -78,6 +79,8 @@ def test_scores_are_those_of_scikit_learn() -> None:
 
 
 def test_the_coefficient_of_determination_of_a_resample_is_that_of_its_cases() -> None:
+    from sklearn.metrics import r2_score
+
     rng = np.random.default_rng(1)
     patients = np.array([0, 0, 1, 2, 3, 3, 4])
     true, predicted = rng.normal(1e6, 1, 7), rng.normal(1e6, 1, 7)
