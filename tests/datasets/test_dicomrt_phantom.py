@@ -10,8 +10,9 @@ import SimpleITK as sitk
 from matplotlib.path import Path as Polygon
 from scipy import ndimage
 
-from ctan.datasets.prostate.defects import DEFECTS, NAME_OF_A_PERSON, wall_of_rectum
+from ctan.datasets.prostate.defects import DEFECTS
 from ctan.datasets.prostate.phantom import make_patient, write_patient
+from ctan.datasets.prostate.planting import NAME_OF_A_PERSON, wall_of_rectum
 from ctan.datasets.prostate.write_phantom import write_prostate_phantoms
 from ctan.dicom.outlines import contours_of_mask, keyhole
 from ctan.dicom.settings import DicomConfig
