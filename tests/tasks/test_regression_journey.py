@@ -104,7 +104,7 @@ def test_ages_are_learnt_scored_judged_and_shown(config: RunConfig, pointer: Sto
         assert row["predicted"] == pytest.approx(model.predict(store.load(row["case_id"]))["age"][0])
         assert row["value"] == pytest.approx(abs(row["predicted"] - row["planned"]))
 
-    baselines = {entry["arch"]: entry["scores"]["evaluation"] for entry in content["baselines"]}
+    baselines = {entry.arch: entry.scores["evaluation"] for entry in content.baselines}
     assert list(baselines) == ["baseline-empty", "baseline-mean-mask", "baseline-frequency", "baseline-mean-number"]
     errors = [abs(row["planned"] - np.mean(known)) for row in rows]
     assert baselines["baseline-mean-number"]["age"]["mae"] == pytest.approx(np.mean(errors))
