@@ -62,4 +62,4 @@ as_described = all(share > 0.5 if key == (2, torch.bfloat16) else share == 0 for
 print("as described" if as_described else "the behaviour has CHANGED")
 sys.exit(not as_described)
 PY
-"$folder/venv/bin/python" "$folder/show.py"
+"$folder/venv/bin/python" "$folder/show.py" || exit 1

@@ -60,4 +60,4 @@ for name, mask in masks.items():
 print("as described" if as_described else "the behaviour has CHANGED")
 sys.exit(not as_described)
 PY
-"$folder/venv/bin/python" "$folder/show.py"
+"$folder/venv/bin/python" "$folder/show.py" || exit 1

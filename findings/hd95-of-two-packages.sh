@@ -53,4 +53,4 @@ for radius in (0, 3, 4):
 print("as described" if as_described else "the behaviour has CHANGED")
 sys.exit(not as_described)
 PY
-"$folder/venv/bin/python" "$folder/show.py"
+"$folder/venv/bin/python" "$folder/show.py" || exit 1

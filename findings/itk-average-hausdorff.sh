@@ -68,4 +68,4 @@ for size in (6, 20, 60):
 print("as described" if as_described else "the behaviour has CHANGED")
 sys.exit(not as_described)
 PY
-"$folder/venv/bin/python" "$folder/show.py"
+"$folder/venv/bin/python" "$folder/show.py" || exit 1

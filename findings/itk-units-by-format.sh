@@ -67,4 +67,4 @@ for name, expected in (("a.nii", (1, 1, 3)), ("a.nrrd", (0.1, 0.1, 0.3)), ("a.mh
 print("as described" if as_described else "the behaviour has CHANGED")
 sys.exit(not as_described)
 PY
-"$folder/venv/bin/python" "$folder/show.py" "$folder"
+"$folder/venv/bin/python" "$folder/show.py" "$folder" || exit 1

@@ -102,4 +102,4 @@ as_described = ids == paths.keys() and len(ids) == 20 and not own
 print("as described" if as_described else "the behaviour has CHANGED")
 sys.exit(not as_described)
 PY
-"$folder/venv/bin/python" "$folder/show.py"
+"$folder/venv/bin/python" "$folder/show.py" || exit 1

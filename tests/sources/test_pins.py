@@ -228,7 +228,7 @@ def test_data_that_would_lie_elsewhere_is_refused(path, tmp_path):
     [
         ("ssl_verify = false", "sets ssl_verify to something else than true"),
         ("ssl_verify = /tmp/mine.pem", "sets ssl_verify to something else than true"),
-        ("credentialpath = /root/.aws/credentials", "no repository must name; set AWS_SHARED_CREDENTIALS_FILE"),
+        ("credentialpath = /etc/aws/credentials", "no repository must name; set AWS_SHARED_CREDENTIALS_FILE"),
         ("secret_access_key = x", "which belongs to nobody's repository; `dvc remote modify --local`"),
         ("profile = admin", "which belongs to nobody's repository"),
         ("custom_auth_header = X", "not among the options that a repository may decide"),
