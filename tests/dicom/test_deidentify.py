@@ -122,11 +122,6 @@ def leaks(text, uids=()):
     return found + re.findall("(?i)secret|meier|erika", text) + [uid for uid in uids if uid in text]
 
 
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("CTAN_DEID_KEY", KEY)
-
-
 @pytest.fixture
 def planted(tmp_path):
     """A patient with identifying values in every file, and all of its UIDs."""

@@ -16,7 +16,6 @@ from tests.helpers.dicom import (
     CENTRE,
     CONTOURS,
     HEADER,
-    KEY,
     ORIGIN,
     SHAPE,
     SLICES_Z,
@@ -33,18 +32,6 @@ from tests.helpers.dicom import (
     to_case_axes,
     write_patient,
 )
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("CTAN_DEID_KEY", KEY)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "raw" / "Doe_John"
-    path.mkdir(parents=True)
-    return path
 
 
 def expected_ct():

@@ -14,7 +14,6 @@ from tests.helpers.dicom import (
     DOSE_SHAPE,
     DOSE_SPACING,
     HEADER,
-    KEY,
     SLICES_Z,
     TEST_DATA,
     box,
@@ -30,18 +29,6 @@ from tests.helpers.dicom import (
 )
 
 WHOLE_BODY = {**CONTOURS, "BODY": [box(z, (-60, 60), (-60, 60)) for z in SLICES_Z]}
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("CTAN_DEID_KEY", KEY)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "raw" / "Doe_John"
-    path.mkdir(parents=True)
-    return path
 
 
 def between_centres():

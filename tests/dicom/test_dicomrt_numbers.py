@@ -12,7 +12,6 @@ from ctan.dicom.pixels import check_rows, header_signs
 from ctan.errors import CaseError, DataError
 from tests.helpers.dicom import (
     HEADER,
-    KEY,
     SHAPE,
     TEST_DATA,
     change,
@@ -24,18 +23,6 @@ from tests.helpers.dicom import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*value")  # of pydicom, about the values written here
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("CTAN_DEID_KEY", KEY)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "raw" / "Doe_John"
-    path.mkdir(parents=True)
-    return path
 
 
 # Pixel data and their header

@@ -11,7 +11,6 @@ from tests.helpers.dicom import (
     CENTRE,
     CONTOURS,
     HEADER,
-    KEY,
     SLICES_Z,
     box,
     change,
@@ -22,18 +21,6 @@ from tests.helpers.dicom import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*VR CS")  # of pydicom, about the types written here
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("CTAN_DEID_KEY", KEY)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "raw" / "Doe_John"
-    path.mkdir(parents=True)
-    return path
 
 
 @pytest.fixture
