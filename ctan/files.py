@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctan.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def _sync(path: Path) -> None:
@@ -79,6 +82,30 @@ def read_json(path: Path, advice: str) -> Any:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
     return parse_json(content, str(path), advice)
+
+
+def read_table(path: Path, columns: Sequence[str], advice: str) -> pa.Table:
+    """Return a Parquet table that must have these columns; it may have more.
+
+    Args:
+        path: the file.
+        columns: their names.
+        advice: what to do when it cannot be used, the end of the message.
+
+    Raises:
+        DataError: when the file is missing, damaged or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {advice}") from error
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path}: lacks the columns {', '.join(missing)}; {advice}")
+    return table
 
 
 def parse_json(content: bytes | str, where: str, advice: str) -> Any:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctan.errors import DataError
-from ctan.files import atomic_path
+from ctan.files import atomic_path, read_table
 from ctan.records import CASES_FILE, EVALUATION, TUNING
 from ctan.tasks import Row
 
@@ -45,14 +44,7 @@ def read_cases(path: Path) -> pa.Table:
     Raises:
         DataError: when the file is missing, damaged or lacks a column.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run evaluate and compare again") from error
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise DataError(f"{path}: lacks the columns {', '.join(missing)}; run evaluate and compare again")
-    return table.select(SCHEMA.names)
+    return read_table(path, SCHEMA.names, "run evaluate and compare again").select(SCHEMA.names)
 
 
 __all__ = ["CASES_FILE", "EVALUATION", "SCHEMA", "TUNING", "Row", "read_cases", "write_cases"]

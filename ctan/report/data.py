@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ctan.cases import DataSpec
 from ctan.config import EvaluationConfig
@@ -21,6 +20,7 @@ from ctan.drawing import structure_colours
 from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, TUNING, read_cases
 from ctan.evaluation.improvement import relative_improvement
+from ctan.files import read_table
 from ctan.records import (
     DVH_FILE,
     FIGURES_FILE,
@@ -220,14 +220,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a Parquet file that may be absent (an empty table then) but must be whole."""
     if not path.exists():
         return pd.DataFrame(columns=list(columns))
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {_ADVICE}") from error
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise DataError(f"{path}: lacks the columns {', '.join(missing)}; {_ADVICE}")
-    return table.to_pandas()
+    return read_table(path, columns, _ADVICE).to_pandas()
 
 
 def _role_rows(model: Evaluated, role: str) -> pa.Table:
