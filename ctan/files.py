@@ -1,4 +1,4 @@
-"""Atomic writes and content hashes: nothing half-written stays, and every artifact can be named by its bytes."""
+"""Atomic writes, content hashes, and reading back what we wrote: nothing half-written stays, damage is named."""
 
 from __future__ import annotations
 
