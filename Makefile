@@ -2,7 +2,7 @@
 # sets itself up first and is quick when that is already done.
 
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
-UV_VERSION := 0.13.9
+UV_VERSION := $(shell sed -n "s/^uv==\([0-9.]*\).*/\1/p" requirements-uv.lock)
 TORCH_VERSION := 2.13.0
 
 VENV := .venv
@@ -31,7 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RAW ?= data/openkbp
 OFFLINE_BASE ?= ctan-base:bookworm
 export TORCH BASE_IMAGE DOCKER_BUILD_FLAGS ALLOW_DIRTY
-.PHONY: help setup demo phantoms test test-fast lint format pipeline lock image test-containers release bench ui clean
+.PHONY: help setup demo phantoms test test-fast lint format pipeline lock image test-containers release audit bench ui clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,11 +39,11 @@ help:  ## List the targets
 setup: $(READY)  ## Create .venv with everything pinned (done by every other target when needed)
 	@echo "$(VENV) is ready"
 
-$(READY): requirements.lock requirements-dev.lock pyproject.toml Makefile
+$(READY): requirements.lock requirements-dev.lock requirements-uv.lock pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit("ctan needs Python 3.11 or newer, $(PYTHON) is %d.%d; say make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@test "$$($(UV) --version 2>/dev/null | cut -d' ' -f2)" = "$(UV_VERSION)" || $(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	@test "$$($(UV) --version 2>/dev/null | cut -d' ' -f2)" = "$(UV_VERSION)" || $(BIN)/python -m pip install --quiet --require-hashes -r requirements-uv.lock
 	@$(INSTALL) --require-hashes --no-deps -r requirements.lock -r requirements-dev.lock
 	@$(TORCH_FROM) $(INSTALL) $(TORCH_BACKEND) torch==$(TORCH_VERSION)
 	@$(INSTALL) --no-deps --no-build-isolation --reinstall-package ctan -e .
@@ -95,7 +95,7 @@ pipeline: $(READY)  ## Write the parameters into pipelines/*.py and compile them
 # torch and what only its CUDA build needs stay out of the lock: a machine without a GPU must not fetch gigabytes.
 lock: $(READY)  ## Resolve requirements*.in to their locks, with hashes
 	@mkdir -p build && echo 'torch ; python_version < "3"' > build/overrides.txt
-	@for name in requirements requirements-dev; do \
+	@for name in requirements requirements-dev requirements-uv; do \
 		$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 			--custom-compile-command "make lock" --override build/overrides.txt $$name.in -o $$name.lock || exit 1; \
 	done
@@ -103,7 +103,7 @@ lock: $(READY)  ## Resolve requirements*.in to their locks, with hashes
 
 # The image needs docker and git alone, no .venv: docs/images.md.
 image:  ## Build the container image (TORCH=cpu or cuda, BASE_IMAGE=...; docs/images.md)
-	@UV_VERSION=$(UV_VERSION) TORCH_VERSION=$(TORCH_VERSION) infra/docker/build.sh
+	@TORCH_VERSION=$(TORCH_VERSION) infra/docker/build.sh
 
 test-containers: $(READY)  ## Build the image on a base of Debian packages and run the pipeline in containers
 	@infra/docker/offline-base.sh $(OFFLINE_BASE)
@@ -111,7 +111,10 @@ test-containers: $(READY)  ## Build the image on a base of Debian packages and r
 	@$(BIN)/python -m pytest -q tests/containers $(ARGS)
 
 release: $(READY)  ## Wheel, image and pipelines by digest in dist/ (REGISTRY=host/project to push the image)
-	@UV_VERSION=$(UV_VERSION) TORCH_VERSION=$(TORCH_VERSION) $(BIN)/python infra/release.py $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(IMAGE),--image $(IMAGE))
+	@TORCH_VERSION=$(TORCH_VERSION) $(BIN)/python infra/release.py $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(IMAGE),--image $(IMAGE))
+
+audit: $(READY)  ## Ask the Python packaging advisory database about every locked library (needs pypi.org)
+	@$(UV) tool run --quiet pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 
 bench: $(READY)  ## Measure ingestion, store and metrics against plain code (RAW=folder of raw patients)
 	@test "$(RAW)" != data/openkbp || $(BIN)/dvc pull --quiet data/openkbp

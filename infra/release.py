@@ -27,6 +27,7 @@ from ctan.errors import CtanError, DataError
 from ctan.files import sha256_of_file, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
+CYCLONEDX = "cyclonedx-bom==7.5.0"
 REVISION, LOCK, VERSION = "org.opencontainers.image.revision", "ctan.lock.sha256", "org.opencontainers.image.version"
 
 
@@ -85,6 +86,7 @@ def release(output: Path, registry: str | None = None, image: str | None = None)
         new = Path(folder) / "dist"
         wheel = build_wheel(new, source)
         pipelines = render_pipelines(new, reference)
+        write_bill_of_materials(new / "sbom.cdx.json")
         digest = reference.partition("@")[2] or None
         notes = {
             "version": source.version,
@@ -173,6 +175,18 @@ def build_wheel(folder: Path, source: Source) -> Path:
     (wheel,) = folder.glob("*.whl")
     (folder / ".gitignore").unlink(missing_ok=True)
     return wheel
+
+
+def write_bill_of_materials(target: Path) -> None:
+    """Write every library of the lock, and torch, with version and hashes as CycloneDX 1.6 (JSON)."""
+    with tempfile.TemporaryDirectory(prefix="ctan-release-") as folder:
+        libraries = Path(folder) / "requirements.txt"
+        lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+        (torch,) = re.findall(r"^TORCH_VERSION := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+        write_text(libraries, f"{lock}torch=={torch}\n")
+        tool = ("uv", "tool", "run", "--quiet", "--from", CYCLONEDX, "cyclonedx-py")
+        options = ("--of", "JSON", "--sv", "1.6", "--output-reproducible", "-o", str(target))
+        run(str(Path(sys.executable).with_name(tool[0])), *tool[1:], "requirements", str(libraries), *options)
 
 
 def render_pipelines(folder: Path, image: str) -> list[Path]:

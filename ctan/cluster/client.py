@@ -22,7 +22,7 @@ from ctan.cluster.parameters import check_complete, check_parameters
 from ctan.cluster.render import render
 from ctan.cluster.values import Values
 
-_TOKEN = "KFP_EXISTING_TOKEN"  # by the environment only: a command line is seen by all and kept in histories
+_TOKEN = "KFP_EXISTING_TOKEN"  # noqa: S105 a name; by the environment only: a command line is seen by all and kept in histories
 _UI = "KF_PIPELINES_UI_ENDPOINT"
 
 

@@ -189,7 +189,7 @@ def _kubernetes(settings: StepValues) -> dict[str, Any]:
     }
     if settings.shared_memory:
         config["emptyDirMounts"] = [
-            {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": settings.shared_memory}
+            {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": settings.shared_memory}  # noqa: S108
         ]
     if settings.node_selector:
         config["nodeSelector"] = {"labels": settings.node_selector}

@@ -10,7 +10,7 @@ fail() {
 }
 
 TORCH="${TORCH:-cpu}"
-: "${UV_VERSION:?use make image}" "${TORCH_VERSION:?use make image}"
+: "${TORCH_VERSION:?use make image}"
 case "$TORCH" in
 cpu) name=ctan ;;
 cuda) name=ctan-cuda ;;
@@ -47,7 +47,6 @@ for folder in ${PIP_FIND_LINKS:-}; do
 done
 
 arguments=(
-    --build-arg "UV_VERSION=$UV_VERSION"
     --build-arg "TORCH_VERSION=$TORCH_VERSION"
     --build-arg "TORCH=$TORCH"
     --build-arg "CTAN_VERSION=$version"

@@ -24,7 +24,7 @@ install() {
 libraries() {
     python3 -c 'import sys; sys.exit("BASE_IMAGE needs Python 3.11 or newer, it has %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
     python3 -m venv /opt/uv
-    /opt/uv/bin/pip install --quiet "uv==$UV_VERSION"
+    /opt/uv/bin/pip install --quiet --require-hashes -r /build/requirements-uv.lock
     "$UV" venv --quiet --python "$(command -v python3)" "$VENV"
     install --require-hashes --no-deps -r /build/requirements.lock
 }

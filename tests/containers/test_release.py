@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,11 @@ def test_a_pushed_release_names_the_registrys_digest_everywhere(checkout: Path, 
     subprocess.run(["docker", "image", "rm", "--force", f"{registry}/project/{image}"], check=True, capture_output=True)
 
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=checkout / "dist", check=True)
+    bill = json.loads((checkout / "dist/sbom.cdx.json").read_text(encoding="utf-8"))
+    listed = {f"{library['name']}=={library['version']}" for library in bill["components"]}
+    locked = re.findall(r"^([\w.-]+==[\w.-]+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.M)
+    assert {line for line in locked if not line.startswith("torch==")} <= listed
+    assert any(line.startswith("torch==") for line in listed)
     summed = {line.split("  ")[1] for line in (checkout / "dist/SHA256SUMS").read_text().splitlines()}
     assert summed | {"SHA256SUMS"} == {path.name for path in (checkout / "dist").iterdir()}
 
