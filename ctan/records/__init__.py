@@ -23,6 +23,7 @@ from ctan.records.names import (
     TUNING,
     WEIGHTS_FILE,
 )
+from ctan.records.seen import SeenGroups
 
 __all__ = [
     "CASES_FILE",
@@ -46,5 +47,6 @@ __all__ = [
     "ModelRecord",
     "Number",
     "Record",
+    "SeenGroups",
     "Training",
 ]

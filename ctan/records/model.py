@@ -11,6 +11,7 @@ from ctan.config import NetworkConfig, PreprocessConfig
 from ctan.inputs import Inputs
 from ctan.records.base import Record, SavedTask
 from ctan.records.names import MODEL_FILE
+from ctan.records.seen import SeenGroups
 
 
 class Grid(Description):
@@ -50,6 +51,8 @@ class ModelRecord(Record):
         num_parameters, macs_per_case, epochs, step_seconds: what it costs.
         store_key, data_hash, code_hash, config_hash: what it was made from.
         run_id, run_url, tracking_uri: its MLflow run.
+        seen: the groups on the training side, its tuning fold included, which chose the epoch; None: not recorded, as
+            in models of release 0.1.
         config: all settings of its training. A record for people and for training again; nothing else reads it.
     """
 
@@ -83,6 +86,7 @@ class ModelRecord(Record):
     run_id: str
     run_url: str = ""
     tracking_uri: str = ""
+    seen: SeenGroups | None = None
     config: Mapping[str, Any]
 
     @property

@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 from ctan import plugins
+from ctan.cases import SPLIT_TRAIN
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, DataError
 from ctan.inference import save_network
@@ -21,7 +22,7 @@ from ctan.inputs import Inputs
 from ctan.memory import keep_freed_memory
 from ctan.networks import count_macs, count_parameters, with_options
 from ctan.precision import Precision, autocast, resolve_precision
-from ctan.records import HISTORY_FILE, Grid, ModelRecord
+from ctan.records import HISTORY_FILE, Grid, ModelRecord, SeenGroups
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Task, fitted, tasks_of
 from ctan.tracking.runs import TrainingRun, training_run
@@ -150,6 +151,7 @@ def train(
             run_id=run.run_id,
             run_url=run.url,
             tracking_uri=run.tracking_uri,
+            seen=SeenGroups.of(map(store.group_id, store.case_ids(split=SPLIT_TRAIN)), salt=pointer.data_hash),
             config=config.model_dump(mode="json"),
             **facts,
         )
@@ -174,8 +176,8 @@ def train(
 def _cases_of(store: Store, fold: int, config: RunConfig) -> tuple[list[str], list[str]]:
     if not 0 <= fold < config.data.num_folds:
         raise ConfigError(f"fold: {fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)")
-    train_ids = store.case_ids(split="train", not_fold=fold)
-    tuning_ids = store.case_ids(split="train", fold=fold)
+    train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=fold)
+    tuning_ids = store.case_ids(split=SPLIT_TRAIN, fold=fold)
     if not train_ids or not tuning_ids:
         raise DataError(
             f"fold {fold} leaves {len(train_ids)} cases to train on and {len(tuning_ids)} to tune on: "

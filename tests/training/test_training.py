@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, CtanError, DataError
+from ctan.records import ModelRecord
 from ctan.store import StorePointer, open_store
 from ctan.tasks import tasks_of
 from ctan.training import train
@@ -178,6 +179,20 @@ def test_the_loss_falls_and_model_json_tells_where_it_came_from(
     assert described["config"] == config.model_dump(mode="json")
     assert described["run_id"] == summary.run_id
     assert described["num_parameters"] == summary.num_parameters > 0
+
+
+def test_a_model_knows_whom_it_has_seen_and_names_nobody(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path
+) -> None:
+    train(tiny_pointer, "stl", 0, 0, config, tmp_path / "checkpoints", tmp_path / "model")
+    seen, store = ModelRecord.load(tmp_path / "model").seen, open_store(tiny_pointer)
+    assert seen is not None
+    training = {store.group_id(case_id) for case_id in store.case_ids(split="train")}
+    others = {store.group_id(case_id) for case_id in store.case_ids(split="validation")}
+    assert len(training) == 6
+    assert all(map(seen.holds, training)), "those of the tuning fold chose the epoch: they count as seen"
+    assert not any(map(seen.holds, others))
+    assert not any(group in " ".join(seen.hashes) for group in training | others)
 
 
 @pytest.mark.parametrize("arch", ["stl", "ctan"])
