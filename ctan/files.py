@@ -99,7 +99,7 @@ def read_table(path: Path, columns: Sequence[str], advice: str) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, partitioning=None)  # `split=x` in its path is no column of it
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read ({error}); {advice}") from error
     missing = [name for name in columns if name not in table.column_names]

@@ -41,7 +41,10 @@ _HEADER = [
     "FrameOfReferenceUID",
     "ReferencedFrameOfReferenceSequence",
     "StructureSetROISequence",
+    "ReferencedRTPlanSequence",
+    "ReferencedStructureSetSequence",
 ]
+_REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence")
 _PREAMBLE = 128
 
 
@@ -57,6 +60,7 @@ class DicomFile:
         frame: FrameOfReferenceUID, of a structure set the first it refers to.
         study: StudyInstanceUID.
         roi_names: of a structure set.
+        refers: SOPInstanceUIDs of the plan, and of the structure set, that it was made for.
     """
 
     path: Path
@@ -66,23 +70,16 @@ class DicomFile:
     frame: str = ""
     study: str = ""
     roi_names: tuple[str, ...] = ()
+    refers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Keep names and IDs out of logs and tracebacks."""
         return f"DicomFile({self.kind})"
 
 
-def scan(folder: Path, recursive: bool = True) -> list[DicomFile]:
-    """Return the planning files of a folder in the order of their paths.
-
-    Raises:
-        DataError: when the folder cannot be listed.
-    """
-    try:
-        paths = sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if path.is_file())
-    except OSError as error:
-        raise DataError(f"a folder of the data cannot be listed ({error.strerror})") from error
-    found = (read_header(path) for path in paths)
+def scan(paths: Iterable[os.PathLike[str]]) -> list[DicomFile]:
+    """Return the planning files among some files, in the order of their paths."""
+    found = (read_header(path) for path in sorted(Path(path) for path in paths))
     return [file for file in found if file is not None]
 
 
@@ -131,17 +128,22 @@ def _described(path: Path, kind: Kind, dataset: Dataset) -> DicomFile:
         frame=frame,
         study=str(dataset.get("StudyInstanceUID", "") or ""),
         roi_names=tuple(str(item.get("ROIName", "")) for item in dataset.get("StructureSetROISequence") or ()),
+        refers=tuple(
+            str(item.get("ReferencedSOPInstanceUID", ""))
+            for keyword in _REFERENCES
+            for item in dataset.get(keyword) or ()
+        ),
     )
 
 
-def identity(files: Iterable[DicomFile]) -> tuple[str, bool]:
+def identity(files: Iterable[DicomFile], by_id: bool = True) -> tuple[str, bool]:
     """Return what tells the patient of these files from others, and whether that is a real PatientID.
 
     Without one it is the frame of reference, which all objects of one planning CT share, or else the study or the
-    objects themselves.
+    objects themselves. With `by_id` False the IDs are not asked.
     """
     listed = sorted((file for file in files if file.kind != "unreadable"), key=lambda file: file.kind)  # CT first
-    if named := [file.patient for file in listed if file.patient]:
+    if by_id and (named := [file.patient for file in listed if file.patient]):
         return max(sorted(set(named)), key=named.count), True
     for attribute in ("frame", "study", "instance"):
         for kind in dict.fromkeys(file.kind for file in listed):

@@ -54,6 +54,9 @@ class DicomConfig(Settings):
         "refuse the case, or read it as its own numbers say, with a remark",
     )
     sum_beams: bool = Field(False, description="add up a complete set of BEAM doses where there is no PLAN dose")
+    ignore_patient_ids: bool = Field(
+        False, description="tell patients apart by frame of reference: an anonymiser wrote one PatientID for everybody"
+    )
     key_file: str = Field("", description="file with the key of the de-identification; empty: CTAN_DEID_KEY")
     dates: Literal["drop", "shift"] = Field("drop", description="drop dates, or shift all of a patient by one offset")
 

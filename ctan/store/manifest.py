@@ -80,7 +80,7 @@ def read_manifest(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         DataError: when the file is missing, is not Parquet, or lacks a column.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, partitioning=None)  # `split=x` in its path is no column of it
     except OSError as error:
         reason = "does not exist" if not path.exists() else f"cannot be read ({error})"
         raise DataError(

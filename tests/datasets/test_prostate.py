@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pyarrow as pa
+import pydicom
 import pytest
 from typer.testing import CliRunner
 
@@ -20,7 +21,7 @@ from ctan.datasets.prostate.write_phantom import write_prostate_phantoms
 from ctan.dicom.deidentify import Pseudonymiser
 from ctan.dicom.names import RoiNames
 from ctan.dicom.settings import DicomConfig
-from ctan.errors import ConfigError, DataError
+from ctan.errors import CaseError, ConfigError, DataError
 from ctan.intake.measure import case_row
 from ctan.settings import load_config
 from ctan.store.manifest import SCHEMA
@@ -33,7 +34,6 @@ from tests.helpers.dicom import (
     change,
     dataset_of,
     read,
-    reason,
     slices_of,
     write_patient,
 )
@@ -139,13 +139,87 @@ def test_patients_without_an_id_are_grouped_by_frame_of_reference_with_a_remark(
     assert {raw.group_id for raw in dataset_of().find(tmp_path / "raw")} == groups
 
 
-def test_files_of_two_patients_in_one_folder_are_refused(tmp_path):
+def test_a_file_of_another_patient_in_a_folder_is_never_read_with_its_neighbours(tmp_path):
     folder = tmp_path / "raw" / "mixed"
     write_patient(folder)
     write_patient(folder / "other", header=patient_of(2))
     (folder / "other" / "rd").rename(folder / "rd")
     shutil.rmtree(folder / "other")
-    assert reason(folder) == "the folder holds files of 2 patients (by PatientID), expected one; separate them"
+    dataset, reasons = dataset_of(), []
+    for raw in dataset.find(folder.parent):
+        with pytest.raises(CaseError) as found:
+            dataset.read(raw)
+        reasons.append(found.value.reason)
+    assert sorted(reasons) == [
+        "no RTDOSE; expected a CT series, an RTSTRUCT and an RTDOSE",
+        "no RTSTRUCT; expected a CT series, an RTSTRUCT and an RTDOSE",
+    ]
+    plain = RawCase("p", "p", "", folder)
+    with pytest.raises(CaseError, match=r"the folder holds files of 2 patients \(by PatientID\), expected one"):
+        dataset.read(plain)
+
+
+def arranged(raw_dir, place):
+    """Move every file to where `place` of its header says, as exporters do."""
+    for number, path in enumerate(sorted(path for path in raw_dir.rglob("*") if path.is_file())):
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        target = raw_dir.parent / "arranged" / place(header) / f"{number:05d}.dcm"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    return raw_dir.parent / "arranged"
+
+
+LAYOUTS = {
+    # collection/patient/study/series, as the downloader of the TCIA makes them
+    "tcia": lambda ds: f"Prostate/{ds.PatientID}/{ds.StudyInstanceUID[-5:]}/{ds.Modality}-{ds.SeriesInstanceUID[-5:]}",
+    "modality": lambda ds: ds.Modality,
+    "modality-patient": lambda ds: f"{ds.Modality}/{ds.PatientID}",
+    "flat": lambda ds: "",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_patients_are_told_apart_in_any_folders(raw_dir, layout):
+    """Six patients in the TCIA's folders were one: "the folder holds files of 6 patients (by PatientID)"."""
+    write_patient(raw_dir / "second of 1", header=dataclasses.replace(patient_of(4), patient_id="MRN 1"))
+    (raw_dir / "Name^2" / "planning" / "rd").write_bytes((raw_dir / "Name^2" / "planning" / "rd").read_bytes()[:900])
+    dataset = dataset_of()
+    before = {raw.case_id: {file.instance for file in raw.files} for raw in dataset.find(raw_dir)}
+    assert len(before) == 4
+    moved = arranged(raw_dir, LAYOUTS[layout])
+    assert {raw.case_id: {file.instance for file in raw.files} for raw in dataset.find(moved)} == before
+    assert dataset.remarks(moved) == []
+
+
+def test_a_patients_other_images_are_left_out_with_a_remark(raw_dir):
+    """A diagnostic CT of a patient with two plans is no case; it made one without contours."""
+    write_patient(raw_dir / "Name^4", header=dataclasses.replace(patient_of(4), patient_id="MRN 1"))
+    other = raw_dir / "Name^5"
+    write_patient(other, header=dataclasses.replace(patient_of(5), patient_id="MRN 1"))
+    for name in ("rs", "rd", "rp"):
+        (other / name).unlink()
+    dataset = dataset_of()
+    assert len(dataset.find(raw_dir)) == 4
+    assert dataset.remarks(raw_dir) == [
+        "8 images of these patients belong to neither contours nor dose and are left out"
+    ]
+
+
+def test_one_patient_id_for_everybody_is_said_and_may_be_ignored(tmp_path):
+    """An anonymiser's `CASE` for all was noticed in training only: no fold had another patient."""
+    for number in (1, 2, 3):
+        write_patient(tmp_path / "raw" / str(number), header=patient_of(number, "CASE"))
+    found = dataset_of().find(tmp_path / "raw")
+    assert len(found) == 3
+    assert len({raw.group_id for raw in found}) == 1
+    (remark,) = dataset_of().remarks(tmp_path / "raw")
+    assert remark.startswith("all 3 cases have one PatientID, so that they are one patient to every split")
+    ignoring = dataset_of(ignore_patient_ids=True)
+    assert len({raw.group_id for raw in ignoring.find(tmp_path / "raw")}) == 3
+    assert ignoring.remarks(tmp_path / "raw") == []
+    moved = arranged(tmp_path / "raw", LAYOUTS["modality"])
+    assert len({raw.group_id for raw in ignoring.find(moved)}) == 3
+    assert all(ignoring.read(raw).masks for raw in ignoring.find(moved)[:1])
 
 
 def test_a_single_file_without_an_id_does_not_make_another_patient(tmp_path):
@@ -156,7 +230,7 @@ def test_a_single_file_without_an_id_does_not_make_another_patient(tmp_path):
 
 
 def test_a_folder_without_planning_data_says_what_was_expected(tmp_path):
-    with pytest.raises(DataError, match=r"no planning data, expected a folder a patient.*the folder is empty"):
+    with pytest.raises(DataError, match=r"no planning data, expected DICOM files.*the folder is empty"):
         dataset_of().find(tmp_path)
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(DataError, match="found none"):

@@ -6,6 +6,7 @@ import pytest
 
 from ctan.cases import CT, Case, DataSpec
 from ctan.errors import DataError
+from ctan.files import read_table
 from ctan.intake.measure import case_row
 from ctan.store.manifest import QUARANTINE_SCHEMA, SCHEMA, read_manifest, write_manifest
 from ctan.tasks import DoseRegression
@@ -122,3 +123,12 @@ def test_a_failed_write_keeps_the_old_table(case, tmp_path):
         write_manifest([{"fold": "not a number"}], path, SCHEMA(SPEC))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.parquet"]
+
+
+def test_a_table_gets_no_columns_from_its_path(tmp_path):
+    """Other versions of pyarrow take `split=evaluation` of a folder for a column, in place of the table's own."""
+    path = tmp_path / "split=evaluation" / "fold=3" / "table.parquet"
+    table = pa.table({"case_id": ["a"], "split": ["train"]})
+    write_manifest(table, path)
+    assert read_manifest(path).equals(table)
+    assert read_table(path, table.column_names, "").equals(table)

@@ -19,6 +19,7 @@ from ctan.cases import CT, SPLIT_TRAIN, Augmentation, Case, DataSpec, RawCase
 from ctan.config import ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.listing import File, files_below
+from ctan.datasets.prostate.patients import Group, groups_of, same_id
 from ctan.dicom.deidentify import Pseudonymiser, read_key
 from ctan.dicom.names import RoiNames
 from ctan.dicom.patient import read_planning
@@ -42,7 +43,7 @@ class Prostate(Dataset):
     """The reader and the tasks of planning data in DICOM-RT; see `ctan.datasets.base.Dataset`."""
 
     name = "prostate"
-    version = 1
+    version = 2
     looks_inside = True
     Options = DicomConfig
     uses: ClassVar[Mapping[str, int]] = {"dicom": versions.DICOM}
@@ -79,27 +80,26 @@ class Prostate(Dataset):
         )
 
     def find(self, raw_dir: Path) -> list[RawCase]:
-        """List the patients: one a folder, or one a PatientID of the files that lie in no folder, by pseudonym.
+        """List the cases of the patients, by pseudonym, whatever the folders are; see `prostate.patients`.
 
         Raises:
             DataError: when the folder is missing or holds no planning data, or there is no key.
         """
         pseudonymiser = self._pseudonymiser()
-        groups = _grouped(raw_dir)
+        groups = self._groups(raw_dir)
         if not groups:
             found = "the folder is empty" if raw_dir.is_dir() and not any(raw_dir.iterdir()) else "found none"
             raise DataError(
-                f"{raw_dir}: no planning data, expected a folder a patient with DICOM files (CT, RTSTRUCT, RTDOSE); "
-                f"{found}"
+                f"{raw_dir}: no planning data, expected DICOM files (CT, RTSTRUCT, RTDOSE), in any folders; {found}"
             )
-        patients = [pseudonymiser.pseudonym(identity(files)[0]) for _, files in groups]
+        patients = [pseudonymiser.pseudonym(self._identity(group.files)[0]) for group in groups]
         repeated = {patient for patient, count in Counter(patients).items() if count > 1}
         cases: dict[str, RawCase] = {}
-        for (path, files), patient in zip(groups, patients, strict=True):
-            case_id = f"{patient}-{_study(files, pseudonymiser)}" if patient in repeated else patient
+        for group, patient in zip(groups, patients, strict=True):
+            case_id = f"{patient}-{_study(group.files, pseudonymiser)}" if patient in repeated else patient
             copies = sum(known == case_id or known.startswith(f"{case_id}-copy") for known in cases)
             case_id = f"{case_id}-copy{copies}" if copies else case_id
-            cases[case_id] = PlanningRawCase(case_id, patient, "", path, tuple(files))
+            cases[case_id] = PlanningRawCase(case_id, patient, "", group.path, group.files)
         return [cases[case_id] for case_id in sorted(cases)]
 
     def files(self, raw_dir: Path) -> Iterator[File]:
@@ -113,16 +113,24 @@ class Prostate(Dataset):
     def remarks(self, raw_dir: Path) -> list[str]:
         """Say which patients have no ID of their own, and how many ROI names the name map does not know."""
         pseudonymiser, names = self._pseudonymiser(), RoiNames(self.options)
-        groups = _grouped(raw_dir)
+        groups = self._groups(raw_dir)
         remarks = []
-        unnamed = [text for text, named in (identity(files) for _, files in groups) if text and not named]
-        if unnamed:
+        unnamed = [text for text, named in (self._identity(group.files) for group in groups) if text and not named]
+        if unnamed and not self.options.ignore_patient_ids:
             listed = ", ".join(sorted({pseudonymiser.pseudonym(text) for text in unnamed})[:10])
             remarks.append(
                 f"{len(unnamed)} of {len(groups)} cases have a blank or placeholder PatientID and are grouped by "
                 f"FrameOfReferenceUID: two studies of one such patient may come into different splits ({listed})"
             )
-        structure_sets = [file for _, files in groups for file in files if file.kind == "RTSTRUCT"]
+        if not self.options.ignore_patient_ids and same_id(groups):
+            remarks.append(
+                f"all {len(groups)} cases have one PatientID, so that they are one patient to every split and a model "
+                f"has no other to be judged on; where an anonymiser wrote one ID for everybody, set "
+                f"data.options.ignore_patient_ids"
+            )
+        if left_out := sum(group.left_out for group in groups):
+            remarks.append(f"{left_out} images of these patients belong to neither contours nor dose and are left out")
+        structure_sets = [file for group in groups for file in group.files if file.kind == "RTSTRUCT"]
         roi_names = [name for file in structure_sets for name in file.roi_names]
         if unknown := sum(not names(name) for name in roi_names):
             remarks.append(
@@ -141,7 +149,7 @@ class Prostate(Dataset):
         For the eyes of the person who writes the expressions: a name may hold a person's, so it is to be in no log.
         """
         names = RoiNames(self.options)
-        files = [file for _, files in _grouped(raw_dir) for file in files]
+        files = [file for group in self._groups(raw_dir) for file in group.files]
         found = Counter(name for file in files for name in file.roi_names)
         return {name: (count, names(name)) for name, count in sorted(found.items(), key=lambda one: (-one[1], one[0]))}
 
@@ -151,7 +159,7 @@ class Prostate(Dataset):
         Raises:
             CaseError: naming the kind of file, what was expected and what was found.
         """
-        files = raw.files if isinstance(raw, PlanningRawCase) else tuple(scan(raw.path))
+        files = raw.files if isinstance(raw, PlanningRawCase) else tuple(scan(files_below(raw.path, hidden=True)))
         pseudonymiser = self._pseudonymiser()
         try:
             planning = read_planning(files, pseudonymiser, self.options)
@@ -233,20 +241,14 @@ class Prostate(Dataset):
 
         write_prostate_phantoms(output_dir, num_train, num_validation, seed, defects)
 
+    def _groups(self, raw_dir: Path) -> list[Group]:
+        return groups_of(raw_dir, by_id=not self.options.ignore_patient_ids)
+
+    def _identity(self, files: Sequence[DicomFile]) -> tuple[str, bool]:
+        return identity(files, by_id=not self.options.ignore_patient_ids)
+
     def _pseudonymiser(self) -> Pseudonymiser:
         return Pseudonymiser(read_key(self.options.key_file))
-
-
-def _grouped(raw_dir: Path) -> list[tuple[Path, list[DicomFile]]]:
-    """Return the planning files by first-level folder; those in none by patient."""
-    if not raw_dir.is_dir():
-        raise DataError(f"{raw_dir}: not a folder; give the folder with the patients' folders")
-    groups = [(path, scan(path)) for path in sorted(raw_dir.iterdir()) if path.is_dir()]
-    flat: dict[str, list[DicomFile]] = {}
-    for file in scan(raw_dir, recursive=False):
-        flat.setdefault(identity([file])[0], []).append(file)
-    groups += [(raw_dir, files) for files in flat.values()]
-    return [(path, files) for path, files in groups if files]
 
 
 def _study(files: Sequence[DicomFile], pseudonymiser: Pseudonymiser) -> str:
