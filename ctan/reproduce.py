@@ -79,7 +79,7 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
         raise DataError(f"{reference}: its tags do not say what it was trained on; give --source")
     _, settings, origin = steps.resolve(source, config)
     steps.ingest(settings, origin, str(folder / "manifest"))
-    steps.validate(str(folder / "manifest"), str(folder / "validated"), str(folder / "validation.html"))
+    steps.gate(steps.validate(str(folder / "manifest"), str(folder / "validated"), str(folder / "validation.html")))
     steps.preprocess(source, str(folder / "validated"), str(folder / "store.json"), store_root)
     _check_data(folder / "store.json", record, reference, source)
     training = (str(folder / "store.json"), str(folder / "validated"))

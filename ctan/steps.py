@@ -112,14 +112,24 @@ def ingest(
     return _numbers(vars(summary))
 
 
-def validate(manifest_dir: str, validated_dir: str, report: str, overrides: Sequence[str] = ()) -> Metrics:
+def validate(
+    manifest_dir: str,
+    validated_dir: str,
+    report: str,
+    metrics: dict[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+) -> str:
     """Check a manifest against the expectations of its data set.
 
     Args:
         manifest_dir: output of `ingest`.
         validated_dir: receives the same tables with the failed cases in quarantine.
-        report: HTML file, written also when the gate stops.
+        report: HTML file.
+        metrics: receives the numbers of cases.
         overrides: settings to change for this step.
+
+    Returns:
+        The verdict, for `gate`.
     """
     with step("validate") as clock:
         from ctan.sources.origin import read_origin
@@ -131,7 +141,21 @@ def validate(manifest_dir: str, validated_dir: str, report: str, overrides: Sequ
         summary = validate_manifest(Path(manifest_dir), Path(validated_dir), Path(report), config)
         started_from.save(Path(validated_dir))
         print(summary)
-    return _numbers(vars(summary))
+        if metrics is not None:
+            metrics.update(_numbers(vars(summary)))
+    return summary.verdict
+
+
+def gate(verdict: str) -> None:
+    """Raise `GateError` unless validation passed.
+
+    Args:
+        verdict: of `validate`.
+    """
+    with step("gate"):
+        from ctan.validation import stop_unless_passed
+
+        stop_unless_passed(verdict)
 
 
 def preprocess(
@@ -381,6 +405,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "gate",
     "ingest",
     "plan",
     "preprocess",

@@ -12,6 +12,7 @@ from kfp.dsl import PIPELINE_JOB_ID_PLACEHOLDER
 
 from components.compare import compare
 from components.evaluate import evaluate
+from components.gate import gate
 from components.ingest import ingest
 from components.plan import plan
 from components.preprocess import preprocess
@@ -97,11 +98,12 @@ def ctan(
     )
     validated = prepared(validate(manifest=ingested.outputs["manifest"]), "Validate", cached=True)
     manifest = validated.outputs["validated"]
+    passed = prepared(gate(verdict=validated.outputs["Output"]), "Gate", memory="1G")
     stored = prepared(
         preprocess(source=resolved.outputs["source"], store_root=store_root, manifest=manifest), "Preprocess"
-    )
+    ).after(passed)
     store = stored.outputs["store"]
-    planned = prepared(plan(manifest=manifest), "Plan", memory="1G")
+    planned = prepared(plan(manifest=manifest), "Plan", memory="1G").after(passed)
 
     with dsl.ParallelFor(planned.output, name="architecture, fold, seed", parallelism=1) as item:
         trained = prepared(

@@ -11,15 +11,18 @@ def validate(
     validated: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
-):
-    """Check the manifest against the data set's expectations; stop when too many cases fail.
+) -> str:
+    """Check the manifest against the data set's expectations; `gate` stops the run when too many cases fail.
 
     Args:
         manifest: Output of ingest.
         validated: The same tables with failed cases moved to quarantine.
         report: Which expectation failed for which cases.
         metrics: Cases passed and quarantined.
+
+    Returns:
+        passed, or why the run has to stop.
     """
     from ctan import steps
 
-    metrics.metadata.update(steps.validate(manifest.path, validated.path, report.path))
+    return steps.validate(manifest.path, validated.path, report.path, metrics.metadata)

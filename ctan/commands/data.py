@@ -10,6 +10,7 @@ import typer
 
 from ctan import steps
 from ctan.commands import options as o
+from ctan.errors import DataError
 from ctan.parameters import DEFAULT_PROFILE
 
 app = typer.Typer(no_args_is_help=True, help="Raw files: get them, look at them, and step by step to a store.")
@@ -97,7 +98,9 @@ def ingest(
     outputs = o.StepFolder.of(folder)
     shutil.rmtree(outputs.manifest, ignore_errors=True)
     _, settings, origin = steps.resolve(source, config)
-    steps.ingest(settings, origin, str(outputs.manifest), workers or None, str(outputs.contact_sheet))
+    found = steps.ingest(settings, origin, str(outputs.manifest), workers or None, str(outputs.contact_sheet))
+    if not found["num_cases"]:
+        raise DataError(f"all {found['num_quarantined']:.0f} cases are in quarantine, see {outputs.manifest}")
     typer.echo(f"manifest in {outputs.manifest}; next: ctan data validate")
 
 
@@ -110,8 +113,12 @@ def validate(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
     outputs = o.StepFolder.of(folder)
     manifest = outputs.needs_manifest()
     shutil.rmtree(outputs.validated, ignore_errors=True)
-    steps.validate(manifest, str(outputs.validated), str(outputs.validation_report), overrides=overrides or [])
-    typer.echo(f"report in {outputs.validation_report}; next: ctan data preprocess SOURCE")
+    verdict = steps.validate(
+        manifest, str(outputs.validated), str(outputs.validation_report), overrides=overrides or []
+    )
+    typer.echo(f"report in {outputs.validation_report}")
+    steps.gate(verdict)
+    typer.echo("next: ctan data preprocess SOURCE")
 
 
 @app.command()

@@ -1,5 +1,5 @@
 """The gate between raw data and everything else."""
 
-from ctan.validation.gate import ValidationSummary, validate
+from ctan.validation.gate import PASSED, ValidationSummary, stop_unless_passed, validate
 
-__all__ = ["ValidationSummary", "validate"]
+__all__ = ["PASSED", "ValidationSummary", "stop_unless_passed", "validate"]

@@ -1,4 +1,4 @@
-"""Run the expectations, move failing cases to quarantine, stop when too many fail."""
+"""Run the expectations, move failing cases to quarantine, say whether the run has to stop."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ctan.validation.suite import Outcome, expectations, frame_of, run
 if TYPE_CHECKING:
     import pyarrow as pa
 
+PASSED = "passed"
 _MAX_NAMED = 10
 
 
@@ -31,6 +32,7 @@ class ValidationSummary:
         num_expectations: how many were checked.
         num_failed_expectations: how many of them failed for some case.
         quarantined_share: of all cases.
+        verdict: `PASSED`, or why the run has to stop: expectations and cases, a line each.
     """
 
     num_cases: int
@@ -38,6 +40,7 @@ class ValidationSummary:
     num_expectations: int
     num_failed_expectations: int
     quarantined_share: float
+    verdict: str
 
     def __str__(self) -> str:
         failed = f"{self.num_failed_expectations} of {self.num_expectations} expectations failed for some case"
@@ -50,12 +53,16 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
     Args:
         manifest_dir: what ingestion wrote.
         output_dir: receives the same tables after validation, `config.yaml` and `summary.json`.
-        report: self-contained HTML page, written also when the gate stops.
+        report: self-contained HTML page.
         config: bounds and the largest share of failing cases.
+
+    Returns:
+        What was found. The verdict is not `PASSED` when the table as a whole fails (no case, say) or too many cases do:
+        `stop_unless_passed` makes it an error. All files are written either way, because on a cluster an output of a
+        step that fails is lost.
 
     Raises:
         DataError: when a table is missing or is not a manifest.
-        GateError: when the table as a whole fails (no case, say) or too many cases do; names expectations and cases.
     """
     import pyarrow as pa
 
@@ -80,23 +87,28 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
         for row in manifest.select(["case_id", "split"]).to_pylist()
         if row["case_id"] in rejected
     ]
+    problem = _problem(passed.num_rows, outcomes, quarantine, config)
     summary = ValidationSummary(
         num_cases=passed.num_rows,
         num_quarantined=len(quarantine),
         num_expectations=len(outcomes),
         num_failed_expectations=sum(not outcome.success for outcome in outcomes),
         quarantined_share=len(quarantine) / num_all if num_all else 0.0,
+        verdict=problem or PASSED,
     )
-    problem = _problem(summary, outcomes, quarantine, config)
     write_manifest(quarantine, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     write_manifest(passed, output_dir / MANIFEST_FILE)
     write_text(output_dir / "config.yaml", config.to_yaml())
     spec.save(output_dir)
     write_json(output_dir / "summary.json", asdict(summary))
     write_page(report, spec, manifest, passed, quarantine, outcomes, problem)
-    if problem:
-        raise GateError(problem)
     return summary
+
+
+def stop_unless_passed(verdict: str) -> None:
+    """Raise `GateError` with the verdict of `validate`, unless it is `PASSED`."""
+    if verdict != PASSED:
+        raise GateError(verdict)
 
 
 def _rejected(manifest: pa.Table, outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
@@ -120,7 +132,7 @@ def _found(value: Any, unit: str) -> str:
 
 
 def _problem(
-    summary: ValidationSummary, outcomes: Sequence[Outcome], quarantine: Sequence[dict[str, str]], config: RunConfig
+    num_passed: int, outcomes: Sequence[Outcome], quarantine: Sequence[dict[str, str]], config: RunConfig
 ) -> str:
     """Return why the gate stops, empty when it does not."""
     before = [f"  {row['step']}: {row['case_id']}: {row['reason']}" for row in quarantine if row["step"] != "validate"][
@@ -131,11 +143,11 @@ def _problem(
         failed = "; ".join(f"{expectation.name} ({expectation.sentence})" for expectation in about_table)
         return "\n".join([f"the manifest as a whole fails: {failed}", *before])
     allowed = config.validation.max_quarantined_share
-    if summary.num_cases and summary.quarantined_share <= allowed:
+    total = num_passed + len(quarantine)
+    if num_passed and len(quarantine) / total <= allowed:
         return ""
-    total = summary.num_cases + summary.num_quarantined
     lines = [
-        f"{summary.num_quarantined} of {total} cases ({summary.quarantined_share:.1%}) are in quarantine, "
+        f"{len(quarantine)} of {total} cases ({len(quarantine) / max(total, 1):.1%}) are in quarantine, "
         f"validation.max_quarantined_share allows {allowed:.1%}:"
     ]
     for outcome in outcomes:

@@ -117,7 +117,7 @@ def test_what_fails_for_good_is_not_tried_again_and_no_later_try_is_stopped_earl
     for path in INFRA.glob("*.yaml"):
         values = load_values(path)
         tries = {step: values.for_step(step).retry for step in ("ingest", "train", *values.steps)}
-        assert {step for step, retry in tries.items() if retry and retry.count == 0} == {"validate", "check", "promote"}
+        assert {step for step, retry in tries.items() if retry and retry.count == 0} == {"gate", "check", "promote"}
         assert all(retry and retry.backoff_max_duration is None for retry in tries.values())
 
 

@@ -19,7 +19,7 @@ from ctan.cluster.progress import Progress
 from ctan.commands import cluster as commands
 from ctan.evaluation.words import in_words
 from tests.helpers.compiled import COMPILED, RETRAIN
-from tests.helpers.kfp_runs import WORKFLOW, SimulatedRun, pod_of, recorded
+from tests.helpers.kfp_runs import RECORDED, WORKFLOW, SimulatedRun, pod_of, recorded
 from tests.helpers.report import ARCHS, record_of, write_inputs
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.helpers.kfp", "tests.helpers.storage"]
 
+# The pipelines that the recorded runs ran.
+RAN, RAN_RETRAIN = RECORDED / "ctan.yaml", RECORDED / "retrain.yaml"
 ANSWERS = {  # name of the recorded answer -> pipeline, entries in its list
-    "run-succeeded-ctan-plain": (COMPILED, 77),
-    "run-failed-gate": (COMPILED, 34),
-    "run-canceled-in-train": (COMPILED, 61),
-    "run-retrain-first": (RETRAIN, 97),
-    "run-retrain-nothing-to-do": (RETRAIN, 21),
+    "run-succeeded-ctan-plain": (RAN, 77),
+    "run-failed-gate": (RAN, 34),
+    "run-canceled-in-train": (RAN, 61),
+    "run-retrain-first": (RAN_RETRAIN, 97),
+    "run-retrain-nothing-to-do": (RAN_RETRAIN, 21),
 }
 ONE = 'architectures=["hps"]'  # as the recorded runs were submitted
 GATE_LOG = """I1129 12:57:40.101010      17 launcher_v2.go:151] PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -171,7 +173,7 @@ def test_every_pod_found_is_a_child_that_the_server_named(name: str) -> None:
 def test_the_gates_text_and_the_end_of_its_log_are_told_once(kfp_server: KfpServer) -> None:
     kfp_server.states = [recorded("run-failed-gate")]
     kfp_server.logs = {"ctan-3xbam-system-container-impl-3379713448": GATE_LOG}
-    done = submit(kfp_server, ONE)
+    done = submit(kfp_server, str(RAN), ONE)
     assert done.exit_code == 1
     assert told(done.output) == ["FAILED, 2 of 9 steps done"]
     assert done.output.count("validate: ") == 1
@@ -183,7 +185,7 @@ def test_the_gates_text_and_the_end_of_its_log_are_told_once(kfp_server: KfpServ
 
 def test_where_nobody_has_the_log_the_command_for_it_is_told(kfp_server: KfpServer) -> None:
     kfp_server.states = [recorded("run-failed-gate")]
-    done = submit(kfp_server)
+    done = submit(kfp_server, str(RAN))
     assert done.exit_code == 1
     assert (
         "validate: failed; nobody here has its log, ask: kubectl logs --namespace kubeflow "
@@ -204,14 +206,14 @@ def test_a_step_that_failed_by_itself_left_its_log_in_the_pipeline_root(
         },
     )
     monkeypatch.setenv(logs.ROOT_VARIABLE, f"s3://{bucket}/v2/artifacts")
-    done = submit(kfp_server, ONE)
+    done = submit(kfp_server, str(RAN), ONE)
     assert "validate: 6 of 6 cases fail" in done.output
     assert "last lines of its log (artifact executor-logs):" in done.output
 
 
 def test_a_canceled_run_ends_with_3(kfp_server: KfpServer) -> None:
     kfp_server.states = [recorded("run-canceled-in-train")]
-    done = submit(kfp_server, ONE)
+    done = submit(kfp_server, str(RAN), ONE)
     assert done.exit_code == 3
     assert "canceled; under way: train 1/1\n" in done.output
 
@@ -221,7 +223,7 @@ def test_a_run_that_has_nothing_to_do_says_why(kfp_server: KfpServer) -> None:
     why = "nothing to do: version 3 of ctan-openkbp comes from the same data, settings and code"
     pod = "ctan-retrain-gcdis-system-container-impl-3807873615"
     kfp_server.logs = {pod: f"ctan step: check\n{why}\nctan step: done, 1.0 s loading libraries, 0.1 s work\n"}
-    done = submit(kfp_server, str(RETRAIN), ONE, "source=phantom:train=4,validation=2")
+    done = submit(kfp_server, str(RAN_RETRAIN), ONE, "source=phantom:train=4,validation=2")
     assert done.exit_code == 0, done.output
     assert told(done.output) == ["SUCCEEDED, 2 of 2 steps done, 9 left out"]
     assert f"check: {why}\n" in done.output
@@ -256,13 +258,13 @@ def test_a_run_is_followed_to_its_result(kfp_server: KfpServer) -> None:
     done = submit(kfp_server, 'architectures=["stl","hps","ctan"]', follow=True)
     assert done.exit_code == 0, done.output
     lines = told(done.output)
-    assert lines[0] == "PENDING, 0 of 13 steps done", "6 steps beside the loop of 3 times 2, with promote"
+    assert lines[0] == "PENDING, 0 of 14 steps done", "8 steps beside the loop of 3 times 2, with promote"
     assert [line for line in lines if line.startswith("  ingest")] == ["  ingest: SUCCEEDED (cached)"]
     trained = ["train 1/3", "train 2/3", "train 3/3"]
     assert [line for line in lines if "train" in line and "RUNNING:" not in line and line.startswith("  ")] == [
         f"  {label}: {state}" for label in trained for state in ("RUNNING", "SUCCEEDED")
     ]
-    assert lines[-1] == "SUCCEEDED, 13 of 13 steps done (2 cached)"
+    assert lines[-1] == "SUCCEEDED, 14 of 14 steps done (2 cached)"
     assert "compare: stl (best): Dice 0.665\ncompare: best: stl\n" in done.output
     assert "promote: ctan-openkbp version 1 promoted to champion\npromote: https://mlflow/1\n" in done.output
     assert "driver" not in done.output
@@ -273,7 +275,7 @@ def test_many_trainings_at_once_keep_their_numbers() -> None:
     run = SimulatedRun(CompiledPipeline.read(COMPILED), iterations=90, outcomes={"train[71]": "failed"})
     progress = Progress(read(run.answers(only_the_last=True)[-1]), run.pipeline, 90)
     assert [step.label for step in progress.steps if step.state == "FAILED"] == ["train 72/90"]
-    assert progress.count == (5 + 71 * 2, 7 + 90 * 2)
+    assert progress.count == (6 + 71 * 2, 8 + 90 * 2)
 
 
 def test_one_failed_training_of_several_is_named_with_its_own_log(kfp_server: KfpServer) -> None:
@@ -320,7 +322,7 @@ def test_a_run_whose_conditions_are_false_says_what_was_left_out(kfp_server: Kfp
     done = submit(kfp_server, str(RETRAIN), ONE, "source=phantom")
     assert done.exit_code == 0
     assert "check: nothing to do: same data\n" in done.output
-    assert told(done.output)[-1] == "SUCCEEDED, 2 of 2 steps done, 9 left out"
+    assert told(done.output)[-1] == "SUCCEEDED, 2 of 2 steps done, 10 left out"
 
 
 def test_a_container_that_does_not_start_is_told_once_with_the_causes(
@@ -351,7 +353,7 @@ def test_a_step_whose_container_runs_is_not_taken_for_one_that_waits(
 ) -> None:
     run = SimulatedRun(CompiledPipeline.read(COMPILED))
     waiting = [Progress(read(answer), run.pipeline).waiting for answer in run.answers()]
-    assert sum(bool(one) for one in waiting) == 9, "each step once, while its container is pending"
+    assert sum(bool(one) for one in waiting) == 10, "each step once, while its container is pending"
     assert {len(one) for one in waiting} == {0, 1}
     monkeypatch.setattr(watch, "START_SECONDS", 60.0)
     simulate(kfp_server, run)

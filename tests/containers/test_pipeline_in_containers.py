@@ -59,6 +59,7 @@ def test_every_step_runs_in_its_container_and_the_best_model_becomes_champion(
         "resolve": 1,
         "ingest": 1,
         "validate": 1,
+        "gate": 1,
         "preprocess": 1,
         "plan": 1,
         "train": 2,

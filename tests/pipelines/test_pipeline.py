@@ -16,7 +16,7 @@ import components
 from ctan import steps
 from tests.helpers.compiled import COMPILED, RETRAIN
 
-STEPS = ("resolve", "ingest", "validate", "preprocess", "plan", "train", "evaluate", "compare", "promote")
+STEPS = ("resolve", "ingest", "validate", "gate", "preprocess", "plan", "train", "evaluate", "compare", "promote")
 CACHED = ("ingest", "validate")
 COMPONENTS_DIR = Path(components.__file__).parent
 

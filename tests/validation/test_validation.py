@@ -22,7 +22,7 @@ from ctan.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from ctan.validation import ValidationSummary, validate
+from ctan.validation import ValidationSummary, stop_unless_passed, validate
 from ctan.validation.suite import expectations, frame_of
 
 DATASET = get_dataset("openkbp")
@@ -135,10 +135,10 @@ FINE = [
 
 @dataclass(frozen=True)
 class Run:
-    """A validation: the folder it wrote to, its summary or the error it ended with."""
+    """A validation: the folder it wrote to, its summary, and the error that the gate makes of its verdict."""
 
     folder: Path
-    summary: ValidationSummary | None
+    summary: ValidationSummary
     error: GateError | None = None
 
     @property
@@ -160,10 +160,12 @@ def run(folder: Path, rows: list[dict[str, Any]], share: float, quarantine: list
     write_manifest(quarantine or [], folder / "in" / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     DATASET.spec.save(folder / "in")
     config = load_config("smoke", {"validation.max_quarantined_share": share})
+    summary = validate(folder / "in", folder / "out", folder / "report.html", config)
     try:
-        return Run(folder, validate(folder / "in", folder / "out", folder / "report.html", config))
+        stop_unless_passed(summary.verdict)
     except GateError as error:
-        return Run(folder, None, error)
+        return Run(folder, summary, error)
+    return Run(folder, summary)
 
 
 def ingest_row(case_id: str, reason: str) -> dict[str, str]:
@@ -236,7 +238,6 @@ def test_what_ingestion_rejected_stays_in_quarantine(everything: Run) -> None:
 def test_the_summary_counts_cases_and_expectations(everything: Run) -> None:
     num_rejected = len(DEFECTS) + 2 + 1  # two cases share an id, one was rejected before
     summary = everything.summary
-    assert summary is not None
     assert summary.num_cases == len(FINE)
     assert summary.num_quarantined == num_rejected
     assert summary.quarantined_share == pytest.approx(num_rejected / (num_rejected + len(FINE)))
@@ -280,7 +281,6 @@ def test_tables_and_report_are_written_although_the_gate_stops(stopped: Run) -> 
 
 def test_exactly_the_allowed_share_may_fail(tmp_path: Path) -> None:
     done = run(tmp_path, [good(f"pt_{i}") for i in range(3)] + [good("pt_9", ct_min=-1)], 0.25)
-    assert done.summary is not None
     assert done.summary.quarantined_share == 0.25
 
 
@@ -312,7 +312,6 @@ def test_a_case_without_an_id_stops_the_gate(tmp_path: Path) -> None:
 
 def test_a_clean_manifest_passes_with_an_empty_quarantine(tmp_path: Path) -> None:
     done = run(tmp_path, FINE, 0.0)
-    assert done.summary is not None
     assert (done.summary.num_quarantined, done.summary.num_failed_expectations) == (0, 0)
     assert done.quarantine == []
     assert "Empty: every case passed." in done.page
