@@ -18,6 +18,8 @@ from ctan.errors import ConfigError
 from ctan.pipelines_client import PIPELINES, compiled_pipeline
 from ctan.provenance import IMAGE_VARIABLE
 
+SCRATCH = "/scratch"  # mounted where the values ask for scratch space
+
 
 def render(pipeline_yaml: str, values: Values, source: str = "pipeline", cache: bool = True) -> str:
     """Return a compiled pipeline with the settings of a values file.
@@ -74,6 +76,8 @@ def _set_container(container: dict[str, Any], settings: StepValues, image: str |
         container["image"] = image
         if IMAGE_VARIABLE in env:
             env[IMAGE_VARIABLE] = image
+    if settings.scratch:
+        env["TMPDIR"] = SCRATCH
     if env | settings.env:
         container["env"] = [{"name": name, "value": value} for name, value in (env | settings.env).items()]
     resources = container.setdefault("resources", {})
@@ -187,10 +191,7 @@ def _kubernetes(settings: StepValues) -> dict[str, Any]:
             for toleration in settings.tolerations
         ],
     }
-    if settings.shared_memory:
-        config["emptyDirMounts"] = [
-            {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": settings.shared_memory}  # noqa: S108
-        ]
+    config |= _temporary_volumes(settings)
     if settings.node_selector:
         config["nodeSelector"] = {"labels": settings.node_selector}
     if settings.timeout_seconds:
@@ -202,6 +203,29 @@ def _kubernetes(settings: StepValues) -> dict[str, Any]:
             "runAsNonRoot": context.run_as_non_root,
         }
     return {name: value for name, value in config.items() if value}
+
+
+def _temporary_volumes(settings: StepValues) -> dict[str, Any]:
+    """Return the volumes that are gone with the pod."""
+    memory, scratch = settings.shared_memory, settings.scratch
+    mounts: list[dict[str, Any]] = []
+    if memory:
+        shm = "/dev/shm"  # noqa: S108
+        mounts.append({"volumeName": "shm", "mountPath": shm, "medium": "Memory", "sizeLimit": memory})
+    if scratch and not scratch.storage_class:
+        mounts.append({"volumeName": "scratch", "mountPath": SCRATCH, "sizeLimit": scratch.size})
+    config: dict[str, Any] = {"emptyDirMounts": mounts}
+    if scratch and scratch.storage_class:
+        config["genericEphemeralVolume"] = [
+            {
+                "volumeName": "scratch",
+                "mountPath": SCRATCH,
+                "accessModes": ["ReadWriteOnce"],
+                "size": scratch.size,
+                "storageClassName": scratch.storage_class,
+            }
+        ]
+    return config
 
 
 def _environment(kind: str, source: EnvironmentSource) -> dict[str, Any]:

@@ -92,6 +92,17 @@ class Retry(Settings):
     )
 
 
+class Scratch(Settings):
+    """A folder for the step's temporary files (`TMPDIR`), such as copies of stores and raw data; gone with the pod."""
+
+    size: Memory = Field(description="the pod is evicted above it, or the volume is so large")
+    storage_class: Name | None = Field(
+        None,
+        description="a volume of its own of this class, which must make volumes that everybody may write to: Kubeflow "
+        "cannot hand one over to the step's user; null: the node's disk",
+    )
+
+
 class StepValues(Settings):
     """Settings of one step, or of all. None or empty: as compiled."""
 
@@ -104,6 +115,7 @@ class StepValues(Settings):
     shared_memory: Memory | None = Field(
         None, description="size of /dev/shm, a volume in memory that counts into the memory limit"
     )
+    scratch: Scratch | None = None
     retry: Retry | None = None
     timeout_seconds: int | None = Field(None, gt=0, description="a try's pod is stopped after so many seconds")
     cache: bool | None = Field(

@@ -66,6 +66,8 @@ def on_the_cluster(task: dsl.PipelineTask) -> None:
     kubernetes.mount_pvc(task, "ctan-store", "/mnt/store")
     kubernetes.mount_pvc(task, "ctan-store", "/mnt/checkpoints", sub_path="checkpoints")
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
+    kubernetes.empty_dir_mount(task, "scratch", "/scratch", size_limit="200Gi")
+    task.set_env_variable("TMPDIR", "/scratch")
     kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
     kubernetes.add_toleration(
         task, key="spot", operator="Equal", value="yes", effect="NoExecute", toleration_seconds=60
@@ -96,6 +98,12 @@ CASES: dict[str, tuple[Change, dict[str, Any]]] = {
         ),
         {"retry": {"count": 2, "backoff_duration": "1m"}, "timeout_seconds": 1000},
     ),
+    "scratch of a storage class": (
+        lambda task: kubernetes.add_ephemeral_volume(
+            task.set_env_variable("TMPDIR", "/scratch"), "scratch", "/scratch", ["ReadWriteOnce"], "1Ti", "fast"
+        ),
+        {"scratch": {"size": "1Ti", "storage_class": "fast"}},
+    ),
     "no retry": (lambda task: task, {"retry": {"count": 0}}),
     "no caching": (lambda task: task.set_caching_options(False), {"cache": False}),
     "environment": (
@@ -115,6 +123,7 @@ CASES: dict[str, tuple[Change, dict[str, Any]]] = {
                 {"name": "ctan-store", "mount_path": "/mnt/checkpoints", "sub_path": "checkpoints"},
             ],
             "shared_memory": "8Gi",
+            "scratch": {"size": "200Gi"},
             "tolerations": [
                 {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
                 {"key": "spot", "value": "yes", "effect": "NoExecute", "toleration_seconds": 60},
