@@ -202,13 +202,39 @@ class EvaluationConfig(Settings):
 
 
 class PromotionConfig(Settings):
-    """The gate in front of the registry."""
+    """The gate in front of the registry. Percentages are of each task's scale: 1 for ratios, 7.9 Gy for a dose."""
 
-    model_name: str = Field("", description="registered model; empty: ctan-<dataset>")
-    min_improvement_percent: float = Field(
-        0.0, ge=0, description="mean relative improvement over the champion needed, on the evaluation split"
-    )
+    model_name: str = Field("", description="registered model; empty: ctan-<dataset>, and -phantom of synthetic data")
     enabled: bool = Field(True, description="false: compare only, touch no registry")
+    approval: Literal["none", "required"] = Field(
+        "none",
+        description="required: a model that passes gets the alias candidate and waits for `ctan registry approve`",
+    )
+    min_cases: int = Field(10, ge=2, description="fewer common evaluation cases decide nothing")
+    min_improvement_percent: float = Field(
+        0.0, ge=0, description="the lower bound of the mean improvement over the champion must be above it"
+    )
+    non_inferior: bool = Field(
+        False, description="a cheaper model may replace the champion when that bound is above -margin_percent"
+    )
+    margin_percent: float = Field(3.0, ge=0, description="no task may be worse than by this (one-sided 95 % bound)")
+    task_margins_percent: dict[str, float] = Field({}, description="task -> margin of its own")
+    calibration_margin_percent: float = Field(
+        3.0, ge=0, description="the Brier score of a diagnosis may not be worse than by this (one-sided 95 % bound)"
+    )
+    subgroups: dict[str, tuple[float, ...]] = Field(
+        {},
+        description="facts that no group may suffer by, such as {sex: [], age: [50, 70], spacing: [2], missing: []}; "
+        "numbers are the edges of bands",
+    )
+    subgroup_margin_percent: float = Field(5.0, ge=0, description="margin of each task within a subgroup")
+    min_subgroup_cases: int = Field(20, ge=2, description="smaller subgroups are reported and decide nothing")
+    max_looks: int = Field(
+        10, ge=1, description="comparisons after which the evaluation cases are used up: bounds get stricter each time"
+    )
+    new_line: bool = Field(
+        False, description="a champion that cannot be compared is followed by a first model, judged by baselines alone"
+    )
 
 
 class RunConfig(Settings):

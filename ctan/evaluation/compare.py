@@ -196,7 +196,10 @@ def _baselines(simple: pa.Table, labels: Mapping[str, str], tasks: tuple[Task, .
 
 
 def _best(models: list[_Model], tasks: tuple[Task, ...]) -> Choice:
-    """Choose the architecture, then among its folds and seeds, by the tuning cases alone; of equals the cheaper."""
+    """Choose the architecture by the tuning cases alone, then among its seeds; of equals the cheaper.
+
+    Folds tune on different cases: that one has the lowest error says how easy its cases are. The first fold is taken.
+    """
     errors = [selection_error(scores(model.rows(TUNING), tasks), tasks) for model in models]
     by_arch: dict[str, list[int]] = {}
     for index, model in enumerate(models):
@@ -206,13 +209,17 @@ def _best(models: list[_Model], tasks: tuple[Task, ...]) -> Choice:
         for arch, found in by_arch.items()
     )
     arch = ranking[0][2]
-    index = min((errors[i], _cost(models[i]), i) for i in by_arch[arch])[2]
+    folds = {models[i].record.fold for i in by_arch[arch]}
+    same_fold = [i for i in by_arch[arch] if models[i].record.fold == min(folds)]
+    index = min((errors[i], _cost(models[i]), i) for i in same_fold)[2]
     ranked = ", ".join(f"{name} {error:.4f}" for error, _, name in ranking)
     reason = f"{arch} has the lowest error on the tuning cases, the mean of {describe_selection_error(tasks)}: {ranked}"
     if len(ranking) == 1:
         reason = f"{arch} is the only architecture"
     elif ranking[0][0] == ranking[1][0]:
         reason += f"; of those with the lowest it is {'the cheapest' if ranking[0][1] < ranking[1][1] else 'the first'}"
+    if len(folds) > 1:
+        reason += f"; of its {len(folds)} folds, which tune on different cases, the first is taken"
     chosen = models[index].record
     return Choice(arch=arch, fold=chosen.fold, seed=chosen.seed, model_index=index, reason=reason)
 

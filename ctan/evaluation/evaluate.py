@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,12 @@ from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, write_cases
 from ctan.evaluation.figures import DVH_SCHEMA, pictures
+from ctan.evaluation.grids import Cases, on_grid
 from ctan.evaluation.scoring import Scored, score_case
 from ctan.evaluation.summary import scores
 from ctan.files import atomic_path, sha256_of_json
 from ctan.progress import track
-from ctan.records import DVH_FILE, FIGURES_FILE, HISTORY_FILE, EvaluationRecord
+from ctan.records import DVH_FILE, FIGURES_FILE, HISTORY_FILE, EvaluationRecord, Grid
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Row, tasks_of
 
@@ -51,8 +52,16 @@ def evaluation_hash(store: Store) -> str:
     return sha256_of_json([cases, truth, store.spec.to_json(), store.versions, scoring])
 
 
-def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: RunConfig) -> EvaluationRecord:
+def evaluate(
+    pointer: StorePointer,
+    model_dir: Path,
+    output_dir: Path,
+    config: RunConfig,
+    wanted: Collection[str] = (TUNING, EVALUATION),
+) -> EvaluationRecord:
     """Predict every tuning and evaluation case and score it on the native grid.
+
+    A model of another working grid than the store's gets its own, made from the native images.
 
     Args:
         pointer: the store.
@@ -60,13 +69,14 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
         output_dir: receives `cases.parquet`, `dvh.parquet`, `figures.npz`, `summary.json` and copies of `model.json`
             and `history.parquet`; appears whole or not at all. An earlier evaluation there is replaced.
         config: the evaluation settings.
+        wanted: roles of the cases to score.
 
     Returns:
         What `summary.json` holds.
 
     Raises:
-        DataError: when a role has no case, the model cannot be loaded or is of another data set, its predictions are
-            not finite, or `output_dir` holds something else.
+        DataError: when a role has no case, the model cannot be loaded, is of another data set, or of another working
+            grid in a store without native images, its predictions are not finite, or `output_dir` holds something else.
     """
     from ctan.inference import load_network
 
@@ -80,21 +90,23 @@ def evaluate(pointer: StorePointer, model_dir: Path, output_dir: Path, config: R
     check_same_spec(
         model.spec, store.spec, str(pointer.folder), "pack the data as the model knows them, or train again"
     )
+    cases = on_grid(store, record.grid, Grid.of(config.preprocess))
     roles = {
         TUNING: store.case_ids(split=SPLIT_TRAIN, fold=record.fold),
         EVALUATION: evaluation_cases(store),
     }
+    roles = {role: case_ids for role, case_ids in roles.items() if role in wanted}
     for role, case_ids in roles.items():
         if not case_ids:
             raise DataError(f"store {pointer.key} has no {role} cases; ingest more cases")
-    figure_ids = roles[EVALUATION][: config.evaluation.num_figure_cases]
+    figure_ids = roles.get(EVALUATION, [])[: config.evaluation.num_figure_cases]
     todo = [(role, case_id) for role, case_ids in roles.items() for case_id in case_ids]
     rows: list[Row] = []
     curves: list[Row] = []
     figures: dict[str, Any] = {}
     named = {"arch": record.arch, "fold": record.fold, "seed": record.seed}
     what = f"evaluate {record.arch}"
-    for role, reference, scored in track(_score(store, model, todo, config), len(todo), what):
+    for role, reference, scored in track(_score(store, cases, model, todo, config), len(todo), what):
         identity = {**named, "role": role, "case_id": reference.case_id, "group_id": reference.group_id}
         rows += [{**identity, **row} for row in scored.rows]
         if role == EVALUATION and reference.case_id in figure_ids:
@@ -133,9 +145,9 @@ def _check_output(output_dir: Path) -> None:
 
 
 def _score(
-    store: Store, model: LoadedModel, todo: list[tuple[str, str]], config: RunConfig
+    store: Store, cases: Cases, model: LoadedModel, todo: list[tuple[str, str]], config: RunConfig
 ) -> Iterator[tuple[str, Case, Scored]]:
     for role, case_id in todo:
         reference = store.reference(case_id)
-        prediction = model.predict(store.load(case_id))
-        yield role, reference, score_case(store, reference, model.tasks, prediction, config.evaluation)
+        prediction = model.predict(cases.load(case_id))
+        yield role, reference, score_case(cases, reference, model.tasks, prediction, config.evaluation)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ctan.cases import Case
 from ctan.config import EvaluationConfig
 from ctan.errors import DataError
-from ctan.store import Store
+from ctan.evaluation.grids import Cases
 from ctan.tasks import Row, Task
 
 Prediction = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ class Scored:
 
 
 def score_case(
-    store: Store,
+    cases: Cases,
     reference: Case,
     tasks: tuple[Task, ...],
     prediction: Mapping[str, Prediction],
@@ -43,7 +43,7 @@ def score_case(
     """Bring a prediction to the native grid and score it there.
 
     Args:
-        store: knows the way from the working to the native grid.
+        cases: know the way from the working to the native grid.
         reference: the case at native resolution.
         tasks: what was predicted.
         prediction: task name -> (num_outputs, D, H, W) on the working grid, activated; (K,) of image-level tasks.
@@ -60,8 +60,8 @@ def score_case(
                 f"{reference.case_id}: the prediction of {task.name!r} holds NaN or infinity; the training diverged: "
                 f"train again with a lower training.learning_rate or training.precision=fp32"
             )
-        resample = partial(store.to_native, reference.case_id)
+        resample = partial(cases.to_native, reference.case_id)
         native[task.name] = task.to_native(prediction[task.name], reference, resample)
-        scored = task.rows(native[task.name], reference, store.spec, config)
+        scored = task.rows(native[task.name], reference, cases.spec, config)
         rows += [{"task": task.name, **row} for row in scored]
     return Scored(rows, native)

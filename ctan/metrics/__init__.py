@@ -4,6 +4,7 @@ from ctan.metrics.classification import (
     AUC,
     PROBABILITY,
     BalancedAccuracy,
+    Brier,
     MacroAUC,
     calibration_error,
     confusion_matrix,
@@ -14,6 +15,7 @@ from ctan.metrics.classification import (
     true_positive_rate_at,
 )
 from ctan.metrics.dose import DvhValue, dose_score, dvh_curve, dvh_values, score_dose
+from ctan.metrics.paired import Estimate, jackknife
 from ctan.metrics.regression import RSquared
 from ctan.metrics.resampling import (
     MIN_SEEDS,
@@ -31,7 +33,9 @@ __all__ = [
     "MIN_SEEDS",
     "PROBABILITY",
     "BalancedAccuracy",
+    "Brier",
     "DvhValue",
+    "Estimate",
     "MacroAUC",
     "MetricSums",
     "PatientMetric",
@@ -45,6 +49,7 @@ __all__ = [
     "hd95_mm",
     "improvement",
     "interval",
+    "jackknife",
     "mean_of_defined",
     "mean_over_trainings",
     "probability_rows",

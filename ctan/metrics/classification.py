@@ -23,7 +23,12 @@ _BLOCK = 64  # resamples at once: 2,000 cases take 1 MB
 
 
 class BalancedAccuracy:
-    """Mean over classes of the recall (ISIC 2018, task 3); classes without a case in a resample are left out."""
+    """Mean over classes of the recall (ISIC 2018, task 3); classes without a case in a resample are left out.
+
+    Attributes:
+        least_deviation: standard error of the difference of two models that agree in every case: half a case each way
+            and a case each is added to a class (Agresti and Min, 2005). Cases that agree do not prove equality.
+    """
 
     def __init__(self, probabilities: Floats, labels: Indices, patients: Indices, num_patients: int) -> None:
         """Count cases, and those the most probable class is right about, by patient and class.
@@ -36,6 +41,9 @@ class BalancedAccuracy:
         """
         right = probabilities.argmax(axis=1) == labels
         self._count, self._right = np.zeros((2, num_patients, probabilities.shape[1]))
+        of_class = np.bincount(labels, minlength=probabilities.shape[1])
+        known = of_class[of_class > 0]
+        self.least_deviation = float(np.sqrt(np.sum(1 / (known + 2.0) ** 2)) / max(len(known), 1))
         np.add.at(self._count, (patients, labels), 1)
         np.add.at(self._right, (patients, labels), right)
 
@@ -43,6 +51,30 @@ class BalancedAccuracy:
         """Return the balanced accuracy of each resample, (resamples,), see `PatientMetric`."""
         with np.errstate(invalid="ignore"):
             return mean_of_defined((weights @ self._right) / (weights @ self._count))
+
+
+class Brier:
+    """Mean over cases of half the squared distance between probabilities and truth, 0 to 1 (Brier, 1950).
+
+    A proper score: it rises with over-confidence also where no case changes its rank.
+    """
+
+    def __init__(self, probabilities: Floats, labels: Indices, patients: Indices, num_patients: int) -> None:
+        """Add up each patient's.
+
+        Args:
+            probabilities: (N, K).
+            labels: (N,) true class.
+            patients: (N,) position of each case's patient.
+            num_patients: P.
+        """
+        distance = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1) / 2
+        self._total, self._count = (np.bincount(patients, of_case, num_patients) for of_case in (distance, None))
+
+    def of(self, weights: Floats) -> Floats:
+        """Return the score of each resample, (resamples,), see `PatientMetric`."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (weights @ self._total) / (weights @ self._count)
 
 
 class AUC:

@@ -253,6 +253,16 @@ class Task(ABC):
             DataError: when rows of a case are missing or contradict each other.
         """
 
+    def calibration(self, cases: pa.Table, patients: Mapping[str, int]) -> PatientMetric | None:
+        """Return what says how true predicted probabilities are, lower is better; None where there are none.
+
+        Args:
+            cases: rows of one model and role, of all tasks.
+            patients: group id -> position.
+        """
+        del cases, patients
+        return None
+
     def baselines(self, spec: DataSpec) -> Baselines | None:
         """Return simple predictions to beat, that have learnt nothing yet; None where nobody thought of one."""
         del spec

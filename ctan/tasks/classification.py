@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ctan.errors import DataError
 from ctan.metrics import AUC as AreaUnderCurve
-from ctan.metrics import PROBABILITY, BalancedAccuracy, MacroAUC, PatientMetric, probability_rows
+from ctan.metrics import PROBABILITY, BalancedAccuracy, Brier, MacroAUC, PatientMetric, probability_rows
 from ctan.tasks.base import Array, Baselines, MetricSpec, Resample, Row, Section, Task, rows_of
 
 if TYPE_CHECKING:
@@ -98,6 +98,13 @@ class Classification(Task):
         if metric == AUC:
             return AreaUnderCurve(found.probabilities[:, 1], found.labels == 1, where)
         raise ValueError(f"{metric.name} is not a metric of diagnoses")
+
+    def calibration(self, cases: pa.Table, patients: Mapping[str, int]) -> PatientMetric | None:
+        found = diagnoses(cases, self)
+        if found is None:
+            return None
+        where = np.array([patients[group] for group in found.group_ids], np.intp)
+        return Brier(found.probabilities, found.labels, where, len(patients))
 
     def baselines(self, spec: DataSpec) -> ClassFrequencies:
         return ClassFrequencies(self)

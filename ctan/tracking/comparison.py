@@ -60,11 +60,13 @@ class ComparisonFiles:
         record: `comparison.json`.
         hash: of its content: names the decision that is taken from it.
         candidate: the chosen model.
+        baselines: name -> rows of what does without a network, on the evaluation split.
     """
 
     record: ComparisonRecord
     hash: str
     candidate: Candidate
+    baselines: dict[str, pa.Table]
 
     @property
     def evaluation_hash(self) -> str:
@@ -93,10 +95,14 @@ def read_comparison(folder: Path, model_dirs: Sequence[Path], pointer: StorePoin
                 f"{path}: compares on {name} {getattr(record, name)[:16]}, but the store is {expected[:16]}; "
                 f"run compare and promote on the same store"
             )
-    return ComparisonFiles(record, sha256_of_json(content), _candidate(record, folder, model_dirs))
+    from ctan.evaluation.cases import read_cases
+
+    cases = read_cases(folder / CASES_FILE)
+    candidate = _candidate(record, folder, model_dirs, cases)
+    return ComparisonFiles(record, sha256_of_json(content), candidate, _baselines(record, cases))
 
 
-def _candidate(comparison: ComparisonRecord, folder: Path, model_dirs: Sequence[Path]) -> Candidate:
+def _candidate(comparison: ComparisonRecord, folder: Path, model_dirs: Sequence[Path], cases: pa.Table) -> Candidate:
     model = comparison.best_model
     model_dir, record = _find_model(model, model_dirs, folder)
     return Candidate(
@@ -107,7 +113,7 @@ def _candidate(comparison: ComparisonRecord, folder: Path, model_dirs: Sequence[
         weights_sha256=sha256_of_file(model_dir / WEIGHTS_FILE),
         record=record,
         scores=model.scores,
-        cases=_cases_of(model, folder / CASES_FILE),
+        cases=_cases_of(model, cases, folder / CASES_FILE),
         reason=comparison.best.reason,
     )
 
@@ -125,10 +131,15 @@ def _find_model(model: ModelEntry, model_dirs: Sequence[Path], folder: Path) -> 
     )
 
 
-def _cases_of(model: ModelEntry, path: Path) -> pa.Table:
-    from ctan.evaluation.cases import read_cases
+def _baselines(comparison: ComparisonRecord, cases: pa.Table) -> dict[str, pa.Table]:
+    import pyarrow.compute as pc
 
-    table = evaluation_rows(read_cases(path), model)
+    evaluated = cases.filter(pc.field("role") == EVALUATION)
+    return {entry.arch: evaluated.filter(pc.field("arch") == entry.arch) for entry in comparison.baselines}
+
+
+def _cases_of(model: ModelEntry, cases: pa.Table, path: Path) -> pa.Table:
+    table = evaluation_rows(cases, model)
     if table.num_rows == 0:
         raise DataError(
             f"{path}: no evaluation row of {model.arch}, fold {model.fold}, seed {model.seed}; "

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from ctan.files import read_json
 from ctan.provenance import image_reference
 from ctan.sources.origin import read_origin
 
 PIPELINE_RUN, PIPELINE_RUN_URL, LATER_PIPELINE_RUNS = "pipeline_run", "pipeline_run_url", "later_pipeline_runs"
+ORIGIN_TAGS = ("data_source", "data_version", "settings_hash", "pipeline_code_hash")  # every version names
+VALIDATION, SYNTHETIC = "validation", "synthetic"
 LOCAL_RUN_VARIABLE = "CTAN_LOCAL_RUN"  # name of the run's folder when the pipeline runs on this machine
 
 _RUN_VARIABLE = "KFP_RUN_ID"  # from the label of the pod, set by the compiled pipeline
@@ -34,6 +38,22 @@ def lineage_tags(manifest_dir: str | Path, pipeline_run: str = "") -> dict[str, 
         tags[PIPELINE_RUN] = f"local/{local}" if local else pipeline_run
     if pipeline_run and not local and (ui := os.environ.get(_UI_VARIABLE)):
         tags[PIPELINE_RUN_URL] = f"{ui.rstrip('/')}/#/runs/details/{pipeline_run}"
+    if passed := _validation(Path(manifest_dir)):
+        tags[VALIDATION] = passed
     if image := image_reference():
         tags["image"] = image
     return tags
+
+
+def _validation(manifest_dir: Path) -> str:
+    """Return how the data passed validation; empty where they did not, or were not validated."""
+    path = manifest_dir / "summary.json"
+    summary = read_json(path, "run `ctan data validate` again") if path.exists() else {}
+    if not isinstance(summary, dict) or not summary.get("passed"):
+        return ""
+    return f"{summary['num_cases']} cases passed {summary['num_expectations']} expectations"
+
+
+def is_synthetic(tags: Mapping[str, str]) -> bool:
+    """Whether a version, or what it is made from, rests on phantoms; older versions say so by their source."""
+    return tags.get(SYNTHETIC) == "true" or tags.get("data_source", "").startswith("phantom:")

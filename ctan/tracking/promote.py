@@ -8,7 +8,7 @@ anew: its aliases are put right and the recorded decision is returned.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,8 @@ from ctan.records import EVALUATION
 from ctan.tracking import gate, registry
 from ctan.tracking.comparison import ComparisonFiles, read_comparison
 from ctan.tracking.ledger import Ledger, plain
-from ctan.tracking.reference import NotComparableError, champion_cases
+from ctan.tracking.lineage import ORIGIN_TAGS, VALIDATION, is_synthetic
+from ctan.tracking.reference import NotComparableError, champion_scores
 from ctan.tracking.runs import NO_SERVER, WEIGHTS_TAG, find_logged_model, is_lost
 from ctan.tracking.server import connect, is_server, prepare, tracking_errors, without_password
 
@@ -44,6 +45,7 @@ class Decision:
         champion_before, champion_after: versions the alias `champion` pointed to and points to.
         looks: how many comparisons have looked at this evaluation split of this data version so far.
         numbers: what the decision rests on.
+        criteria: the table of the gate, see `ctan.tracking.gate.Criterion`.
         where: page of the version on the tracking server, or how to load it.
     """
 
@@ -55,6 +57,7 @@ class Decision:
     champion_after: str | None = None
     looks: int = 0
     numbers: dict[str, Any] = field(default_factory=dict)
+    criteria: list[dict[str, Any]] = field(default_factory=list)
     where: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -77,9 +80,8 @@ def promote(
 ) -> Decision:
     """Register the model that a comparison chose, decide whether it becomes champion, and record the decision.
 
-    The alias `champion` moves only when the new model is better on the fixed evaluation split: the first one must
-    beat the simple baselines on every task that has one; later ones must improve on the champion by more than
-    `promotion.min_improvement_percent` on average over the tasks. Otherwise the alias `challenger` is set.
+    The alias `champion` moves only when the gate's criteria are all passed on the fixed evaluation split, see
+    `ctan.tracking.gate`. Otherwise the alias `challenger` is set.
 
     Args:
         pointer: the store that was compared on; its `store_root` holds the ledger.
@@ -141,6 +143,7 @@ class _Promotion:
                     confirm()
                     self.ledger.append(entry)
                 self._set_aliases(entry, _number(present), confirm)
+                self.client.update_model_version(self.name, version, described(entry))
                 self.client.set_model_version_tag(self.name, version, registry.DECISION_TAG, entry["decision"])
                 return self._decision(entry)
 
@@ -213,16 +216,54 @@ class _Promotion:
 
     def _judge(self, champion: ModelVersion | None) -> gate.Verdict:
         """Ask the gate; this may evaluate the champion, which takes minutes."""
-        if champion is None:
-            return gate.against_baselines(self.candidate, self.comparison.record.baselines)
-        if self._is_candidate(champion):
+        if champion is not None and self._is_candidate(champion):
             return gate.Verdict(False, "it is the champion already")
-        evaluation_hash = self.comparison.evaluation_hash
-        try:
-            cases = champion_cases(champion, self.ledger, evaluation_hash, self.pointer, self.config)
-        except NotComparableError as error:
-            return gate.Verdict(False, str(error))
-        return gate.against_champion(self.candidate, cases, str(champion.version), self.config)
+        settings, remarks, rival = self.config.promotion, [], None
+        if champion is not None and is_synthetic(champion.tags) and not is_synthetic(self.lineage):
+            remarks.append(f"the champion, version {champion.version}, learned from synthetic data and does not count")
+        elif champion is not None:
+            try:
+                rival = champion_scores(
+                    champion, self.ledger, self.comparison.evaluation_hash, self.pointer, self.config
+                )
+            except NotComparableError as error:
+                if not settings.new_line:
+                    row = gate.Criterion("every task compared", passed=False, note=str(error))
+                    return gate.Verdict(False, f"{error}; promotion.new_line=true starts a new line of models", (row,))
+                remarks.append(f"a new line of models starts, as promotion.new_line says: {error}")
+        baselines = [gate.Rival(name, rows) for name, rows in self.comparison.baselines.items() if rows.num_rows]
+        contest = gate.Contest(
+            record=self.candidate.record,
+            cases=self.candidate.cases,
+            champion=rival,
+            baselines=baselines,
+            look=self._look(),
+            groups=self._subgroups(),
+            lacking=self._lacking(),
+            validated=VALIDATION in self.lineage,
+            remarks=remarks,
+        )
+        return gate.judge(contest, settings)
+
+    def _look(self) -> int:
+        """Return the how manyth comparison on this evaluation split of this data version this is."""
+        looked = self.ledger.looks(self.comparison.evaluation_hash, self.pointer.data_hash)
+        return len(looked | {self.comparison.hash})
+
+    def _subgroups(self) -> Mapping[str, Collection[str]]:
+        wanted = self.config.promotion.subgroups
+        if not wanted:
+            return {}
+        from ctan.evaluation.subgroups import subgroups
+        from ctan.store import open_store
+
+        return subgroups(open_store(self.pointer).manifest, wanted)
+
+    def _lacking(self) -> list[str]:
+        """Return what is missing of the chain from data to version."""
+        record = self.candidate.record
+        known = {**self.lineage, "config_hash": record.config_hash, "code_hash": record.code_hash}
+        return [name for name in (*ORIGIN_TAGS, "config_hash", "code_hash") if not known.get(name)]
 
     def _is_candidate(self, version: ModelVersion) -> bool:
         weights = version.tags.get(WEIGHTS_TAG)
@@ -230,8 +271,6 @@ class _Promotion:
 
     def _entry(self, version: str, before: str | None, verdict: gate.Verdict) -> dict[str, Any]:
         """Return the ledger entry of a new decision."""
-        evaluation_hash = self.comparison.evaluation_hash
-        looked = self.ledger.looks(evaluation_hash, self.pointer.data_hash)
         return {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "decision": "promoted" if verdict.promoted else "kept",
@@ -247,11 +286,12 @@ class _Promotion:
             "weights_sha256": self.candidate.weights_sha256,
             "chosen_because": self.candidate.reason,
             "scores": plain(self.candidate.scores.get(EVALUATION, {})),
+            "criteria": [plain(vars(row)) for row in verdict.criteria],
             "numbers": plain(verdict.numbers),
             "data_hash": self.pointer.data_hash,
             "store_key": self.pointer.key,
-            "evaluation_hash": evaluation_hash,
-            "looks": len(looked | {self.comparison.hash}),
+            "evaluation_hash": self.comparison.evaluation_hash,
+            "looks": self._look(),
             "comparison_hash": self.comparison.hash,
             "git_commit": git_commit(),
             "lineage": dict(self.lineage),
@@ -270,8 +310,21 @@ class _Promotion:
             champion_after=entry["champion_after"],
             looks=entry["looks"],
             numbers=entry["numbers"],
+            criteria=entry.get("criteria", []),
             where=page if is_server(uri) else f"models:/{self.name}@{alias}, see it with `ctan ui`",
         )
+
+
+def described(entry: Mapping[str, Any]) -> str:
+    """Return the decision as Markdown, for the page of the version."""
+    lines = [f"**{entry['decision']}** {entry['time']}: {entry['reason']}"]
+    if entry.get("criteria"):
+        lines += ["", "| criterion | number | threshold | passed | |", "|---|---|---|---|---|"]
+        verdicts = {True: "yes", False: "**no**", None: "not judged"}
+        for row in entry["criteria"]:
+            number, threshold = ("" if row[name] is None else f"{row[name]:.4g}" for name in ("number", "threshold"))
+            lines.append(f"| {row['criterion']} | {number} | {threshold} | {verdicts[row['passed']]} | {row['note']} |")
+    return "\n".join(lines)
 
 
 def _number(version: ModelVersion | None) -> str | None:

@@ -6,9 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctan.errors import DataError
 from ctan.files import sha256_of_file
-from ctan.records import CASES_FILE, MODEL_FILE, WEIGHTS_FILE, Grid, ModelRecord
+from ctan.records import CASES_FILE, EVALUATION, MODEL_FILE, WEIGHTS_FILE, ModelRecord
 from ctan.tracking.comparison import evaluation_rows
+from ctan.tracking.gate import Rival
 from ctan.tracking.ledger import Ledger
 from ctan.tracking.runs import WEIGHTS_TAG
 
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
 
 
 class NotComparableError(Exception):
-    """The champion cannot be scored on the evaluation cases of this store; the text says why and what to do."""
+    """The champion cannot be scored on the evaluation cases of this store; the text says why."""
 
 
-def champion_cases(
+def champion_scores(
     champion: ModelVersion, ledger: Ledger, evaluation_hash: str, pointer: StorePointer, config: RunConfig
-) -> pa.Table:
-    """Return the champion's per-case table on the evaluation cases.
+) -> Rival:
+    """Return the champion with its per-case table on the evaluation cases.
+
+    A champion of another working grid than the store's is scored on its own, from the native images.
 
     Args:
         champion: its registered version.
@@ -37,19 +41,20 @@ def champion_cases(
         config: settings of the evaluation.
 
     Raises:
-        NotComparableError: when the cases are new to the champion and the store has another working grid than it.
+        NotComparableError: when the cases are new to the champion and it cannot be scored on them.
     """
-    weights = champion.tags.get(WEIGHTS_TAG, "")
-    kept = ledger.table_path(weights, evaluation_hash)
-    if weights and kept.exists():
-        from ctan.evaluation.cases import read_cases
-
-        return read_cases(kept)
     with tempfile.TemporaryDirectory() as folder:
         model_dir = download_model(champion, Path(folder))
-        table = _evaluate(champion, model_dir, Path(folder) / "evaluation", pointer, config)
-        ledger.keep_table(sha256_of_file(model_dir / WEIGHTS_FILE), evaluation_hash, table)
-    return table
+        record = ModelRecord.load(model_dir)
+        kept = ledger.table_path(champion.tags.get(WEIGHTS_TAG, ""), evaluation_hash)
+        if champion.tags.get(WEIGHTS_TAG) and kept.exists():
+            from ctan.evaluation.cases import read_cases
+
+            table = read_cases(kept)
+        else:
+            table = _evaluate(champion, record, model_dir, Path(folder) / "evaluation", pointer, config)
+            ledger.keep_table(sha256_of_file(model_dir / WEIGHTS_FILE), evaluation_hash, table)
+    return Rival(f"champion, version {champion.version}", table, record)
 
 
 def download_model(champion: ModelVersion, folder: Path) -> Path:
@@ -64,26 +69,26 @@ def download_model(champion: ModelVersion, folder: Path) -> Path:
     found = sorted(fetched.rglob(MODEL_FILE))
     if not found:
         raise NotComparableError(
-            f"the champion, version {champion.version}, was not registered by ctan: it holds no {MODEL_FILE}; "
-            f"remove its alias champion, or choose another promotion.model_name"
+            f"the champion, version {champion.version}, was not registered by ctan: it holds no {MODEL_FILE}"
         )
     return found[0].parent
 
 
 def _evaluate(
-    champion: ModelVersion, model_dir: Path, output_dir: Path, pointer: StorePointer, config: RunConfig
+    champion: ModelVersion,
+    record: ModelRecord,
+    model_dir: Path,
+    output_dir: Path,
+    pointer: StorePointer,
+    config: RunConfig,
 ) -> pa.Table:
-    record = ModelRecord.load(model_dir)
-    own, present = record.grid, Grid.of(config.preprocess)
-    if own != present:
-        raise NotComparableError(
-            f"the evaluation cases are not those the champion, version {champion.version}, was scored on, and it "
-            f"cannot be scored on these: it works on a grid of {own}, this store has "
-            f"{present}. Use the champion's preprocess settings, or choose another "
-            f"promotion.model_name to start a new line of models"
-        )
     from ctan.evaluation import evaluate
     from ctan.evaluation.cases import read_cases
 
-    evaluate(pointer, model_dir, output_dir, config)
+    try:
+        evaluate(pointer, model_dir, output_dir, config, (EVALUATION,))
+    except DataError as error:
+        raise NotComparableError(
+            f"the champion, version {champion.version}, cannot be scored on these evaluation cases: {error}"
+        ) from error
     return evaluation_rows(read_cases(output_dir / CASES_FILE), record)

@@ -21,7 +21,14 @@ from ctan.tracking.ledger import Ledger
 from tests.helpers.tracking import make_database, pointer_at, small_config, write_model
 
 NAME = "ctan-openkbp"
-CASES = [f"pt_{i}" for i in range(201, 209)]
+CASES = [f"pt_{i}" for i in range(201, 221)]
+LINEAGE = {
+    "data_source": "/data/openkbp",
+    "data_version": "files:" + "a" * 32,
+    "settings_hash": "5" * 64,
+    "pipeline_code_hash": "c" * 64,
+    "validation": "20 cases passed 14 expectations",
+}
 BASELINES = {"baseline-mean": 21.0, "baseline-distance": 8.0}
 
 
@@ -68,6 +75,7 @@ class Site:
         spread: float = 0.1,
         evaluation_hash: str = "h" * 64,
         data_hash: str = "d" * 64,
+        baselines: Mapping[str, float] | None = None,
         **changes: Any,
     ) -> Path:
         """Write what the comparison step would, for one model with these mean scores on the evaluation cases."""
@@ -83,6 +91,13 @@ class Site:
             score = {"task": "dose", "metric": "dose_score", "structure": "", "value": dose * (1 + offset), "count": 99}
             rows.append(base | score)
             rows.append(base | score | {"role": "tuning", "value": 1e6})  # must not matter
+        names = BASELINES if baselines is None else baselines
+        for arch, gy in names.items():
+            for case_id, offset in zip(CASES, offsets, strict=True):
+                base = {"arch": arch, "fold": -1, "seed": -1, "role": "evaluation"}
+                base |= {"case_id": case_id, "group_id": case_id}
+                score = {"task": "dose", "metric": "dose_score", "structure": "", "value": gy * (1 + offset)}
+                rows.append(base | score | {"count": 99})
         scores = {"contours": {"dice_mean": dice}, "dose": {"dose_score": dose}}
         folder = self.folder / f"comparison-{len(list(self.folder.glob('comparison-*')))}"
         folder.mkdir()
@@ -103,7 +118,7 @@ class Site:
             "grid_floor": {},
             "baselines": [
                 {"arch": arch, "label": arch, "scores": {"evaluation": {"dose": {"dose_score": value}}}}
-                for arch, value in BASELINES.items()
+                for arch, value in names.items()
             ],
             "best": key | {"model_index": 0, "reason": "best on the tuning cases"},
         }
@@ -116,7 +131,11 @@ class Site:
         scores = {name: more.pop(name) for name in ("dice", "dose", "evaluation_hash", "data_hash") if name in more}
         pointer = pointer_at(self.store_root, scores.get("data_hash", "d" * 64))
         return promote(
-            pointer, comparison or self.compare(model_dir, **scores), [model_dir], small_config(**more), lineage
+            pointer,
+            comparison or self.compare(model_dir, **scores),
+            [model_dir],
+            small_config(**more),
+            LINEAGE if lineage is None else lineage,
         )
 
     def ledger(self) -> list[dict[str, Any]]:

@@ -1,0 +1,55 @@
+"""Groups of cases that no promotion may harm: by sex, age band, site, voxel size, missing structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ctan.errors import ConfigError
+
+_SPACING, _MISSING = "spacing", "missing"
+
+
+def subgroups(manifest: pa.Table, wanted: Mapping[str, Sequence[float]]) -> dict[str, set[str]]:
+    """Return the cases of each group, `"sex = F"`, `"50 <= age < 70"`, `"LeftParotid missing"` -> case ids.
+
+    A case of which the fact is not known is in no group of it.
+
+    Args:
+        manifest: of the store.
+        wanted: column of the manifest, `spacing` (largest voxel edge in mm) or `missing` -> edges of bands; texts have
+            none.
+
+    Raises:
+        ConfigError: for a fact that the data do not have, or numbers without edges.
+    """
+    rows: list[dict[str, Any]] = manifest.to_pylist()
+    found: dict[str, set[str]] = {}
+    for name, edges in wanted.items():
+        if name == _MISSING:
+            for row in rows:
+                for structure in row["missing"]:
+                    found.setdefault(f"{structure} missing", set()).add(row["case_id"])
+            continue
+        if name != _SPACING and name not in manifest.column_names:
+            known = ", ".join([_SPACING, _MISSING, *manifest.column_names])
+            raise ConfigError(f"promotion.subgroups: the data have no {name!r}; there are: {known}")
+        for row in rows:
+            value = max(row["spacing_mm"]) if name == _SPACING else row[name]
+            if value is not None:
+                found.setdefault(_group(name, value, edges), set()).add(row["case_id"])
+    return dict(sorted(found.items()))
+
+
+def _group(name: str, value: Any, edges: Sequence[float]) -> str:
+    if isinstance(value, str):
+        return f"{name} = {value}"
+    if not isinstance(value, int | float) or not edges:
+        raise ConfigError(f"promotion.subgroups.{name}: numbers need the edges of bands, such as [50, 70]")
+    edges = sorted(edges)
+    place = sum(value >= edge for edge in edges)
+    low = f"{edges[place - 1]:g} <= " if place else ""
+    high = f" < {edges[place]:g}" if place < len(edges) else ""
+    return f"{low}{name}{high}"
