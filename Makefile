@@ -51,7 +51,7 @@ $(READY): requirements.lock requirements-dev.lock requirements-uv.lock pyproject
 
 demo: $(READY)  ## Phantom patients to a judged and registered model: all four architectures through the compiled pipeline
 	@$(BIN)/dvc pull --quiet data/openkbp
-	@$(BIN)/ctan run --source data/openkbp --profile smoke
+	@$(BIN)/ctan run --source data/openkbp --profile smoke --promote
 
 phantoms: $(READY)  ## Write the packaged phantoms of every data set anew (then: dvc commit, dvc push)
 	@rm -rf data/openkbp data/prostate data/ham10000 data/stoic

@@ -18,6 +18,7 @@ from ctan.files import sha256_of_json
 from ctan.parameters import DEFAULT_ARCHITECTURES
 
 SETTINGS_VERSION = 2  # see `ctan.migrations`
+SYNTHETIC_SUFFIX = "-phantom"  # of the names of models that learned from phantoms
 PLANNED = "planned"  # value of a field that is left to the data, see `ctan.intake.planning`
 PLANNED_FIELDS = (
     ("preprocess", "grid_shape"),
@@ -294,8 +295,22 @@ class RunConfig(Settings):
 
     @property
     def model_name(self) -> str:
-        """Name of the registered model."""
+        """Name of the registered model of real data."""
         return self.promotion.model_name or f"ctan-{self.data.dataset}"
+
+    def name_of(self, synthetic: bool) -> str:
+        """Return the registered model's name for real or synthetic data, which never share one.
+
+        Raises:
+            ConfigError: when real data were to be registered under the name of synthetic ones.
+        """
+        marked = self.model_name.endswith(SYNTHETIC_SUFFIX)
+        if marked and not synthetic:
+            raise ConfigError(
+                f"promotion.model_name: {self.model_name!r} is a name of synthetic data, these are real; choose one "
+                f"that does not end in {SYNTHETIC_SUFFIX}"
+            )
+        return self.model_name + (SYNTHETIC_SUFFIX if synthetic and not marked else "")
 
     def hash(self, *sections: str) -> str:
         """Return the SHA-256 of the named sections (all when none is named)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,7 @@ def ingest(
         clock.loaded()
         config = config_from_text(settings)
         summary = ingest_source(source, Path(manifest_dir), config, num_workers)
-        started_from.save(Path(manifest_dir))
+        replace(started_from, synthetic=summary.synthetic).save(Path(manifest_dir))
         print(summary)
         if contact_sheet:
             from ctan.intake.look import show_few
@@ -189,17 +190,25 @@ def preprocess(
 
 
 def plan(manifest_dir: str) -> list[dict[str, str]]:
-    """List the trainings.
+    """List the trainings, and say what promotion will be able to decide about them.
 
     Args:
         manifest_dir: output of `validate`.
+
+    Raises:
+        ConfigError: when it will never be able to compare them with the champion.
     """
     with step("plan"):
         from ctan.intake.planning import plan as plan_trainings
 
-        items = plan_trainings(read_config(manifest_dir))
+        config = read_config(manifest_dir)
+        items = plan_trainings(config)
         for item in items:
             print("train {arch}, fold {fold}, seed {seed}".format_map(item))
+        if config.promotion.enabled:
+            from ctan.tracking.outlook import outlook
+
+            print("\n".join(outlook(Path(manifest_dir), config)))
     return items
 
 

@@ -57,8 +57,8 @@ def retrain(
         store_root: Folder or s3://bucket/prefix of the stores and the ledger, seen by every step. Empty: in the
             workspace.
         checkpoint_root: Folder or s3://bucket/prefix of the checkpoints, seen by every step. Empty: in the workspace.
-        model_name: Registered model. Empty: ctan-<dataset>.
-        promote: Whether the best model may be registered and become champion; false compares only.
+        model_name: Registered model. Empty: ctan-<dataset>; synthetic data add -phantom.
+        promote: Whether the best model is registered and may become champion; without it models are only compared.
         overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others. Empty:
             none.
     """

@@ -43,8 +43,8 @@ def resolve(
         inputs: What the networks see: ct, ct+targets or oracle. Empty: from the profile.
         max_train_cases: Use only N training cases. 0: from the profile.
         max_evaluation_cases: Use only N evaluation cases. 0: from the profile.
-        model_name: Registered model. Empty: ctan-<dataset>.
-        promote: Whether the best model may be registered and become champion; false compares only.
+        model_name: Registered model. Empty: ctan-<dataset>; synthetic data add -phantom.
+        promote: Whether the best model is registered and may become champion; without it models are only compared.
         overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others. Empty:
             none.
 

@@ -44,11 +44,13 @@ def phantom(
     from ctan.datasets import get_dataset
     from ctan.errors import DataError
     from ctan.files import atomic_path
+    from ctan.sources.synthetic import mark
 
     if folder.exists():
         raise DataError(f"{folder}: exists already; name a folder that does not, nothing is overwritten")
     with atomic_path(folder) as beside:
         get_dataset(dataset).write_phantoms(beside, train, validation, seed, tuple(defects or ()))
+        mark(beside)
     typer.echo(f"{train + validation} cases in {folder}")
 
 

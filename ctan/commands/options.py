@@ -29,7 +29,7 @@ def option(name: str) -> Any:
     parameter = BY_NAME[name]
     kind = _TYPES[parameter.kind]
     names = (parameter.option,) if parameter.option else ()
-    shown = parameter.empty if parameter.default is None else True
+    shown = parameter.empty if parameter.default is None else name != "source"
     many = parameter.kind.startswith("list")
     made = typer.Option(
         *names,
@@ -42,12 +42,16 @@ def option(name: str) -> Any:
 
 
 def takes_parameters(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `f(**parameters)` an option for every parameter of the pipeline."""
+    """Give a command `f(**parameters)` an option for every parameter of the pipeline.
+
+    On this machine a run is a trial: it has no source unless one is given, and registers nothing unless asked to.
+    """
+    here = {"source": "", "promote": False}
     of_command = [
         inspect.Parameter(
             parameter.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=None if parameter.kind.startswith("list") else parameter.value,
+            default=None if parameter.kind.startswith("list") else here.get(parameter.name, parameter.value),
             annotation=option(parameter.name),
         )
         for parameter in PARAMETERS

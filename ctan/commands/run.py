@@ -9,14 +9,16 @@ import typer
 
 from ctan import plugins
 from ctan.commands import options as o
-from ctan.parameters import DEFAULT_PROFILE, DEFAULT_SOURCE
+from ctan.errors import ConfigError
+from ctan.parameters import DEFAULT_PROFILE
 
 
 @o.takes_parameters
 def run(**given: Any) -> None:
-    """Run the whole pipeline here: raw files in, architectures trained and compared, best model promoted.
+    """Run the whole pipeline here: raw files in, architectures trained and compared.
 
-    Options left out (or 0) come from the profile. A run that was stopped goes on from its checkpoints.
+    A run here is a trial: it registers nothing unless --promote is given. Options left out (or 0) come from the
+    profile. A run that was stopped goes on from its checkpoints.
 
     Example: ctan run --source data/openkbp --profile cpu --arch ctan --arch stl --epochs 4
     """
@@ -25,8 +27,13 @@ def run(**given: Any) -> None:
 
     parameters = o.chosen(given)
     config = o.configured(parameters)
+    if not parameters.get("source"):
+        raise ConfigError(
+            "--source is missing: give the folder of raw files, s3://bucket/prefix or dvc:REPOSITORY@REVISION; to see "
+            "ctan work on synthetic patients run `make demo`, or give --source phantom:train=12,validation=4"
+        )
     parameters["promote"] = config.promotion.enabled
-    show_settings(config, parameters.get("source", DEFAULT_SOURCE))
+    show_settings(config, parameters["source"])
     try:
         result = run_local(parameters)
     except KeyboardInterrupt:

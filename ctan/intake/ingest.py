@@ -25,7 +25,8 @@ from ctan.intake.planning import PLAN_FILE, apply, propose
 from ctan.intake.splits import assign_folds, assign_splits, hash_rank
 from ctan.progress import track
 from ctan.reading import is_sane_spacing, printable
-from ctan.sources import open_source
+from ctan.sources import is_phantom, open_source
+from ctan.sources.synthetic import is_marked
 from ctan.store.manifest import MANIFEST_FILE, NO_FOLD, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, write_manifest
 from ctan.workers import Lost, run_isolated
 
@@ -44,6 +45,7 @@ class IngestSummary:
         seconds: wall-clock time.
         remarks: what a person should know about this copy of the data set.
         first_broken: id and reason of a few broken cases.
+        synthetic: whether it consists of phantoms.
     """
 
     num_cases: int
@@ -52,6 +54,7 @@ class IngestSummary:
     seconds: float
     remarks: tuple[str, ...] = ()
     first_broken: tuple[str, ...] = ()
+    synthetic: bool = False
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.cases_per_split.items())
@@ -86,7 +89,7 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
     check_dims(dataset, config)
     with open_source(source, dataset) as raw_dir:
         cases = _chosen(dataset.find(raw_dir), dataset, config.data)
-        remarks = tuple(dataset.remarks(raw_dir))
+        remarks, synthetic = tuple(dataset.remarks(raw_dir)), is_phantom(source) or is_marked(raw_dir)
         measured = _measure_all(config.data, cases, num_workers)
         results = dict(track(measured, len(cases), "ingest"))
     rows = [result.row for number in range(len(cases)) if (result := results[number]).row is not None]
@@ -111,7 +114,8 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
     for row in rows:
         counts[row["split"]] = counts.get(row["split"], 0) + 1
     first = tuple(f"{row['case_id']}: {row['reason']}" for row in broken[:_NUM_NAMED])
-    summary = IngestSummary(len(rows), len(broken), counts, round(time.monotonic() - started, 3), remarks, first)
+    seconds = round(time.monotonic() - started, 3)
+    summary = IngestSummary(len(rows), len(broken), counts, seconds, remarks, first, synthetic)
     write_manifest(broken, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     write_manifest(rows, output_dir / MANIFEST_FILE, SCHEMA(spec))
     write_text(output_dir / "config.yaml", config.to_yaml())

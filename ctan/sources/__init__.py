@@ -43,7 +43,7 @@ def open_source(source: str, dataset: Dataset) -> Iterator[Path]:
 
         with open_version(source, workspace() / "raw") as folder:
             yield folder
-    elif source.startswith("phantom:") or source == "phantom":
+    elif is_phantom(source):
         numbers = parse_phantom(source)
         with tempfile.TemporaryDirectory(prefix="ctan-phantom-") as folder_name:
             folder = Path(folder_name)
@@ -51,6 +51,11 @@ def open_source(source: str, dataset: Dataset) -> Iterator[Path]:
             yield folder
     else:
         yield source_folder(source)
+
+
+def is_phantom(source: str) -> bool:
+    """Say whether a source is written when it is opened."""
+    return source == "phantom" or source.startswith("phantom:")
 
 
 def source_folder(source: str) -> Path:
@@ -83,4 +88,4 @@ def parse_phantom(source: str) -> dict[str, int]:
     return numbers
 
 
-__all__ = ["open_source", "parse_phantom", "source_folder"]
+__all__ = ["is_phantom", "open_source", "parse_phantom", "source_folder"]

@@ -17,8 +17,9 @@ from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.errors import ConfigError, DataError
 from ctan.files import parse_json, read_json, sha256_of_json, write_json
-from ctan.sources import parse_phantom, source_folder
+from ctan.sources import is_phantom, parse_phantom, source_folder
 from ctan.sources.contents import md5s_of, version_of
+from ctan.sources.synthetic import is_marked
 from ctan.sources.versions import DataVersion, is_version, resolve_version, tree_md5
 from ctan.tasks import tasks_of
 
@@ -43,6 +44,7 @@ class Origin:
         settings_hash: of the settings before ingestion plans what they leave open.
         code_hash: of the versions of the code that decides results, see `ctan.versions`.
         pinned: what DVC knows of the version; empty for data that DVC does not pin.
+        synthetic: the data are phantoms. Of a version that DVC pins only ingestion knows.
     """
 
     source: str
@@ -50,6 +52,7 @@ class Origin:
     settings_hash: str
     code_hash: str
     pinned: Mapping[str, str] = field(default_factory=dict)
+    synthetic: bool = False
 
     @classmethod
     def of(cls, source: str, config: RunConfig) -> Origin:
@@ -62,9 +65,17 @@ class Origin:
         Raises:
             ConfigError, DataError: when the source is not understood or not there, or holds nothing to read.
         """
+        synthetic = _is_synthetic(source)
         source, data_version, pinned = _version(source, config)
         known = {} if pinned is None else {name: value for name, value in pinned.to_json().items() if value}
-        return cls(source, data_version, sha256_of_json(config.to_yaml()), versions.sha256_of(_versions(config)), known)
+        return cls(
+            source,
+            data_version,
+            sha256_of_json(config.to_yaml()),
+            versions.sha256_of(_versions(config)),
+            known,
+            synthetic,
+        )
 
     @property
     def hashes(self) -> tuple[str, str, str]:
@@ -83,6 +94,7 @@ class Origin:
             "data_version": self.data_version,
             "settings_hash": self.settings_hash,
             "pipeline_code_hash": self.code_hash,
+            **({"synthetic": "true"} if self.synthetic else {}),
         } | about_data
 
     def to_json(self) -> str:
@@ -110,7 +122,8 @@ class Origin:
 
     @classmethod
     def _of(cls, value: Any, where: str) -> Origin:
-        if not isinstance(value, dict) or set(value) != {known.name for known in fields(cls)}:
+        names = {known.name for known in fields(cls)}
+        if not isinstance(value, dict) or not names - {"synthetic"} <= set(value) <= names:
             raise DataError(f"{where}: not what the step `resolve` writes; {_ADVICE}")
         return cls(**value)
 
@@ -128,6 +141,11 @@ def read_origin(manifest_dir: str | Path) -> Origin:
     return Origin.load(Path(manifest_dir))
 
 
+def _is_synthetic(source: str) -> bool:
+    local = not is_version(source) and not source.startswith("s3://")
+    return is_phantom(source) or (local and is_marked(Path(source).expanduser()))
+
+
 def _version(source: str, config: RunConfig) -> tuple[str, str, DataVersion | None]:
     """Return the source as it is to be used, what names its bytes, and what DVC knows of it."""
     if is_version(source):
@@ -135,7 +153,7 @@ def _version(source: str, config: RunConfig) -> tuple[str, str, DataVersion | No
         return _at_commit(source, version), version.md5, version
     if source.startswith("s3://"):
         return source, f"s3:{_s3_listing_hash(source)}", None
-    if source == "phantom" or source.startswith("phantom:"):
+    if is_phantom(source):
         numbers = ",".join(f"{name}={number}" for name, number in parse_phantom(source).items())
         return f"phantom:{numbers}", f"phantom:{numbers}", None
     folder = source_folder(source).resolve()

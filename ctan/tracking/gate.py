@@ -165,18 +165,16 @@ class _Judge:
         self.rows.append(Criterion(criterion, shown, threshold, passed, note))
 
     def _unlearned(self) -> set[str]:
-        """Return the evaluation cases that neither model has learned from."""
-        ids = zip(*(self.contest.cases[name].to_pylist() for name in ("case_id", "group_id")), strict=True)
+        """Return the evaluation cases of patients that neither model has seen in training."""
+        cases = set(zip(*(self.contest.cases[name].to_pylist() for name in ("case_id", "group_id")), strict=True))
         champion = self.contest.champion
-        models = [("candidate", self.contest.record)]
-        models += [("champion", champion.record)] if champion and champion.record else []
-        known = [(name, learned_from(record)) for name, record in models]
-        if unknown := [name for name, found in known if found is None]:
+        models = [("candidate", self.contest.record.seen)]
+        models += [("champion", champion.record.seen)] if champion and champion.record else []
+        if unknown := [name for name, seen in models if seen is None]:
             self.remarks.append(f"which cases the {' and the '.join(unknown)} learned from is not recorded")
-        learned = set().union(*(found for _, found in known if found is not None))
-        cases = set(ids)
-        kept = {case for case, group in cases if case not in learned and group not in learned}
-        if out := len({case for case, _ in cases}) - len(kept):
+        seen = [groups for _, groups in models if groups is not None]
+        kept = {case for case, group in cases if not any(groups.holds(group) for groups in seen)}
+        if out := len(cases) - len(kept):
             self.remarks.append(f"{out} cases that one of the models learned from are left out, {len(kept)} remain")
         self.numbers["cases_left_out"] = out
         return kept
@@ -298,12 +296,6 @@ class _Judge:
                 f"{passed} criteria are passed"
             )
         return "; ".join([reason, *self.remarks])
-
-
-def learned_from(record: ModelRecord) -> frozenset[str] | None:
-    """Return the cases (or their groups) that a model was trained and tuned on, None when it does not say."""
-    found = getattr(record, "training_cases", None)
-    return None if found is None else frozenset(found)
 
 
 def _sentence(row: Criterion) -> str:

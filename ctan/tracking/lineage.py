@@ -13,6 +13,7 @@ from ctan.sources.origin import read_origin
 PIPELINE_RUN, PIPELINE_RUN_URL, LATER_PIPELINE_RUNS = "pipeline_run", "pipeline_run_url", "later_pipeline_runs"
 ORIGIN_TAGS = ("data_source", "data_version", "settings_hash", "pipeline_code_hash")  # every version names
 VALIDATION, SYNTHETIC = "validation", "synthetic"
+_PASSED = "passed"  # verdict of `ctan.validation`, which takes seconds to import
 LOCAL_RUN_VARIABLE = "CTAN_LOCAL_RUN"  # name of the run's folder when the pipeline runs on this machine
 
 _RUN_VARIABLE = "KFP_RUN_ID"  # from the label of the pod, set by the compiled pipeline
@@ -49,7 +50,7 @@ def _validation(manifest_dir: Path) -> str:
     """Return how the data passed validation; empty where they did not, or were not validated."""
     path = manifest_dir / "summary.json"
     summary = read_json(path, "run `ctan data validate` again") if path.exists() else {}
-    if not isinstance(summary, dict) or not summary.get("passed"):
+    if not isinstance(summary, dict) or summary.get("verdict") != _PASSED:
         return ""
     return f"{summary['num_cases']} cases passed {summary['num_expectations']} expectations"
 

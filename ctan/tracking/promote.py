@@ -20,7 +20,7 @@ from ctan.records import EVALUATION
 from ctan.tracking import gate, registry
 from ctan.tracking.comparison import ComparisonFiles, read_comparison
 from ctan.tracking.ledger import Ledger, plain
-from ctan.tracking.lineage import ORIGIN_TAGS, VALIDATION, is_synthetic
+from ctan.tracking.lineage import ORIGIN_TAGS, SYNTHETIC, VALIDATION, is_synthetic
 from ctan.tracking.reference import NotComparableError, champion_scores
 from ctan.tracking.runs import NO_SERVER, WEIGHTS_TAG, find_logged_model, is_lost
 from ctan.tracking.server import connect, is_server, prepare, tracking_errors, without_password
@@ -96,17 +96,18 @@ def promote(
     """
     if not config.promotion.enabled:
         return Decision(False, config.model_name, None, "promotion.enabled is false, the registry was left alone")
-    if not re.fullmatch(r"\w[\w.-]*", config.model_name):
-        raise ConfigError(f"promotion.model_name: {config.model_name!r}; allowed: letters, digits, '.', '_' and '-'")
+    name = config.name_of((lineage or {}).get(SYNTHETIC) == "true")
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"promotion.model_name: {name!r}; allowed: letters, digits, '.', '_' and '-'")
     comparison = read_comparison(comparison_dir, model_dirs, pointer)
-    ledger = Ledger(pointer.store_root, config.model_name)
+    ledger = Ledger(pointer.store_root, name)
     ledger.check_writable()
     uri = prepare()
     client = connect()
-    with tracking_errors(uri, f"promoting {config.model_name}"):
+    with tracking_errors(uri, f"promoting {name}"):
         if is_lost(client, comparison.candidate.run_id):
-            return Decision(False, config.model_name, None, NO_SERVER)
-        return _Promotion(client, pointer, comparison, ledger, config, lineage or {}).run()
+            return Decision(False, name, None, NO_SERVER)
+        return _Promotion(client, name, pointer, comparison, ledger, config, lineage or {}).run()
 
 
 class _Promotion:
@@ -115,6 +116,7 @@ class _Promotion:
     def __init__(
         self,
         client: MlflowClient,
+        name: str,
         pointer: StorePointer,
         comparison: ComparisonFiles,
         ledger: Ledger,
@@ -122,7 +124,7 @@ class _Promotion:
         lineage: Mapping[str, str],
     ) -> None:
         self.client, self.pointer, self.comparison = client, pointer, comparison
-        self.ledger, self.config, self.name = ledger, config, config.model_name
+        self.ledger, self.config, self.name = ledger, config, name
         self.candidate, self.lineage = comparison.candidate, lineage
 
     def run(self) -> Decision:
@@ -240,7 +242,7 @@ class _Promotion:
             look=self._look(),
             groups=self._subgroups(),
             lacking=self._lacking(),
-            validated=VALIDATION in self.lineage,
+            validated=bool(self.lineage.get(VALIDATION)),
             remarks=remarks,
         )
         return gate.judge(contest, settings)

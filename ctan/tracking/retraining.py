@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ctan.config import SYNTHETIC_SUFFIX
 from ctan.sources.origin import Origin
 from ctan.tracking.registry import CHAMPION, DECISION_TAG, get_alias
 from ctan.tracking.server import connect, prepare, tracking_errors
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 _TAGS = {"data": "data_version", "settings": "settings_hash", "code": "pipeline_code_hash"}
@@ -77,13 +79,25 @@ def check(model_name: str, origin: Origin) -> Verdict:
     uri = prepare()
     client = connect()
     with tracking_errors(uri, f"looking for versions of {model_name}"):
-        versions = client.search_model_versions(f"name='{model_name}'")
-        judged = sorted((v for v in versions if DECISION_TAG in v.tags), key=lambda v: int(v.version), reverse=True)
-        situation = Situation(model_name, origin, get_alias(client, model_name, CHAMPION), judged)
+        situations = (_situation(client, name, origin) for name in _names(model_name, origin))
+        found_any = [situation for situation in situations if situation.judged]
+    situation = found_any[0] if found_any else Situation(model_name, origin, None, ())
     for reason in REASONS:
         if found := reason(situation):
             return Verdict(True, found)
     return Verdict(False, _unchanged(situation))
+
+
+def _situation(client: MlflowClient, name: str, origin: Origin) -> Situation:
+    versions = client.search_model_versions(f"name='{name}'")
+    judged = sorted((v for v in versions if DECISION_TAG in v.tags), key=lambda v: int(v.version), reverse=True)
+    return Situation(name, origin, get_alias(client, name, CHAMPION), judged)
+
+
+def _names(model_name: str, origin: Origin) -> list[str]:
+    """Return the names a version may have: whether data that DVC pins are synthetic only ingestion knows."""
+    synthetic = model_name.removesuffix(SYNTHETIC_SUFFIX) + SYNTHETIC_SUFFIX
+    return [synthetic] if origin.synthetic else list(dict.fromkeys([model_name, synthetic]))
 
 
 def _unchanged(situation: Situation) -> str:

@@ -100,7 +100,7 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
     write_manifest(passed, output_dir / MANIFEST_FILE)
     write_text(output_dir / "config.yaml", config.to_yaml())
     spec.save(output_dir)
-    write_json(output_dir / "summary.json", {**asdict(summary), "passed": not problem})
+    write_json(output_dir / "summary.json", asdict(summary))
     write_page(report, spec, manifest, passed, quarantine, outcomes, problem)
     return summary
 

@@ -85,6 +85,7 @@ def test_config_prints_all_settings_as_yaml_that_is_a_profile_again(tmp_path: Pa
         (["run", "--arch", "unet"], ["architectures", "unknown 'unet'; allowed: ctan, hps, mtan, stl"]),
         (["run", "--inputs", "mri"], ["data.inputs", "'ct', 'ct+targets' or 'oracle'"]),
         (["run", "--epochs", "-1"], ["training.epochs", "greater than or equal to 1"]),
+        (["run"], ["--source is missing", "`make demo`"]),
         (["data", "ingest", "nowhere"], ["nowhere", "not a folder"]),
         (["data", "validate"], ["manifest", "not there yet", "ctan data ingest"]),
         (["data", "preprocess", "phantom:"], ["validated", "not there yet", "ctan data validate"]),

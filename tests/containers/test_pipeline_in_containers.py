@@ -106,9 +106,9 @@ def _check_server(address: str, comparison: dict[str, Any], decision: dict[str, 
     runs = [client.get_run(model["run_id"]) for model in comparison["models"]]
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     assert {run.data.params["training.epochs"] for run in runs} == {"1"}
-    version = client.get_model_version("ctan-openkbp", "1")
+    version = client.get_model_version("ctan-openkbp-phantom", "1")
     assert version.run_id == comparison["models"][comparison["best"]["model_index"]]["run_id"]
-    aliased = client.get_registered_model("ctan-openkbp").aliases
+    aliased = client.get_registered_model("ctan-openkbp-phantom").aliases
     assert aliased.get("champion") == decision["champion_after"] == ("1" if decision["promoted"] else None)
 
 
@@ -117,7 +117,7 @@ def _check_lineage(address: str, image: str) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(address)
-    version = client.get_model_version("ctan-openkbp", "1")
+    version = client.get_model_version("ctan-openkbp-phantom", "1")
     label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
     commit = subprocess.check_output(["docker", "image", "inspect", "-f", label, image], text=True).strip()
     for tags in (version.tags, client.get_run(version.run_id).data.tags):

@@ -41,7 +41,14 @@ def test_an_installed_data_set_is_listed_and_without_it_unknown(installed: dict[
 def test_an_installed_data_set_goes_from_raw_files_to_a_registered_model(
     installed: dict[str, str], own_workspace: Path
 ) -> None:
-    arguments = ["run", "--dataset", "two-class-pictures", "--source", "phantom:train=14,validation=6,seed=0"]
+    arguments = [
+        "run",
+        "--dataset",
+        "two-class-pictures",
+        "--source",
+        "phantom:train=14,validation=6,seed=0",
+        "--promote",
+    ]
     arguments += ["--profile", "smoke", "--epochs", "1", "--arch", "hps", "--set", "data.num_folds=2"]
     arguments += ["--set", "network.base_width=4", "--set", "evaluation.num_bootstrap=100"]
     ran = ctan(arguments, installed)
@@ -52,5 +59,5 @@ def test_an_installed_data_set_goes_from_raw_files_to_a_registered_model(
     (entry,) = comparison["architectures"]
     assert 0 <= entry["scores"]["evaluation"]["finding"]["auc"]["value"] <= 1
     decision = json.loads((run_dir / "decision.json").read_text(encoding="utf-8"))
-    assert decision["model_name"] == "ctan-two-class-pictures"
+    assert decision["model_name"] == "ctan-two-class-pictures-phantom"
     assert decision["version"]

@@ -135,7 +135,7 @@ class Site:
             comparison or self.compare(model_dir, **scores),
             [model_dir],
             small_config(**more),
-            LINEAGE if lineage is None else lineage,
+            LINEAGE if lineage is None else {"validation": LINEAGE["validation"], **lineage},
         )
 
     def ledger(self) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ TINY += ["--set", "planning.max_grid_voxels=20000", "--set", "planning.step_voxe
 
 def run(source: str, workspace: Path) -> dict:
     """Run a folder through the pipeline; return the comparison, with what was decided under `decision`."""
-    command = [CTAN, "run", "--dataset", "folder", "--source", source, *TINY]
+    command = [CTAN, "run", "--dataset", "folder", "--source", source, "--promote", *TINY]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
     (run_dir,) = (workspace / "runs").iterdir()
@@ -47,7 +47,7 @@ def test_mr_with_contours_and_a_class_from_phantoms(tmp_path: Path, own_workspac
     (folder / "dataset.yaml").write_text(yaml.safe_dump({k: v for k, v in described.items() if k != "numbers"}))
     comparison = run(str(folder), own_workspace)
     assert tasks_of(comparison) == {"contouring", "larger"}
-    assert (comparison["dataset"], comparison["decision"]["model_name"]) == ("lobes", "ctan-lobes")
+    assert (comparison["dataset"], comparison["decision"]["model_name"]) == ("lobes", "ctan-lobes-phantom")
 
 
 def test_phantoms_with_a_number_to_predict(own_workspace: Path) -> None:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ctan.errors import TrackingError
 from ctan.tracking import Decision, prepare, promote, training_run
 from ctan.tracking.ledger import Ledger
-from tests.helpers.promotion import Site
+from tests.helpers.promotion import LINEAGE, Site
 from tests.helpers.small import SMALL
 from tests.helpers.tracking import pointer_at, small_config
 from tests.helpers.workloads import ADMIN, ADMIN_PASSWORD, http_status, wait_until
@@ -208,7 +208,7 @@ def test_a_run_survives_that_the_database_is_restarted_in_the_middle_of_a_traini
     database: Postgres, server: MlflowServer, s3_server: S3Server, own_workspace: Path
 ) -> None:
     command = [str(Path(sys.executable).with_name("ctan")), "run", "--profile", "smoke", "--epochs", str(EPOCHS)]
-    command += ["--source", "phantom:train=6,validation=2,seed=0", "--arch", "stl"]
+    command += ["--source", "phantom:train=6,validation=2,seed=0", "--arch", "stl", "--promote"]
     command += [word for setting in SMALL for word in ("--set", setting)]
     status, lines = run_with_an_outage(command, server, database)
     output = "".join(lines)
@@ -225,7 +225,8 @@ def test_a_run_survives_that_the_database_is_restarted_in_the_middle_of_a_traini
     for run_id, model_dir in trained.items():
         assert_recorded(run_id, model_dir, server, s3_server)
     decision = json.loads((run_dir / "decision.json").read_text())
-    champion = client().get_model_version_by_alias("ctan-openkbp", "champion" if decision["promoted"] else "challenger")
+    alias = "champion" if decision["promoted"] else "challenger"
+    champion = client().get_model_version_by_alias("ctan-openkbp-phantom", alias)
     assert champion.version == decision["version"]
     assert champion.run_id in trained
     files = [path for path in own_workspace.rglob("*") if path.is_file()]
@@ -264,7 +265,7 @@ def test_a_resumed_training_whose_run_is_gone_goes_on_in_another(
 def promote_as(name: str, site: Site, model_dir: Path) -> Decision:
     pointer, config = pointer_at(site.store_root), small_config(promotion={"model_name": name})
     comparisons = sorted(site.folder.glob("comparison-*")) or [site.compare(model_dir)]
-    return promote(pointer, comparisons[0], [model_dir], config)
+    return promote(pointer, comparisons[0], [model_dir], config, LINEAGE)
 
 
 def stop_after_the_ledger(database: Postgres, monkeypatch: pytest.MonkeyPatch) -> Event:

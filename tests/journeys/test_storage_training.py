@@ -187,7 +187,7 @@ def test_two_machines_share_nothing_but_a_bucket(
     """The first one trains and promotes; on the second one `ctan run` finds the store and the training."""
     machine("first")
     train_and_promote(root, tmp_path)
-    (entry,) = objects_of(server, f"{root}/ledger")["ctan-openkbp.jsonl"].decode().splitlines()
+    (entry,) = objects_of(server, f"{root}/ledger")["ctan-openkbp-phantom.jsonl"].decode().splitlines()
     (store,) = {path.split("/")[0] for path in objects_of(server, f"{root}/stores")}
     assert json.loads(entry)["store_key"] == store
 

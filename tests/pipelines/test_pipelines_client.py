@@ -169,7 +169,8 @@ def test_step_functions_announce_themselves_the_way_the_client_reads(
     from ctan import steps
     from ctan.settings import load_config
 
-    (tmp_path / "config.yaml").write_text(load_config("smoke").to_yaml(), encoding="utf-8")
+    settings = load_config("smoke", ["promotion.enabled=false"]).to_yaml()
+    (tmp_path / "config.yaml").write_text(settings, encoding="utf-8")
     items = steps.plan(str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(json.dumps(items)) == items

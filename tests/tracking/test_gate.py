@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ctan.records import SeenGroups
 from ctan.tracking.gate import Criterion, Rival, Verdict, error_of_look
 from tests.helpers.contests import CONTOURS, DIAGNOSIS, DOSE, decide, level, record, table
 
@@ -123,20 +124,20 @@ def test_below_ten_cases_nothing_is_decided_and_no_row_carries_a_verdict() -> No
     assert decide(level(0.9, 1.0, count=4), level(0.5, 5.0, count=4, seed=1), min_cases=4).promoted
 
 
-def test_cases_that_either_model_learned_from_leave_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cases_that_either_model_learned_from_leave_the_comparison() -> None:
     """The champion was scored on cases that it knew by heart: Dice 0.99 there, 0.5 elsewhere."""
-    from ctan.tracking import gate
-
     known = {f"pt_{i}" for i in range(10)}
     champion = table([{"dice": {"A": 0.99 if f"pt_{i}" in known else 0.5 + i / 1e3}, "dose": 3.0} for i in range(30)])
     ours = table([{"dice": {"A": 0.6 + i / 1e3}, "dose": 3.0} for i in range(30)])
-    newer, older = record(seed=1), record(seed=0)
-    learned = {1: frozenset({"pt_29"}), 0: frozenset(known)}
-    monkeypatch.setattr(gate, "learned_from", lambda model: learned[model.seed])
+    newer = record(seen=SeenGroups.of(["pt_29", "pt_400"], "one version of the data"))
+    older = record(seen=SeenGroups.of(known, "another"))
     verdict = decide(ours, champion, own=newer, champions=older)
     assert verdict.promoted
     assert row(verdict, "enough common cases").number == 19
     assert "11 cases that one of the models learned from are left out, 19 remain" in verdict.reason
+    assert "learned from is not recorded" not in verdict.reason
+    old = decide(ours, champion, own=newer, champions=record())
+    assert "which cases the champion learned from is not recorded" in old.reason
     refused = decide(ours, champion, own=newer, champions=older, min_cases=20)
     assert refused.reason.startswith("19 cases are too few for a decision, 20 are needed")
 

@@ -114,7 +114,7 @@ def test_the_version_and_the_ledger_hold_the_table_of_the_decision(site: Site) -
 
 @pytest.mark.parametrize("lacks", ["data_version", "validation"])
 def test_a_model_whose_origin_is_not_known_whole_is_not_promoted(site: Site, lacks: str) -> None:
-    lineage = {name: value for name, value in LINEAGE.items() if name != lacks}
+    lineage = LINEAGE | {lacks: ""}
     decision = site.promote(site.train(seed=0), lineage=lineage)
     assert not decision.promoted
     assert (
@@ -124,10 +124,25 @@ def test_a_model_whose_origin_is_not_known_whole_is_not_promoted(site: Site, lac
 
 def test_a_champion_of_synthetic_data_does_not_stand_in_the_way_of_the_first_real_model(site: Site) -> None:
     """Was "registered, not promoted", whatever its scores, because the grid of the phantoms differs."""
+    # as release 0.1 registered it
     site.promote(site.train(seed=0), lineage=LINEAGE | {"data_source": "phantom:train=12,validation=4,seed=0"})
     decision = site.promote(site.train(seed=1), dose=7.0, evaluation_hash="n" * 64)
     assert decision.promoted
     assert "the champion, version 1, learned from synthetic data and does not count" in decision.reason
+
+
+def test_models_of_synthetic_and_of_real_data_never_share_a_name(site: Site) -> None:
+    """Was ctan-openkbp for both: the phantoms' model was its champion."""
+    phantoms = LINEAGE | {"data_source": "phantom:train=12,validation=4,seed=0", "synthetic": "true"}
+    first, second = site.train(seed=0), site.train(seed=1)
+    decision = site.promote(first, lineage=phantoms)
+    assert (decision.model_name, decision.version) == (f"{NAME}-phantom", "1")
+    assert site.client.get_model_version(f"{NAME}-phantom", "1").tags["synthetic"] == "true"
+    assert site.promote(second).model_name == NAME
+    named = {"promotion": {"model_name": "lab"}}
+    assert site.promote(first, lineage=phantoms, **named).model_name == "lab-phantom"
+    with pytest.raises(ConfigError, match="'lab-phantom' is a name of synthetic data, these are real"):
+        site.promote(second, promotion={"model_name": "lab-phantom"})
 
 
 def test_a_worse_challenger_is_kept_beside_the_champion(site: Site) -> None:

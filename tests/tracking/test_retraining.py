@@ -68,7 +68,7 @@ def test_a_challenger_that_lost_is_not_trained_again(site: Site) -> None:
 
 
 def test_a_version_registered_by_something_else_counts_as_unknown(site: Site) -> None:
-    site.promote(site.train(0))
+    site.promote(site.train(0), lineage={})
     assert "data unknown -> aaaaaaaaaaaa" in check(NAME, NOW).reason
 
 
