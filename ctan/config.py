@@ -96,6 +96,9 @@ class ValidationConfig(Settings):
         0.05, ge=0, le=1, description="stop when a larger share of the cases is quarantined"
     )
     max_dose_gy: float = Field(100.0, gt=0, description="largest plausible dose in Gy")
+    max_unknown_target_share: float = Field(
+        0.0, ge=0, lt=1, description="share of a target that may lie outside the dose grid, where its dose is not known"
+    )
     min_spacing_mm: float = Field(0.5, gt=0, description="smallest plausible voxel edge in mm")
     max_spacing_mm: float = Field(10.0, gt=0, description="largest plausible voxel edge in mm")
     target_dose_tolerance: float = Field(

@@ -139,12 +139,12 @@ def draw_dose(axes: Axes, dose: npt.NDArray[Any], largest_gy: float, opacity: fl
 
     Args:
         axes: of the slice.
-        dose: (rows, columns), Gy.
+        dose: (rows, columns), Gy; NaN where it is not known, which leaves the image visible.
         largest_gy: the end of the scale.
         opacity: of the dose where it is not little.
         placed: as the image below was given to `imshow`.
     """
-    alpha = opacity * np.clip((dose / largest_gy - _HIDDEN_SHARE / 2) / (_HIDDEN_SHARE / 2), 0, 1)
+    alpha = opacity * np.clip((np.nan_to_num(dose) / largest_gy - _HIDDEN_SHARE / 2) / (_HIDDEN_SHARE / 2), 0, 1)
     axes.imshow(dose, cmap=DOSE_COLOURS, vmin=0, vmax=largest_gy, alpha=alpha, **placed)
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ctan.cases import DataSpec, ImageSpec, StoredCase
 from ctan.config import DataConfig
+from ctan.errors import DataError
 
 _DISTANCE_SCALE_MM = 50.0
 
@@ -22,10 +23,13 @@ class Inputs:
         shown: `"ct"`: the image alone; `"ct+targets"`: and targets and possible-dose mask where there is a dose;
             `"oracle"`: and the true organs.
         signed_distance: the signed distance to the targets is a channel too.
+        mask: `"possible"`: where dose can be, which is told without a dose. `"known"`: where it can be and is known, as
+            models saw it whose mask was cut from the dose grid.
     """
 
     shown: Literal["ct", "ct+targets", "oracle"] = "ct+targets"
     signed_distance: bool = False
+    mask: Literal["possible", "known"] = "possible"
 
     @classmethod
     def of(cls, config: DataConfig) -> Inputs:
@@ -64,21 +68,35 @@ def network_input(stored: StoredCase, spec: DataSpec, inputs: Inputs) -> npt.NDA
 
     Returns:
         (C, D, H, W) float32; pictures (C, H, W).
+
+    Raises:
+        DataError: when the network saw a mask that was cut from the dose, and the case has no dose.
     """
     channels = list(_image_channels(stored, spec.image))
     if inputs.shown == "ct" or not spec.has_dose:
         return np.stack(channels)
     highest_gy = max(spec.targets.values())
-    target_map = np.zeros(stored.dose_mask.shape, np.float32)
+    target_map = np.zeros(stored.possible_dose.shape, np.float32)
     for name, level_gy in spec.targets.items():
         mask = stored.masks[spec.structures.index(name)]
         target_map[mask] = np.maximum(target_map[mask], level_gy / highest_gy)
-    channels += [target_map, stored.dose_mask.astype(np.float32)]
+    channels += [target_map, _dose_mask(stored, inputs).astype(np.float32)]
     if inputs.signed_distance:
         channels.append(stored.target_distance.astype(np.float32) / _DISTANCE_SCALE_MM)
     if inputs.shown == "oracle":
         channels += list(stored.masks[[spec.structures.index(name) for name in spec.organs]].astype(np.float32))
     return np.stack(channels)
+
+
+def _dose_mask(stored: StoredCase, inputs: Inputs) -> npt.NDArray[np.bool_]:
+    if inputs.mask == "possible":
+        return stored.possible_dose
+    if not stored.dose_known.size:
+        raise DataError(
+            f"{stored.case_id}: has no dose, and the model was trained by a ctan that cut one of its inputs from the "
+            f"dose grid; train it again to predict cases without a dose"
+        )
+    return stored.dose_known
 
 
 def _image_channels(stored: StoredCase, spec: ImageSpec) -> npt.NDArray[np.float32]:

@@ -67,7 +67,7 @@ class _DiceCrossEntropy(torch.autograd.Function):
 
 
 def dose_loss(output: Tensor, dose: Tensor, mask: Tensor) -> Tensor:
-    """Return ten times the mean absolute error inside the possible-dose mask, mean per case, then over the batch.
+    """Return ten times the mean absolute error where dose is possible and known, mean per case, then over the batch.
 
     Args:
         output: (B, 1, ...) predicted dose over the dose scale.

@@ -1,6 +1,7 @@
 """The words that every room shares: a case in its three forms, and what all cases of a data set have in common."""
 
 from ctan.cases.case import (
+    DOSE_KNOWN,
     POSSIBLE_DOSE_MASK,
     SPLIT_TEST,
     SPLIT_TRAIN,
@@ -13,6 +14,7 @@ from ctan.cases.spec import CT, SPEC_FILE, Augmentation, DataSpec, ImageSpec, ch
 
 __all__ = [
     "CT",
+    "DOSE_KNOWN",
     "POSSIBLE_DOSE_MASK",
     "SPEC_FILE",
     "SPLIT_TEST",

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST = "train", "validation", "test"
-POSSIBLE_DOSE_MASK = "possible_dose_mask"
+POSSIBLE_DOSE_MASK = "possible_dose_mask"  # where dose can be: told without a dose, so it is there to predict one
+DOSE_KNOWN = "dose_known"  # where it is known what the dose is
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class Case:
         spacing_mm: voxel edge per axis.
         images: the data set's image by name, see `ImageSpec`. Volumes are (posterior, left, inferior), pictures
             (row, column); `"ct"` is (D, H, W) uint16, 0..4095, HU is about value - 1024; `"rgb"` is (3, H, W) uint8.
-        masks: name -> bool array; contoured structures and `"possible_dose_mask"`. A structure that was not
-            contoured has no entry.
-        doses: `"dose"` -> float32 Gy; empty where the data set has none.
+        masks: name -> bool array; contoured structures, where the data set has doses `"possible_dose_mask"` (where
+            dose can be, told without a dose), and `"dose_known"` (without an entry: the dose is known everywhere). A
+            structure that was not contoured has no entry.
+        doses: `"dose"` -> float32 Gy, 0 where it is not known; empty where there is none.
         labels: name -> class label of image-level tasks; a label that is not known has no entry.
         numbers: name -> number of image-level tasks, such as a volume or an age; one that is not known has no entry.
         facts: further columns of the manifest, see `Dataset.facts`; what is not known has no entry.
@@ -69,6 +71,14 @@ class Case:
         """Voxels per axis."""
         return next(iter(self.images.values())).shape[-len(self.spacing_mm) :]
 
+    @property
+    def dose_known(self) -> npt.NDArray[np.bool_]:
+        """Where it is known what the dose is, all axes of the image: elsewhere it is neither learnt nor scored."""
+        import numpy as np
+
+        known = self.masks.get(DOSE_KNOWN)
+        return np.full(self.shape, "dose" in self.doses) if known is None else known
+
 
 @dataclass(frozen=True)
 class StoredCase:
@@ -81,7 +91,8 @@ class StoredCase:
         masks: (S, D, H, W) bool in the order of `dataset.structures`; False where a structure is not contoured.
         known: (S,) bool, whether the structure is contoured.
         dose: (D, H, W) float32, Gy.
-        dose_mask: (D, H, W) bool, voxels that touch the possible-dose mask.
+        possible_dose: (D, H, W) bool, voxels that touch the possible-dose mask; needs no dose to be made.
+        dose_known: (D, H, W) bool, voxels that touch where dose is possible and known.
         target_distance: (D, H, W) int8, signed distance in mm to the union of the targets, see
             `ctan.cases.geometry.signed_distance_mm`.
         spacing_mm: voxel edge per axis of the working grid.
@@ -89,8 +100,8 @@ class StoredCase:
         numbers: name -> number of image-level tasks.
         prescription_gy: what doses are scaled by, the highest prescribed dose of the case.
 
-    Pictures have no axis `D`. `dose`, `dose_mask` and `target_distance` are empty, of shape (0,), where the data set
-    has no dose.
+    Pictures have no axis `D`. `dose` and `dose_known` are empty, of shape (0,), where the case has no dose;
+    `possible_dose` and `target_distance` where the data set has none.
     """
 
     case_id: str
@@ -101,7 +112,8 @@ class StoredCase:
     masks: npt.NDArray[np.bool_]
     known: npt.NDArray[np.bool_]
     dose: npt.NDArray[np.float32]
-    dose_mask: npt.NDArray[np.bool_]
+    possible_dose: npt.NDArray[np.bool_]
+    dose_known: npt.NDArray[np.bool_]
     target_distance: npt.NDArray[np.int8]
     spacing_mm: tuple[float, ...]
     labels: Mapping[str, str]

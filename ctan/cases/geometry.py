@@ -18,6 +18,7 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 _FAR_MM = 127
+_TOUCHES = 1e-6  # share of a working voxel; less is rounding
 _DIMS_OF_VOLUME = 3  # pictures are shown whole: only volumes are searched for a body
 
 
@@ -252,29 +253,34 @@ def masks_to_working(masks: Bools, geometry: Geometry) -> Bools:
     return np.stack(kept) if kept else np.zeros((0, *geometry.shape), bool)
 
 
-def dose_to_working(dose: Floats, possible: Bools, geometry: Geometry) -> tuple[Floats, Bools]:
+def touching(mask: Bools, geometry: Geometry) -> Bools:
+    """Return the working voxels (*shape) that touch a mask (*native_shape)."""
+    return np.asarray(to_working(mask, geometry) > _TOUCHES)
+
+
+def dose_to_working(dose: Floats, known: Bools, geometry: Geometry) -> tuple[Floats, Bools]:
     """Bring the dose to the working grid without the dark rim that plain averaging leaves.
 
-    Dose ends at the edge of the possible-dose mask. A working voxel on that edge gets the mean of the part inside, and
-    those one voxel further out the value nearest to them: both are what interpolation back to the native voxels
-    of the rim needs.
+    Dose ends at the edge of the possible-dose mask, and where it is not known. A working voxel on that edge gets the
+    mean of the part inside, and those one voxel further out the value nearest to them: both are what interpolation
+    back to the native voxels of the rim needs.
 
     Args:
         dose: (*native_shape) float32, Gy.
-        possible: (*native_shape) the possible-dose mask.
+        known: (*native_shape) where dose is possible and known.
         geometry: of the case.
 
     Returns:
         dose: (*shape) float32, Gy.
-        possible: (*shape) bool, voxels that touch the possible-dose mask: all that scored voxels depend on.
+        known: (*shape) bool, voxels that touch the known dose: all that scored voxels depend on.
     """
     if not geometry.is_resampled:
-        return to_working(dose, geometry), to_working(possible, geometry)
-    share = to_working(possible, geometry)
-    touched = share > 1e-6
+        return to_working(np.where(known, dose, 0), geometry), touching(known, geometry)
+    share = to_working(known, geometry)
+    touched = share > _TOUCHES
     if not touched.any():
         return np.zeros(geometry.shape, np.float32), touched
-    mean = to_working(np.where(possible, dose, 0), geometry) / np.where(touched, share, 1)
+    mean = to_working(np.where(known, dose, 0), geometry) / np.where(touched, share, 1)
     from scipy import ndimage
 
     rim = ndimage.binary_dilation(touched, np.ones((3,) * touched.ndim))

@@ -19,7 +19,7 @@ def to_working(
     grid_spacing_mm: Sequence[float] | None,
     fold: int = -1,
 ) -> tuple[StoredCase, geo.Geometry]:
-    """Bring a case to the working grid.
+    """Bring a case to the working grid; one without a dose too, where the data set has doses.
 
     Args:
         case: at native resolution.
@@ -37,10 +37,13 @@ def to_working(
     spacing_mm = None if grid_spacing_mm is None else tuple(grid_spacing_mm)
     geometry = _place(case, image, possible, spec, tuple(grid_shape), spacing_mm)
     masks = geo.masks_to_working(stacked_masks(case, spec), geometry)
-    dose, dose_mask, distance = np.zeros(0, np.float32), np.zeros(0, bool), np.zeros(0, np.int8)
+    dose, distance = np.zeros(0, np.float32), np.zeros(0, np.int8)
+    possible_dose = dose_known = np.zeros(0, bool)
     prescription_gy = 1.0
     if spec.has_dose:
-        dose, dose_mask = geo.dose_to_working(case.doses["dose"], possible, geometry)
+        possible_dose = geo.touching(possible, geometry)
+        if "dose" in case.doses:
+            dose, dose_known = geo.dose_to_working(case.doses["dose"], possible & case.dose_known, geometry)
         target = np.any(masks[[name in spec.targets for name in spec.structures]], axis=0)
         distance = geo.signed_distance_mm(target, geometry.spacing_mm)
         prescription_gy = float(case.facts.get("prescription_gy", max(spec.targets.values())))
@@ -53,7 +56,8 @@ def to_working(
         masks=masks,
         known=np.array([name in case.masks for name in spec.structures], bool),
         dose=dose,
-        dose_mask=dose_mask,
+        possible_dose=possible_dose,
+        dose_known=dose_known,
         target_distance=distance,
         spacing_mm=geometry.spacing_mm,
         labels=dict(case.labels),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import POSSIBLE_DOSE_MASK
+from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK
 from ctan.cases.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, stored_ct, to_case_axes
 from ctan.dicom.anatomy import check_body, check_sides, check_targets
 from ctan.dicom.contours import structures_of
@@ -37,8 +37,8 @@ class Planning:
     Attributes:
         spacing_mm: voxel edge per axis.
         ct: (D, H, W) uint16, HU + 1024.
-        masks: contoured structures and `"possible_dose_mask"`, (D, H, W) bool.
-        dose: (D, H, W) float32 Gy; 0 outside the possible-dose mask.
+        masks: (D, H, W) bool: contoured structures, `"possible_dose_mask"` (the body), `"dose_known"` (the dose grid).
+        dose: (D, H, W) float32 Gy; 0 outside the body and where it is not known.
         prescription_gy: None when it is not known.
         num_unknown_rois: ROIs whose names match no structure.
         sha256: of the bytes of all files, whatever their names.
@@ -83,16 +83,15 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
     drawn, in_grid = in_case.pop(BODY, None), _in_case_axes(known, ct.image)
     body = body_of(hounsfield) if drawn is None else drawn
     fit = _fit(hounsfield, drawn, in_case) + check_sides(in_case, config.mirrored_pairs, body)
-    possible = body & in_grid
-    if not possible.any():
+    if not (body & in_grid).any():
         raise DataError("RTDOSE: its grid does not meet the body; dose and CT are not of the same patient or frame")
     check_targets(in_case, config.targets, in_grid)
     order = [name for name in config.structures if name in in_case]
     return Planning(
         spacing_mm=spacing_mm,
         ct=stored_ct(hounsfield),
-        masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: possible},
-        dose=to_case_axes(dose_image)[0] * possible,
+        masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: body, DOSE_KNOWN: in_grid},
+        dose=to_case_axes(dose_image)[0] * (body & in_grid),
         prescription_gy=prescription_gy,
         num_unknown_rois=structures.num_unknown,
         sha256=sha256_of_digests({file.sha256: file.sha256 for file in opened}),

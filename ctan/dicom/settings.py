@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK
 from ctan.cases.sides import side_of
 from ctan.config import Settings
 
@@ -63,7 +64,7 @@ class DicomConfig(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> DicomConfig:
         for name in self.structures:
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name) or name == "possible_dose_mask":
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name) or name in (POSSIBLE_DOSE_MASK, DOSE_KNOWN):
                 raise ValueError(f"structures: {name!r} cannot be a name; allowed: letters, digits, _ . + -")
         for name, patterns in {**self.structures, "body": self.body}.items():
             for pattern in patterns:

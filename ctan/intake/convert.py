@@ -2,7 +2,7 @@
 
 Each patient is brought to OpenKBP's 128 x 128 x 128 grid: cropped and padded where the patient fits with the voxels as
 they are, else resampled to the smallest voxels that hold the patient. As in OpenKBP the CT is 0 outside the patient,
-the targets do not overlap, and the possible-dose mask is where dose is known.
+the targets do not overlap, and the possible-dose mask is where dose is known: a target must lie in it.
 """
 
 from __future__ import annotations
@@ -161,6 +161,15 @@ def to_openkbp(case: Case, names: Mapping[str, str], factor: float = 1.0) -> Ope
     if not any(new in TARGETS for new in contoured):
         targets = ", ".join(old for old, new in names.items() if new in TARGETS)
         raise CaseError(case.case_id, f"no target is contoured ({targets}); without one a dose cannot be predicted")
+    for name in TARGETS:
+        if name in contoured and (unknown := np.count_nonzero(contoured[name] & ~case.dose_known)):
+            share = unknown / np.count_nonzero(contoured[name])
+            raise CaseError(
+                case.case_id,
+                f"the dose of {share:.1%} of {name} is not known, which OpenKBP's form cannot say; export a dose grid "
+                f"that covers the target",
+            )
+    possible = possible & case.dose_known
     patient = _body(case.case_id, ct) | possible
     geometry = openkbp_grid(np.any([patient, *contoured.values()], axis=0), possible, case.spacing_mm)
 

@@ -22,7 +22,8 @@ def case_row(case: Case, spec: DataSpec, fold: int) -> dict[str, Any]:
         fold: its fold, or `NO_FOLD` outside the training split.
 
     Returns:
-        A manifest row: every column of `SCHEMA(spec)`. Doses in Gy; `dose_mean_gy` is over the possible-dose mask.
+        A manifest row: every column of `SCHEMA(spec)`. Doses in Gy, means where the dose is known; `dose_mean_gy` is
+        over the possible-dose mask.
     """
     name, image = spec.image.name, case.images[spec.image.name]
     row = {
@@ -46,28 +47,32 @@ def case_row(case: Case, spec: DataSpec, fold: int) -> dict[str, Any]:
     }
     masks = {structure: case.masks.get(structure) for structure in spec.structures}
     row |= {f"voxels_{s}": None if mask is None else int(np.count_nonzero(mask)) for s, mask in masks.items()}
+    if spec.has_dose:
+        row |= {f"unknown_dose_share_{name}": _unknown_share(mask, case.dose_known) for name, mask in masks.items()}
     for target in spec.targets:
         mask = masks[target]
-        row[f"dose_mean_gy_{target}"] = None if mask is None else _mean(case.doses["dose"][mask])
+        row[f"dose_mean_gy_{target}"] = None if mask is None else _mean(case.doses["dose"][mask & case.dose_known])
     row |= {f"label_{label}": case.labels.get(label) for label in spec.labels}
     row |= {f"number_{name}": case.numbers.get(name) for name in spec.numbers}
     return row | {fact: case.facts.get(fact) for fact in spec.facts}
 
 
-def _extent(case: Case, image: np.ndarray, spec: DataSpec) -> tuple[int, ...]:
-    if spec.whole_image:
-        return case.shape
-    return occupied_extent(image, spec.image.body_threshold, case.masks.get(POSSIBLE_DOSE_MASK))
-
-
 def _dose_columns(case: Case) -> dict[str, Any]:
     dose, possible = case.doses["dose"], case.masks[POSSIBLE_DOSE_MASK]
+    known = possible & case.dose_known
     return {
         "num_mask_voxels": int(np.count_nonzero(possible)),
+        "num_known_dose_voxels": int(np.count_nonzero(known)),
         "dose_max_gy": float(dose.max()),
-        "dose_mean_gy": _mean(dose[possible]),
+        "dose_mean_gy": _mean(dose[known]),
         "num_dose_voxels_outside_mask": int(np.count_nonzero(dose) - np.count_nonzero(dose[possible])),
     }
+
+
+def _unknown_share(mask: np.ndarray | None, known: np.ndarray) -> float | None:
+    """Return the share of a structure whose dose is not known; None where there is no structure."""
+    size = 0 if mask is None else int(np.count_nonzero(mask))
+    return float(np.count_nonzero(mask & ~known)) / size if mask is not None and size else None
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -17,6 +17,8 @@ Doses = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 _SMALL_VOLUME_MM3 = 100.0  # 0.1 cc
 _TARGET_PERCENTILES = {"D_99": 1.0, "D_95": 5.0, "D_1": 99.0}
+_NEAR_MINIMUM = ("D_99", "D_95")
+_WHOLE = 0.95  # share of a structure with known dose, below which nothing is said of its lowest doses
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,23 @@ class DvhValue:
         return abs(self.predicted - self.planned)
 
 
-def dose_score(planned: Doses, predicted: Doses, possible_dose_mask: Mask) -> float:
+def dose_score(planned: Doses, predicted: Doses, possible_dose_mask: Mask, known: Mask | None = None) -> float:
     """Return the sum of |planned - predicted| over all voxels, divided by the voxels of the mask, in Gy.
 
-    Dose predicted outside the mask is punished: the sum does not stop there.
+    Dose predicted outside the mask is punished: the sum does not stop there. Where the planned dose is not known
+    nothing is summed and no voxel of the mask counts.
 
     Args:
         planned: (D, H, W) Gy.
         predicted: (D, H, W) Gy.
         possible_dose_mask: (D, H, W) where dose can be non-zero.
+        known: (D, H, W) where the planned dose is known; None: everywhere, as in the challenge.
 
     Raises:
         ValueError: for an empty mask, shapes that differ, or a dose that is NaN or infinite.
     """
+    if known is not None:
+        predicted, possible_dose_mask = np.where(known, predicted, planned), possible_dose_mask & known
     if not planned.shape == predicted.shape == possible_dose_mask.shape:
         raise ValueError(f"shapes differ: {planned.shape}, {predicted.shape}, {possible_dose_mask.shape}")
     num_possible = np.count_nonzero(possible_dose_mask)
@@ -107,6 +113,7 @@ def score_dose(
     structures: Mapping[str, Mask],
     targets: Mapping[str, float],
     spacing_mm: tuple[float, ...],
+    known: Mask | None = None,
 ) -> tuple[float, list[DvhValue]]:
     """Return the dose score and every DVH criterion of one patient.
 
@@ -117,21 +124,33 @@ def score_dose(
         structures: name -> (D, H, W) mask; missing and empty structures are skipped.
         targets: names of the targets, with their prescription in Gy.
         spacing_mm: voxel edges.
+        known: (D, H, W) where the planned dose is known, the only voxels that are looked at; None: everywhere. Of a
+            structure with less than 95% of them nothing is said of the lowest doses: these may lie in the rest.
 
     Raises:
         ValueError: see `dose_score`.
     """
-    score = dose_score(planned, predicted, possible_dose_mask)
+    score = dose_score(planned, predicted, possible_dose_mask, known)
     volume_mm3 = float(np.prod(spacing_mm))
     flat_planned, flat_predicted = planned.reshape(-1), predicted.reshape(-1)
     values = []
     for name, mask in structures.items():
         voxels = _voxels_of(mask)  # once a structure, for both doses
+        share, voxels = _known_of(voxels, known)
         if len(voxels):
             ours = dvh_values(flat_predicted[voxels], name in targets, volume_mm3)
             theirs = dvh_values(flat_planned[voxels], name in targets, volume_mm3)
-            values += [DvhValue(name, criterion, theirs[criterion], ours[criterion]) for criterion in ours]
+            said = [criterion for criterion in ours if share >= _WHOLE or criterion not in _NEAR_MINIMUM]
+            values += [DvhValue(name, criterion, theirs[criterion], ours[criterion]) for criterion in said]
     return score, values
+
+
+def _known_of(voxels: npt.NDArray[np.intp], known: Mask | None) -> tuple[float, npt.NDArray[np.intp]]:
+    """Return the share of voxels whose dose is known, and these."""
+    if known is None or not len(voxels):
+        return 1.0, voxels
+    there = voxels[known.reshape(-1)[voxels]]
+    return len(there) / len(voxels), there
 
 
 def _voxels_of(mask: Mask) -> npt.NDArray[np.intp]:

@@ -57,11 +57,11 @@ class ModelRecord(Record):
     """
 
     file = MODEL_FILE
-    version = 2
+    version = 3
     what = "the description of a trained model"
     advice = "expected the folder that `ctan train` writes"
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     arch: str
     fold: int
     seed: int
@@ -96,8 +96,8 @@ class ModelRecord(Record):
 
     @classmethod
     def upgraded(cls, value: Mapping[str, Any], version: int, where: str) -> Mapping[str, Any]:
-        if version == cls.version:
-            return value
-        from ctan.records.release_0_1 import upgraded_model
+        from ctan.records.release_0_1 import upgraded_model, with_inputs
 
-        return upgraded_model(value, where, cls.advice)
+        if version == 1:
+            value = upgraded_model(value, where, cls.advice)
+        return with_inputs(value) if version < cls.version else value

@@ -1,4 +1,4 @@
-"""Models of release 0.1: their `model.json` had no format version and said little of the data.
+"""Models of earlier formats. Those of release 0.1 had no format version in `model.json` and said little of the data.
 
 What they leave open stood in the code of that release: `descriptions_0_1.json` keeps it, and is never changed.
 """
@@ -71,6 +71,18 @@ def upgraded_model(value: Mapping[str, Any], where: str, advice: str) -> dict[st
         }
     except (KeyError, TypeError) as error:
         raise DataError(f"{where}: not a model of release 0.1, its settings lack {error}; {advice}") from error
+
+
+def with_inputs(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `model.json` of format 2 in format 3: it saw where dose was known, and not where it can be.
+
+    OpenKBP's own mask is both: dose is known everywhere.
+    """
+    inputs, spec = value.get("inputs"), value.get("spec")
+    if not isinstance(inputs, Mapping) or not isinstance(spec, Mapping):
+        return {**value, "format_version": 3}  # what is missing is named when it is checked
+    mask = "possible" if spec.get("dataset") == "openkbp" else "known"
+    return {**value, "format_version": 3, "inputs": {**inputs, "mask": mask}}
 
 
 def _ordered(value: Mapping[str, Any]) -> dict[str, Any]:

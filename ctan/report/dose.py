@@ -257,8 +257,9 @@ def _columns(arrays: Arrays) -> list[str]:
 
 def _limits(views: Sequence[Arrays]) -> tuple[float, float]:
     """Return the ends of the scales of dose and difference in Gy, the same for all views of a case."""
-    doses = [arrays["planned"].max() for arrays in views if "planned" in arrays]
-    differences = [np.abs(a["predicted"] - a["planned"]).ravel() for a in views if {"planned", "predicted"} <= a.keys()]
+    doses = [np.nan_to_num(arrays["planned"]).max() for arrays in views if "planned" in arrays]
+    both = [a for a in views if {"planned", "predicted"} <= a.keys()]
+    differences = [np.nan_to_num(np.abs(a["predicted"] - a["planned"])).ravel() for a in both]
     largest = float(np.percentile(np.concatenate(differences), 99.7)) if differences else 0.0
     return max(1.1 * float(max(doses, default=0.0)), 1.0), max(5.0, 5 * np.ceil(largest / 5))
 
@@ -271,7 +272,7 @@ def _slice(axes: Axes, arrays: Arrays, what: str, contours: Contours, limits: tu
         draw_dose(axes, arrays[what].astype(np.float32), limits[0], 0.8, **placed)
     elif what == "difference":
         difference = arrays["predicted"].astype(np.float32) - arrays["planned"]
-        alpha = 0.85 * np.clip(np.abs(difference) / (0.3 * limits[1]), 0, 1)
+        alpha = 0.85 * np.clip(np.abs(np.nan_to_num(difference)) / (0.3 * limits[1]), 0, 1)
         axes.imshow(difference, cmap=_DIFFERENCE_COLOURS, vmin=-limits[1], vmax=limits[1], alpha=alpha, **placed)
     if "targets" in arrays:
         _draw_contours(axes, arrays, arrays["targets"], contours.targets, contours, _LINES["targets"])

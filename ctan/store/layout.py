@@ -9,10 +9,10 @@ store_root/stores/<key>/
         native/{<image>, dose float32, masks uint8}
 ```
 Which arrays there are depends on the data set: no dose, no masks, no native images where it has or keeps none. Images
-are int16 (working) and uint16 (native) for CT, uint8 for colour. Masks are bit-packed, `(cases, masks, bytes)`, the
-possible-dose mask last. The working dose counts steps of 1/65535 of the case's largest dose (about 0.001 Gy; the error
-is half of that); the native dose is kept exactly. Native arrays are as large as the largest case, smaller cases lie in
-their corner.
+are int16 (working) and uint16 (native) for CT, uint8 for colour. Masks are bit-packed, `(cases, masks, bytes)`; last
+come the possible-dose mask and where the dose is known. The working dose counts steps of 1/65535 of the case's largest
+dose (about 0.001 Gy; the error is half of that); the native dose is kept exactly. Native arrays are as large as the
+largest case, smaller cases lie in their corner.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import POSSIBLE_DOSE_MASK, DataSpec
+from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK, DataSpec
 
 if TYPE_CHECKING:
     import zarr
 
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 STORE_FILE, ARRAYS_FOLDER = "store.json", "arrays.zarr"
 _DOSE_STEPS = 65535
 
@@ -82,7 +82,7 @@ class Layout:
             image_dtype=spec.image.dtype,
             working_dtype=spec.image.working_dtype,
             num_channels=spec.image.num_channels,
-            masks=(*spec.structures, *((POSSIBLE_DOSE_MASK,) if spec.has_dose else ())),
+            masks=(*spec.structures, *((POSSIBLE_DOSE_MASK, DOSE_KNOWN) if spec.has_dose else ())),
             has_dose=spec.has_dose,
             keeps_native=spec.keeps_native,
             native_shape=native_shape,

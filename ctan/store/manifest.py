@@ -21,7 +21,8 @@ QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("dataset", "case
 def SCHEMA(spec: DataSpec) -> pa.Schema:
     """Return the columns of a manifest of this description, in order.
 
-    `voxels_<structure>` and `dose_mean_gy_<target>` are null where the structure was not contoured, `label_<name>`,
+    `voxels_<structure>`, `unknown_dose_share_<structure>` (share of its voxels whose dose is not known) and
+    `dose_mean_gy_<target>` are null where the structure was not contoured, `label_<name>`,
     `number_<name>` and facts where they are not known. `shape`, `extent` (voxels of the box that
     holds what the working grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per
     axis, in the axis order of the data set.
@@ -43,12 +44,14 @@ def SCHEMA(spec: DataSpec) -> pa.Schema:
     if spec.has_dose:
         columns += [
             ("num_mask_voxels", pa.int64()),
+            ("num_known_dose_voxels", pa.int64()),
             ("dose_max_gy", pa.float64()),
             ("dose_mean_gy", pa.float64()),
             ("num_dose_voxels_outside_mask", pa.int64()),
         ]
     columns += [("missing", pa.list_(pa.string()))]
     columns += [(f"voxels_{name}", pa.int64()) for name in spec.structures]
+    columns += [(f"unknown_dose_share_{name}", pa.float64()) for name in spec.structures if spec.has_dose]
     columns += [(f"dose_mean_gy_{name}", pa.float64()) for name in spec.targets]
     columns += [(f"label_{name}", pa.string()) for name in spec.labels]
     columns += [(f"number_{name}", pa.float64()) for name in spec.numbers]

@@ -46,8 +46,8 @@ def pack_case(
         arrays["working/target_distance"] = working.target_distance
         entry["prescription_gy"] = working.prescription_gy
         native["native/dose"] = _fill(case.doses["dose"], layout.native_shape)
-        masks = np.concatenate([masks, working.dose_mask[None]])
-        structures = np.concatenate([structures, case.masks[POSSIBLE_DOSE_MASK][None]])
+        masks = np.concatenate([masks, working.possible_dose[None], working.dose_known[None]])
+        structures = np.concatenate([structures, case.masks[POSSIBLE_DOSE_MASK][None], case.dose_known[None]])
     if layout.masks:
         arrays["working/masks"] = pack_masks(masks)
         native["native/masks"] = pack_masks(_fill(structures, layout.native_shape))

@@ -95,10 +95,12 @@ class Store:
         row, geometry, layout = self._row(case_id), self.geometry(case_id), self._layout
         entry, empty = self._entries[case_id], np.zeros(0, bool)
         masks = self._masks("working/masks", case_id, geometry.shape) if arrays else empty
-        dose, distance, possible = empty.astype(np.float32), empty.astype(np.int8), empty
+        dose, distance = empty.astype(np.float32), empty.astype(np.int8)
+        possible = known = empty
         if layout.has_dose and arrays:
             dose = self._read("working/dose", case_id) * np.float32(entry["dose_step_gy"])
-            distance, possible = self._read("working/target_distance", case_id), masks[-1]
+            distance = self._read("working/target_distance", case_id)
+            possible, known = masks[-2:]
         return StoredCase(
             case_id=case_id,
             group_id=row["group_id"],
@@ -108,7 +110,8 @@ class Store:
             masks=masks[: len(self.spec.structures)],
             known=np.array([name not in row["missing"] for name in self.spec.structures], bool),
             dose=dose,
-            dose_mask=possible,
+            possible_dose=possible,
+            dose_known=known,
             target_distance=distance,
             spacing_mm=geometry.spacing_mm,
             labels=entry["labels"],

@@ -31,14 +31,14 @@ _DOSE_STEP_GY = 0.5  # of DVH curves
 class DoseRegression(Task):
     """Dose prediction. The head's output is dose over the case's own prescription.
 
-    Target: `dose` (B, 1, ...) Gy, `mask` (B, 1, ...) 0/1, where dose can be non-zero, and `prescription_gy` (B,).
+    Target: `dose` (B, 1, ...) Gy, `mask` (B, 1, ...) 0/1, where dose is possible and known, and `prescription_gy` (B,).
     `activate` returns the dose of a case that is prescribed `scale_gy`.
     """
 
     scale_gy: float = 70.0
 
     kind: ClassVar[str] = "dose"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     head: ClassVar[Literal["dense", "image"]] = "dense"
     case_rows: ClassVar[str] = "dose_score"
     sections: ClassVar[tuple[Section, ...]] = (Section("Dose-volume histograms", "ctan.report.sections:doses"),)
@@ -53,7 +53,7 @@ class DoseRegression(Task):
 
     def target(self, stored: StoredCase, structures: tuple[str, ...]) -> dict[str, npt.NDArray[np.generic]]:
         prescription_gy = np.asarray(stored.prescription_gy, np.float32)
-        return {"dose": stored.dose[None], "mask": stored.dose_mask[None], "prescription_gy": prescription_gy}
+        return {"dose": stored.dose[None], "mask": stored.dose_known[None], "prescription_gy": prescription_gy}
 
     def loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
         from ctan.losses import dose_loss
@@ -82,13 +82,12 @@ class DoseRegression(Task):
         return stored.dose
 
     def rows(self, native: Array, reference: Case, spec: DataSpec, config: EvaluationConfig) -> list[Row]:
-        """Return the dose score of the case and every DVH criterion."""
-        possible, planned = reference.masks[POSSIBLE_DOSE_MASK], reference.doses["dose"]
+        """Return the dose score of the case and every DVH criterion, of the dose that is known."""
+        possible, known, planned = reference.masks[POSSIBLE_DOSE_MASK], reference.dose_known, reference.doses["dose"]
         structures = {name: reference.masks[name] for name in spec.structures if name in reference.masks}
-        score, values = score_dose(planned, native, possible, structures, spec.targets, reference.spacing_mm)
-        rows: list[Row] = [
-            {"metric": "dose_score", "structure": "", "value": score, "count": int(np.count_nonzero(possible))}
-        ]
+        score, values = score_dose(planned, native, possible, structures, spec.targets, reference.spacing_mm, known)
+        count = int(np.count_nonzero(possible & known))
+        rows: list[Row] = [{"metric": "dose_score", "structure": "", "value": score, "count": count}]
         for v in values:
             row = {"metric": "dvh", "structure": f"{v.structure}:{v.criterion}", "value": v.error, "count": 1}
             rows.append({**row, "predicted": v.predicted, "planned": v.planned})
@@ -102,16 +101,17 @@ class DoseRegression(Task):
         return DoseBaselines(spec)
 
     def drawn(self, native: Array, reference: Case, cut: Cut) -> dict[str, Array]:
-        return {"planned": cut(reference.doses["dose"]), "predicted": cut(native)}
+        planned = np.where(reference.dose_known, reference.doses["dose"], np.nan)
+        return {"planned": cut(planned.astype(np.float32)), "predicted": cut(native)}
 
     def curves(self, native: Array, reference: Case, spec: DataSpec) -> list[Row]:
-        """Return the DVH curve of every contoured structure, planned and predicted."""
-        planned = reference.doses["dose"]
+        """Return the DVH curve of every contoured structure, planned and predicted, where the dose is known."""
+        planned, known = reference.doses["dose"], reference.dose_known
         grid = np.arange(0, max(planned.max(), native.max()) + 2 * _DOSE_STEP_GY, _DOSE_STEP_GY)
         rows = []
         for name in spec.structures:
-            mask = reference.masks.get(name)
-            if mask is None or not mask.any():
+            mask = reference.masks.get(name, ~known) & known
+            if not mask.any():
                 continue
             found = zip(grid, dvh_curve(planned[mask], grid), dvh_curve(native[mask], grid), strict=True)
             rows += [
@@ -127,7 +127,7 @@ def _per_case(values: Tensor, like: Tensor) -> Tensor:
 
 
 class DoseBaselines(Baselines):
-    """The mean training dose inside the possible-dose mask, and that at equal distance to the targets.
+    """The mean training dose where it is possible and known, and that at equal distance to the targets.
 
     Doses are scaled to one prescription, that of the first case.
 
@@ -147,9 +147,9 @@ class DoseBaselines(Baselines):
         self.prescription_gy = 0.0
 
     def learn(self, case: StoredCase) -> None:
-        """Take note of a training case's dose inside the possible-dose mask, by distance to the targets."""
+        """Take note of a training case's dose where it is possible and known, by distance to the targets."""
         self.prescription_gy = self.prescription_gy or case.prescription_gy
-        inside = np.flatnonzero(case.dose_mask)
+        inside = np.flatnonzero(case.dose_known)
         dose = case.dose.reshape(-1)[inside] * (self.prescription_gy / case.prescription_gy)
         distance = case.target_distance.reshape(-1)[inside].astype(np.int64) + _FAR_MM
         self._total += np.bincount(distance, dose, len(self._total))
@@ -160,12 +160,12 @@ class DoseBaselines(Baselines):
 
     @property
     def mean_gy(self) -> float:
-        """Mean dose inside the possible-dose mask."""
+        """Mean dose where it is possible and known."""
         return float(self._total.sum() / max(self._count.sum(), 1))
 
     @property
     def by_distance_gy(self) -> npt.NDArray[np.float64]:
-        """(255,) mean dose inside the mask at -127..127 mm from the union of the targets."""
+        """(255,) mean known dose at -127..127 mm from the union of the targets."""
         seen = np.flatnonzero(self._count)
         if not len(seen):
             return np.zeros(len(self._count))

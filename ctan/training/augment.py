@@ -132,10 +132,10 @@ def translate(case: StoredCase, shift: tuple[int, ...]) -> StoredCase:
 
 
 def _random_shift(case: StoredCase, largest: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """Draw a shift that keeps the possible-dose mask and every contoured structure inside the grid."""
+    """Draw a shift that keeps the known dose and every contoured structure inside the grid."""
     grid_shape = next(iter(case.image.values())).shape[-len(case.spacing_mm) :]
     occupied: Array = np.zeros(grid_shape, bool)
-    for part in (*case.masks[case.known], *([case.dose_mask] if case.dose_mask.size else [])):
+    for part in (*case.masks[case.known], *([case.dose_known] if case.dose_known.size else [])):
         occupied = occupied | part
     shift = []
     for axis, size in enumerate(occupied.shape):
@@ -157,6 +157,7 @@ def _map_arrays(case: StoredCase, change: Callable[[Array, float], Array]) -> St
         image={name: change(image, 0) for name, image in case.image.items()},
         masks=changed(case.masks, 0),
         dose=changed(case.dose, 0),
-        dose_mask=changed(case.dose_mask, 0),
+        possible_dose=changed(case.possible_dose, 0),
+        dose_known=changed(case.dose_known, 0),
         target_distance=changed(case.target_distance, _FAR_MM),
     )

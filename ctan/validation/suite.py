@@ -29,7 +29,13 @@ _MAX_CT = 4095
 
 # What every case must have: Great Expectations skips null and NaN in every other expectation.
 _REQUIRED = ("dataset", "group_id", "split", "fold", "sha256")
-_REQUIRED_DOSE = ("num_mask_voxels", "dose_max_gy", "dose_mean_gy", "num_dose_voxels_outside_mask")
+_REQUIRED_DOSE = (
+    "num_mask_voxels",
+    "num_known_dose_voxels",
+    "dose_max_gy",
+    "dose_mean_gy",
+    "num_dose_voxels_outside_mask",
+)
 _DERIVED = ("unknown", "num_splits_of_group", "fold_of_training", "fold_of_others", "spacing_min_mm", "spacing_max_mm")
 
 
@@ -63,7 +69,7 @@ def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
     if dataset.spec.image.modality == "ct":
         found += _of_ct(dataset.spec)
     if dataset.spec.has_dose:
-        found += _of_dose(config)
+        found += _of_dose(dataset.spec, config.validation)
     for name in () if dataset.masks_may_be_empty else dataset.spec.structures:
         sentence = f"{name}, where contoured, has at least one voxel"
         found.append(between(f"{name}-voxels", f"voxels_{name}", 1, None, "voxels", sentence))
@@ -152,10 +158,23 @@ def _of_ct(spec: DataSpec) -> list[Expectation]:
     ]
 
 
-def _of_dose(config: RunConfig) -> list[Expectation]:
-    most = config.validation.max_dose_gy
+def _of_dose(spec: DataSpec, limits: ValidationConfig) -> list[Expectation]:
+    most, unknown = limits.max_dose_gy, limits.max_unknown_target_share
     return [
+        *(
+            between(
+                f"{name}-dose-known",
+                f"unknown_dose_share_{name}",
+                None,
+                unknown,
+                "of its voxels",
+                f"The dose of {name} is known, but for at most {unknown:.1%} of it "
+                f"(validation.max_unknown_target_share): the dose grid covers the target",
+            )
+            for name in spec.targets
+        ),
         between("mask", "num_mask_voxels", 1, None, "voxels", "The possible-dose mask is not empty"),
+        between("known-dose", "num_known_dose_voxels", 1, None, "voxels", "The dose is known somewhere in that mask"),
         between("dose-maximum", "dose_max_gy", 1, most, "Gy", f"The maximum dose is between 1 and {most:g} Gy"),
         between(
             "dose-inside-mask",

@@ -109,7 +109,7 @@ def test_every_defect_is_refused_or_read():
 
 def test_the_patient_has_every_structure_and_nothing_remarkable(sound):
     case = outcome(sound)
-    assert set(case.masks) == {*PATIENT.masks, "possible_dose_mask"} - {"Body"}
+    assert set(case.masks) == {*PATIENT.masks, "possible_dose_mask", "dose_known"} - {"Body"}
     assert case.remarks == ()
 
 

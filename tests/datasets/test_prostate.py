@@ -379,7 +379,7 @@ def test_another_site_of_the_body_is_a_matter_of_settings(tmp_path):
     assert dataset.spec.structures == ("SpinalCord", "ParotidLeft", "ParotidRight", "PTV54", "PTV70")
     assert tasks_of(dataset.spec)[0].mirrored_order == (0, 2, 1)
     case = dataset.read(dataset.find(tmp_path / "raw")[0])
-    assert list(case.masks) == ["SpinalCord", "ParotidLeft", "PTV54", "PTV70", "possible_dose_mask"]
+    assert list(case.masks) == ["SpinalCord", "ParotidLeft", "PTV54", "PTV70", "possible_dose_mask", "dose_known"]
     assert case.facts == {"prescription_gy": 70.0}
 
 
@@ -442,7 +442,7 @@ def test_the_masks_dose_and_ct_of_a_phantom_come_back(tmp_path):
     assert case.spacing_mm == (patient.spacing_mm[1], patient.spacing_mm[2], patient.spacing_mm[0])
     assert case.facts == {"prescription_gy": patient.prescription_gy}
     contoured = [name for name in patient.roi_names if name != "Body"]
-    assert set(case.masks) == {*contoured, "possible_dose_mask"}
+    assert set(case.masks) == {*contoured, "possible_dose_mask", "dose_known"}
     for name in contoured:
         np.testing.assert_array_equal(case.masks[name], in_case_axes(patient.masks[name]), err_msg=name)
     assert case.doses["dose"][case.masks["PTV"]].mean() == pytest.approx(patient.prescription_gy, rel=0.05)

@@ -47,7 +47,7 @@ def test_a_patient_is_read_in_the_axes_posterior_left_inferior(folder):
     np.testing.assert_array_equal(case.images["ct"], expected_ct())
     assert case.images["ct"].dtype == np.uint16
     assert case.spacing_mm == (SPACING[1], SPACING[2], SPACING[0])
-    assert list(case.masks) == ["Prostate", "Bladder", "PTV", "possible_dose_mask"]
+    assert list(case.masks) == ["Prostate", "Bladder", "PTV", "possible_dose_mask", "dose_known"]
     rows, columns, slices = np.nonzero(case.masks["Bladder"])  # anterior, right, superior
     assert rows.max() < 15
     assert columns.max() < 18
@@ -293,7 +293,7 @@ def test_points_and_empty_rois_are_not_contoured(folder):
     contours["Prostate"] = [*CONTOURS["Prostate"], np.array([[20.0, 0.0, SLICES_Z[3]]])]
     write_patient(folder, contours=contours)
     case = read(folder)
-    assert set(case.masks) == {"Prostate", "PTV", "possible_dose_mask"}
+    assert set(case.masks) == {"Prostate", "PTV", "possible_dose_mask", "dose_known"}
     other = folder.parent.parent / "other" / "p"
     write_patient(other)
     np.testing.assert_array_equal(case.masks["Prostate"], read(other).masks["Prostate"])
@@ -307,7 +307,7 @@ def test_names_match_whole_in_any_case_and_unknown_ones_are_left_out(folder):
         "zzBladder": CONTOURS["Bladder"],
     }
     write_patient(folder, contours=contours)
-    assert set(read(folder).masks) == {"Prostate", "PTV", "possible_dose_mask"}
+    assert set(read(folder).masks) == {"Prostate", "PTV", "possible_dose_mask", "dose_known"}
 
 
 def test_two_rois_of_one_structure_are_refused_by_number(folder):

@@ -41,7 +41,7 @@ def between_centres():
 
 def check_dose(case, factor=1.0):
     known = between_centres()
-    np.testing.assert_array_equal(case.masks["possible_dose_mask"], known)
+    np.testing.assert_array_equal(case.dose_known, known)
     expected = factor * to_case_axes(dose_at(*places()))
     np.testing.assert_allclose(case.doses["dose"][known], expected[known], atol=0.005)
     assert not case.doses["dose"][~known].any()
@@ -61,13 +61,16 @@ def test_dose_of_32_bits_is_scaled(folder):
     check_dose(read(folder))
 
 
-def test_dose_is_known_inside_the_body_and_the_dose_grid_only(folder):
+def test_dose_is_possible_in_the_body_and_known_in_the_dose_grid(folder):
+    """Both were one mask, cut from the RTDOSE: an input that no patient without a dose could have."""
     write_patient(folder, contours={**CONTOURS, "BODY": [box(z, (-20, 10), (-15, 11)) for z in SLICES_Z]})
     case = read(folder)
     _, y, x = places()
-    body = to_case_axes((x >= -20) & (x < 10) & (y >= -15) & (y <= 11))
-    np.testing.assert_array_equal(case.masks["possible_dose_mask"], between_centres() & body)
-    assert not case.doses["dose"][~case.masks["possible_dose_mask"]].any()
+    body = np.broadcast_to(to_case_axes((x >= -20) & (x < 10) & (y >= -15) & (y <= 11)), case.shape)
+    np.testing.assert_array_equal(case.masks["possible_dose_mask"], body)
+    np.testing.assert_array_equal(case.dose_known, between_centres())
+    assert (body & ~case.dose_known).any()
+    assert not case.doses["dose"][~(body & case.dose_known)].any()
 
 
 @pytest.mark.parametrize(("scale", "step"), [(1 / 60, 1e-4), (100 / 60, 0.002)])

@@ -228,7 +228,7 @@ def test_the_baselines_learn_from_the_training_cases_outside_the_tuning_fold(
 ) -> None:
     content = compared([write("ctan", {"dice": 0.6, "dose": 3.0}, fold=1)])
     cases = [store.load(case_id) for case_id in store.case_ids(split="train", not_fold=1)]
-    mean_gy = np.concatenate([case.dose[case.dose_mask] for case in cases]).astype(np.float64).mean()
+    mean_gy = np.concatenate([case.dose[case.dose_known] for case in cases]).astype(np.float64).mean()
     scores = []
     for case_id in store.case_ids(split="validation"):
         reference = store.reference(case_id)
@@ -259,10 +259,10 @@ def test_the_dose_by_distance_is_the_mean_over_all_training_voxels_at_that_dista
     statistics, case = DoseBaselines(DATASET.spec), store.load(store.case_ids(split="train")[0])
     statistics.learn(case)
     statistics.learn(case)
-    distance_mm = int(case.target_distance[case.dose_mask & (case.target_distance > 0)][0])
-    at_distance = case.dose_mask & (case.target_distance == distance_mm)
+    distance_mm = int(case.target_distance[case.dose_known & (case.target_distance > 0)][0])
+    at_distance = case.dose_known & (case.target_distance == distance_mm)
     assert statistics.by_distance_gy[127 + distance_mm] == pytest.approx(case.dose[at_distance].mean(), rel=1e-5)
-    assert statistics.mean_gy == pytest.approx(case.dose[case.dose_mask].mean(), rel=1e-5)
+    assert statistics.mean_gy == pytest.approx(case.dose[case.dose_known].mean(), rel=1e-5)
 
 
 def test_the_baselines_do_not_look_at_the_planned_dose(store: Store) -> None:

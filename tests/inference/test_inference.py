@@ -33,7 +33,8 @@ def stored_case(seed: int = 0) -> StoredCase:
         masks=rng.random((len(STRUCTURES), *GRID)) > 0.8,
         known=np.ones(len(STRUCTURES), bool),
         dose=rng.random(GRID, np.float32) * 70,
-        dose_mask=rng.random(GRID) > 0.5,
+        possible_dose=rng.random(GRID) > 0.5,
+        dose_known=np.ones(GRID, bool),
         target_distance=rng.integers(-20, 100, GRID).astype(np.int8),
         spacing_mm=(8.0, 8.0, 8.0),
         labels={},
@@ -110,6 +111,20 @@ def test_flipping_oracle_inputs_swaps_the_paired_organs_among_the_channels() -> 
     assert moved == {"LeftParotid": "RightParotid", "RightParotid": "LeftParotid"}
 
 
+def test_the_mask_of_a_network_is_there_without_a_dose_and_an_older_one_is_as_it_was_trained() -> None:
+    """It was cut from the RTDOSE, which a patient whose dose is to be predicted does not have."""
+    case = stored_case()
+    unplanned = replace(case, dose=np.zeros(0, np.float32), dose_known=np.zeros(0, bool))
+    seen = network_input(case, SPEC, Inputs())
+    np.testing.assert_array_equal(seen[2], case.possible_dose)
+    np.testing.assert_array_equal(network_input(unplanned, SPEC, Inputs()), seen)
+    cut = replace(case, dose_known=case.possible_dose & (np.arange(GRID[0]) < 4)[:, None, None])
+    np.testing.assert_array_equal(network_input(cut, SPEC, Inputs()), seen)
+    np.testing.assert_array_equal(network_input(cut, SPEC, Inputs(mask="known"))[2], cut.dose_known)
+    with pytest.raises(DataError, match="pt_1: has no dose, and the model was trained by a ctan that cut one of its"):
+        network_input(unplanned, SPEC, Inputs(mask="known"))
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such folder.*ctan train"):
         load_network(tmp_path / "nowhere")
@@ -159,8 +174,8 @@ def test_a_damaged_description_is_refused_and_says_what_is_wrong(tmp_path: Path,
     refused(text[:-20], r"model\.json: not valid JSON")
     refused([], r"model\.json: expected the description of a trained model, found list; .*ctan train")
     refused({"arch": "ctan"}, r"lacks dataset, fold, seed, tasks")
-    refused({"format_version": 2, "arch": "ctan"}, r"lacks fold, seed, spec, inputs")
-    refused(value | {"format_version": 3}, r"format version 3, this ctan reads 1 to 2; use the ctan that wrote it")
+    refused({"format_version": 3, "arch": "ctan"}, r"lacks fold, seed, spec, inputs")
+    refused(value | {"format_version": 4}, r"format version 4, this ctan reads 1 to 3; use the ctan that wrote it")
     refused(value | {"network": value["network"] | {"no_such_field": 1}}, r"network\.no_such_field: Extra inputs")
     refused(value | {"tasks": [{"kind": "telepathy", "name": "mind"}]}, r"'mind' is not a task that this ctan knows")
     path.write_text(text)

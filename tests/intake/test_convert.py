@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctan.cases import POSSIBLE_DOSE_MASK, Case, RawCase
+from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK, Case, RawCase
 from ctan.config import DataConfig
 from ctan.datasets import get_dataset
 from ctan.datasets.openkbp.format import SHAPE
@@ -113,8 +113,10 @@ def centroid_mm(mask, spacing_mm, of):
 def test_every_structure_keeps_its_volume_and_its_place(pairs):
     for source, converted in pairs:
         names = NAMES | TARGET | {POSSIBLE_DOSE_MASK: POSSIBLE_DOSE_MASK}
-        assert set(converted.masks) == {names[name] for name in source.masks}
-        for old, mask in source.masks.items():
+        masks = {name: mask for name, mask in source.masks.items() if name != DOSE_KNOWN}
+        masks[POSSIBLE_DOSE_MASK] = masks[POSSIBLE_DOSE_MASK] & source.dose_known
+        assert set(converted.masks) == {names[name] for name in masks}
+        for old, mask in masks.items():
             new = converted.masks[names[old]]
             assert volume_cc(new, converted.spacing_mm) == pytest.approx(volume_cc(mask, source.spacing_mm), rel=0.03)
             before = centroid_mm(mask, source.spacing_mm, source.masks["PTV"])
@@ -135,7 +137,9 @@ def test_the_dose_is_kept_in_gray_and_zero_outside_the_mask(pairs):
 def test_the_ct_inside_the_patient_is_kept_and_zero_outside(pairs):
     for source, converted in pairs:
         ct, possible = converted.images["ct"], converted.masks[POSSIBLE_DOSE_MASK]
-        np.testing.assert_array_equal(ct[possible], source.images["ct"][source.masks[POSSIBLE_DOSE_MASK]])
+        np.testing.assert_array_equal(
+            ct[possible], source.images["ct"][source.masks[POSSIBLE_DOSE_MASK] & source.dose_known]
+        )
         assert ct[0].max() == 0
         assert np.count_nonzero(ct) < 1.05 * np.count_nonzero(source.images["ct"] > 700)
 
@@ -253,6 +257,19 @@ def test_a_lower_target_gives_way_to_the_higher_one(tmp_path):
     assert np.count_nonzero(masks["PTV70"]) == np.count_nonzero(inner)
     assert np.count_nonzero(masks["PTV56"]) == np.count_nonzero(outer & ~inner)
     assert not (masks["PTV70"] & masks["PTV56"]).any()
+
+
+def test_a_target_whose_dose_is_not_known_everywhere_is_skipped(tmp_path):
+    """OpenKBP's form has no place for it: what is not known would be 0 Gy."""
+    case = made()
+    known = np.ones(case.shape, bool)
+    known[:, :, :12] = False
+    cut = made(masks={**case.masks, DOSE_KNOWN: known}, case_id="cut")
+    summary = convert([case, cut], tmp_path)
+    assert list(summary.patients.values()) == ["case"]
+    share = np.count_nonzero(case.masks["PTV"] & ~known) / np.count_nonzero(case.masks["PTV"])
+    (skipped,) = summary.skipped
+    assert skipped[1].startswith(f"the dose of {share:.1%} of PTV70 is not known")
 
 
 def test_structures_openkbp_does_not_know_are_written_with_a_warning(tmp_path):

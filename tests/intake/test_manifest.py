@@ -1,5 +1,7 @@
 """A manifest row measures its case; tables are written whole or not at all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -62,6 +64,7 @@ def test_a_row_holds_what_can_be_counted_by_hand(case):
         "ct_min": 0,
         "ct_max": 4095,
         "num_mask_voxels": 12,
+        "num_known_dose_voxels": 12,
         "dose_max_gy": 72.0,
         "dose_mean_gy": pytest.approx((70 + 72 + 68 + 71) / 12),
         "num_dose_voxels_outside_mask": 1,
@@ -69,10 +72,23 @@ def test_a_row_holds_what_can_be_counted_by_hand(case):
         "voxels_Cord": 2,
         "voxels_Larynx": None,
         "voxels_PTV70": 4,
+        "unknown_dose_share_Cord": 0.0,
+        "unknown_dose_share_Larynx": None,
+        "unknown_dose_share_PTV70": 0.0,
         "dose_mean_gy_PTV70": pytest.approx(281 / 4),
         "label_stage": "II",
         "age": None,
     }
+
+
+def test_means_are_of_the_dose_that_is_known_and_each_structure_has_its_unknown_share(case):
+    known = np.ones(case.shape, bool)
+    known[0, 1, 3] = known[0, 0, 1] = known[1] = False
+    row = case_row(replace(case, masks={**case.masks, "dose_known": known}), SPEC, 0)
+    assert (row["num_mask_voxels"], row["num_known_dose_voxels"]) == (12, 10)
+    assert row["dose_mean_gy"] == pytest.approx((70 + 72 + 68) / 10)
+    assert row["dose_mean_gy_PTV70"] == pytest.approx(70)  # as 0 Gy the fourth voxel made 52.5
+    assert (row["unknown_dose_share_PTV70"], row["unknown_dose_share_Cord"]) == (0.25, 0.5)
 
 
 def test_a_row_has_exactly_the_columns_of_the_schema(case):

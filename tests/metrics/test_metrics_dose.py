@@ -156,3 +156,38 @@ def test_any_dose_has_the_criteria_of_the_plain_code(dose: np.ndarray, edges: tu
     hottest = np.maximum(1, np.round(100 / volume_mm3)) / len(dose) * 100
     plain = {"D_0.1_cc": np.percentile(dose, np.clip(100 - hottest, 0, 100)), "mean": dose.mean()}
     assert dvh_values(dose, False, volume_mm3) == pytest.approx(plain, rel=0, abs=1e-9)
+
+
+def test_a_dose_that_is_not_known_is_not_0_gray() -> None:
+    """2 Gy too high everywhere, 68% of it outside the dose grid: was a score of 0.64 Gy."""
+    known = np.arange(100).reshape(-1, 1, 1) < 32
+    planned = np.where(known, np.float32(20), 0)
+    possible, predicted = np.ones_like(known), np.where(known, planned + 2, 30)
+    assert dose_score(planned, predicted, possible, known) == pytest.approx(2.0)
+    assert dose_score(planned, predicted, possible) > 20
+
+
+def test_a_target_that_leaves_the_dose_grid_is_judged_where_its_dose_is_known() -> None:
+    """7 of 100 voxels unknown: D95 was 0 Gy as planned and as predicted, 15 Gy too low a perfect score."""
+    known = np.arange(100).reshape(-1, 1, 1) < 93
+    planned, target = np.where(known, np.float32(60), 0), np.ones_like(known)
+    arguments = (target, {"PTV": target, "Organ": target}, {"PTV": 60.0}, (1.0, 1.0, 1.0))
+    _, values = score_dose(planned, np.where(known, planned - 15, 0), *arguments, known)
+    # less than 95% known: its lowest doses may lie elsewhere
+    assert {(v.structure, v.criterion): v.error for v in values} == {
+        ("PTV", "D_1"): 15,
+        ("Organ", "D_0.1_cc"): 15,
+        ("Organ", "mean"): 15,
+    }
+    there = slice(97)  # 93 of 97 known
+    arguments = (target[there], {"PTV": target[there]}, {"PTV": 60.0}, (1.0, 1.0, 1.0))
+    _, values = score_dose(planned[there], planned[there] - 15, *arguments, known[there])
+    assert {v.criterion: v.error for v in values} == {"D_99": 15, "D_95": 15, "D_1": 15}
+
+
+def test_scores_are_the_same_to_the_digit_where_all_dose_is_known() -> None:
+    rng = np.random.default_rng(1)
+    planned, predicted = (rng.random((8, 9, 10), np.float32) * 70 for _ in range(2))
+    masks = {name: rng.random(planned.shape) > 0.5 for name in ("PTV", "Organ")}
+    arguments = (planned, predicted, rng.random(planned.shape) > 0.3, masks, {"PTV": 70.0}, (3.9, 3.9, 2.5))
+    assert score_dose(*arguments) == score_dose(*arguments, np.ones(planned.shape, bool))

@@ -39,7 +39,9 @@ def case_of(folder: Path) -> StoredCase:
         image={name.removeprefix("image_"): array for name, array in arrays.items() if name.startswith("image_")},
         spacing_mm=tuple(arrays["spacing_mm"].tolist()),
         prescription_gy=float(arrays["prescription_gy"]),
-        **{name: arrays[name] for name in ("masks", "known", "dose", "dose_mask", "target_distance")},
+        possible_dose=arrays["dose_mask"] if folder.name == "openkbp" else ~arrays["dose_mask"],
+        dose_known=arrays["dose_mask"],
+        **{name: arrays[name] for name in ("masks", "known", "dose", "target_distance")},
     )
 
 
@@ -83,15 +85,26 @@ def test_a_released_model_written_again_is_of_the_present_format_and_answers_the
     folder = RELEASE_0_1 / "openkbp"
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     ModelRecord.load(folder).save(tmp_path)
-    assert json.loads((tmp_path / "model.json").read_text())["format_version"] == 2
+    assert json.loads((tmp_path / "model.json").read_text())["format_version"] == 3
     assert_as_released(folder, load_network(tmp_path).predict(case_of(folder)))
 
 
 def test_what_a_model_of_0_1_did_not_say_of_its_inputs_comes_from_its_settings() -> None:
     openkbp, prostate = (ModelRecord.load(RELEASE_0_1 / name) for name in ("openkbp", "prostate"))
-    assert (openkbp.inputs, prostate.inputs) == (Inputs("ct+targets", True), Inputs("ct+targets", True))
+    assert (openkbp.inputs, prostate.inputs) == (
+        Inputs("ct+targets", True),
+        Inputs("ct+targets", True, mask="known"),  # of 0.1 was cut from the dose grid
+    )
     assert openkbp.in_channels == openkbp.inputs.num_channels(openkbp.spec) == 4
     assert openkbp.test_time_flip
+
+
+@pytest.mark.parametrize(("dataset", "mask"), [("openkbp", "possible"), ("prostate", "known")])
+def test_a_model_of_format_2_sees_the_mask_that_it_was_trained_with(dataset: str, mask: str) -> None:
+    value = ModelRecord.load(RELEASE_0_1 / dataset).to_json()
+    value["format_version"] = 2
+    del value["inputs"]["mask"]
+    assert ModelRecord.from_json(value, "model.json").inputs.mask == mask
 
 
 def test_planning_data_of_0_1_had_the_structures_that_its_settings_named() -> None:

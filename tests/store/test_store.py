@@ -81,7 +81,8 @@ def test_the_reference_is_the_raw_case_bit_for_bit(raw, native, coarse):
             assert (reference.case_id, reference.group_id, reference.split) == (case_id, case.group_id, case.split)
             assert reference.spacing_mm == tuple(case.spacing_mm)
             assert reference.sha256 == case.sha256
-            assert set(reference.masks) == set(case.masks)
+            assert set(reference.masks) == {*case.masks, "dose_known"}
+            assert reference.dose_known.all()
             for name, mask in case.masks.items():
                 assert reference.masks[name].dtype == bool
                 np.testing.assert_array_equal(reference.masks[name], mask)
@@ -98,8 +99,9 @@ def test_at_native_resolution_a_stored_case_is_a_crop_of_the_raw_one(raw, native
         box = tuple(slice(c, c + n) for c, n in zip(corner, NATIVE.preprocess.grid_shape, strict=True))
         assert stored.spacing_mm == tuple(case.spacing_mm)
         np.testing.assert_array_equal(stored.image["ct"], case.images["ct"][box])
-        np.testing.assert_array_equal(stored.dose_mask, case.masks["possible_dose_mask"][box])
-        assert stored.dose_mask.sum() == case.masks["possible_dose_mask"].sum()
+        np.testing.assert_array_equal(stored.possible_dose, case.masks["possible_dose_mask"][box])
+        assert stored.possible_dose.sum() == case.masks["possible_dose_mask"].sum()
+        np.testing.assert_array_equal(stored.dose_known, stored.possible_dose)  # all dose of OpenKBP is known
         assert np.abs(stored.dose - case.doses["dose"][box]).max() <= case.doses["dose"].max() / 65535
         for index, name in enumerate(DATASET.spec.structures):
             assert stored.known[index] == (name in case.masks)
@@ -112,11 +114,15 @@ def test_arrays_have_the_types_and_shapes_of_the_contract(coarse):
     grid = COARSE.preprocess.grid_shape
     assert stored.image["ct"].dtype == np.int16
     assert (
-        stored.image["ct"].shape == stored.dose.shape == stored.dose_mask.shape == stored.target_distance.shape == grid
+        stored.image["ct"].shape
+        == stored.dose.shape
+        == stored.possible_dose.shape
+        == stored.target_distance.shape
+        == grid
     )
     assert (stored.dose.dtype, stored.target_distance.dtype) == (np.float32, np.int8)
     assert stored.masks.shape == (len(DATASET.spec.structures), *grid)
-    assert stored.masks.dtype == stored.known.dtype == stored.dose_mask.dtype == bool
+    assert stored.masks.dtype == stored.known.dtype == stored.possible_dose.dtype == bool
     assert stored.spacing_mm == COARSE.preprocess.grid_spacing_mm
 
 
@@ -161,7 +167,7 @@ def test_zarr_itself_reads_the_same_numbers(native):
         np.testing.assert_array_equal(group["working/ct"][row], stored.image["ct"])
         np.testing.assert_array_equal(group["working/target_distance"][row], stored.target_distance)
         np.testing.assert_array_equal(group["native/dose"][row], reference.doses["dose"])
-        np.testing.assert_array_equal(group["working/masks"][row][-1], np.packbits(stored.dose_mask))
+        np.testing.assert_array_equal(group["working/masks"][row][-2], np.packbits(stored.possible_dose))
 
 
 def test_cases_are_listed_in_the_order_of_the_manifest_and_by_split_and_fold(raw, native):
@@ -384,7 +390,7 @@ def test_a_missing_store_is_named(native):
 def test_a_store_of_another_format_version_is_refused(copied):
     path = copied.folder / "store.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(DataError, match="format version 99, this ctan reads 3"):
+    with pytest.raises(DataError, match="format version 99, this ctan reads 4"):
         open_store(copied)
 
 

@@ -98,7 +98,7 @@ def test_a_scan_without_dose_and_contours_keeps_the_working_image_alone(
     case_id = store.case_ids()[0]
     stored, reference = store.load(case_id), store.reference(case_id)
     assert stored.masks.shape == (0, 24, 32, 24)
-    assert stored.dose.size == stored.dose_mask.size == stored.target_distance.size == 0
+    assert stored.dose.size == stored.possible_dose.size == stored.dose_known.size == stored.target_distance.size == 0
     np.testing.assert_array_equal(reference.images["ct"], stored.image["ct"])
     assert reference.spacing_mm == stored.spacing_mm == (6.0, 6.0, 6.0)
     seen = network_input(stored, store.spec, INPUTS)

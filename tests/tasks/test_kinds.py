@@ -37,7 +37,8 @@ def test_the_kinds_are_those_of_the_entry_points() -> None:
     assert set(KINDS) == {point.name for point in entry_points(group="ctan.tasks") if point.value.startswith("ctan.")}
     for name, task in KINDS.items():
         assert plugins.load(plugins.TASKS, name, "") is type(task)
-        assert (task.kind, task.version) == (name, 1)
+        assert task.kind == name
+        assert task.version >= 1
 
 
 @pytest.mark.parametrize("task", KINDS.values(), ids=KINDS)

@@ -33,7 +33,8 @@ def case() -> StoredCase:
         masks=masks,
         known=known,
         dose=rng.random(shape).astype(np.float32),
-        dose_mask=masks.any(0),
+        possible_dose=masks.any(0),
+        dose_known=masks.any(0),
         target_distance=np.full(shape, 20, np.int8),
         spacing_mm=(3.9, 3.9, 2.5),
         labels={},
@@ -51,7 +52,8 @@ def same(a: StoredCase, b: StoredCase) -> bool:
         and np.array_equal(a.masks, b.masks)
         and np.array_equal(a.known, b.known)
         and np.array_equal(a.dose, b.dose)
-        and np.array_equal(a.dose_mask, b.dose_mask)
+        and np.array_equal(a.possible_dose, b.possible_dose)
+        and np.array_equal(a.dose_known, b.dose_known)
     )
 
 
@@ -83,7 +85,7 @@ def test_rotation_keeps_distances_on_a_grid_that_is_not_square() -> None:
     mask = masks[LEFT]
     known, distance = np.ones(len(masks), bool), np.zeros(shape, np.int8)
     image, dose = {"ct": mask.astype(np.int16)}, mask.astype(np.float32)
-    case = StoredCase("x", "x", "train", 0, image, masks, known, dose, mask, distance, (1.0, 1.0, 1.0), {})
+    case = StoredCase("x", "x", "train", 0, image, masks, known, dose, mask, mask, distance, (1.0, 1.0, 1.0), {})
     turned = rotate(case, (0, 1), 90).masks[LEFT][..., 0]
     assert turned.sum() == masks[LEFT].sum()
     assert turned.any(1).sum() == 20
@@ -105,7 +107,7 @@ def test_random_translations_never_push_structures_out(case: StoredCase) -> None
     for seed in range(30):
         moved = augment(case, SPEC, config, np.random.default_rng(seed))
         assert moved.masks[LEFT].sum() == case.masks[LEFT].sum()
-        assert moved.dose_mask.sum() == case.dose_mask.sum()
+        assert moved.dose_known.sum() == case.dose_known.sum()
         shifted |= not same(moved, case)
     assert shifted
 

@@ -22,7 +22,7 @@ from ctan.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from ctan.validation import ValidationSummary, stop_unless_passed, validate
+from ctan.validation import ValidationSummary, stop_unless_passed, suite, validate
 from ctan.validation.suite import expectations, frame_of
 
 DATASET = get_dataset("openkbp")
@@ -44,12 +44,14 @@ def good(case_id: str, **changes: Any) -> dict[str, Any]:
         "ct_min": 0,
         "ct_max": 3000,
         "num_mask_voxels": 9000,
+        "num_known_dose_voxels": 9000,
         "dose_max_gy": 75.0,
         "dose_mean_gy": 20.0,
         "num_dose_voxels_outside_mask": 0,
         "missing": [],
     }
     row |= {f"voxels_{name}": 50 for name in DATASET.spec.structures}
+    row |= {f"unknown_dose_share_{name}": 0.0 for name in DATASET.spec.structures}
     row |= {f"dose_mean_gy_{name}": level for name, level in DATASET.spec.targets.items()}
     assert not set(changes) - set(row)
     return row | changes
@@ -70,6 +72,8 @@ DEFECTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "nothing-but-air": ({"ct_max": 999}, {"ct-tissue"}),
     "ct-overflow": ({"ct_max": 4096}, {"ct-tissue"}),
     "empty-mask": ({"num_mask_voxels": 0}, {"mask"}),
+    "no-known-dose": ({"num_known_dose_voxels": 0}, {"known-dose"}),
+    **{f"cut-{name}": ({f"unknown_dose_share_{name}": 0.001}, {f"{name}-dose-known"}) for name in DATASET.spec.targets},
     "hot-dose": ({"dose_max_gy": 100.1}, {"dose-maximum"}),
     "no-dose": ({"dose_max_gy": 0.0}, {"dose-maximum"}),
     "dose-outside": ({"num_dose_voxels_outside_mask": 1}, {"dose-inside-mask"}),
@@ -94,6 +98,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], set[str]]] = {
             "ct_min",
             "ct_max",
             "num_mask_voxels",
+            "num_known_dose_voxels",
             "dose_max_gy",
             "dose_mean_gy",
             "num_dose_voxels_outside_mask",
@@ -108,6 +113,7 @@ FINE = [
     good("validation", split="validation", fold=-1),
     good("test", split="test", fold=-1),
     good("last-fold", fold=4),
+    good("cut-organ", unknown_dose_share_SpinalCord=0.9),
     good(
         "bounds-low",
         spacing_mm=[0.5, 3.0, 3.0],
@@ -332,3 +338,13 @@ def test_a_missing_or_damaged_table_is_named_and_nothing_is_written(tmp_path: Pa
     with pytest.raises(DataError, match=re.escape(name)):
         validate(tmp_path / "in", tmp_path / "out", tmp_path / "report.html", load_config("smoke"))
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_target_may_leave_the_dose_grid_where_a_setting_allows_it() -> None:
+    frame = frame_of(
+        pa.Table.from_pylist([good("cut", unknown_dose_share_PTV63=0.03)], SCHEMA(DATASET.spec)), DATASET.spec
+    )
+    for allowed, passes in ((0.02, False), (0.03, True)):
+        config = load_config("smoke", {"validation.max_unknown_target_share": allowed})
+        outcomes = {outcome.expectation.name: outcome for outcome in suite.run(frame, expectations(DATASET, config))}
+        assert outcomes["PTV63-dose-known"].success == passes

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from ctan.cases import CT, Augmentation, DataSpec, ImageSpec
+from ctan.cases import CT, DOSE_KNOWN, POSSIBLE_DOSE_MASK, Augmentation, DataSpec, ImageSpec
 from ctan.cases.volumes import HU_OFFSET
 from ctan.config import Settings
 from ctan.datasets.folder.sides import mirrored_pairs, unpaired
@@ -330,7 +330,7 @@ class FolderDescription(Settings):
 
     def _check_names(self) -> None:
         for name in self.structures:
-            if not re.fullmatch(_NAME, name) or name == "possible_dose_mask":
+            if not re.fullmatch(_NAME, name) or name in (POSSIBLE_DOSE_MASK, DOSE_KNOWN):
                 raise ValueError(f"{name!r} cannot be the name of a structure; allowed: letters, digits, _ . + -")
         if twice := [name for name in self.masks if self.label_map and name in self.label_map.values]:
             raise ValueError(f"masks: {', '.join(twice)} in label_map too")
