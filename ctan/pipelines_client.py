@@ -224,7 +224,8 @@ def _stop_group(child: subprocess.Popen[str]) -> None:
 
 def _collect(run_dir: Path) -> dict[str, Any]:
     """Copy what a person wants to see from the steps' folders to the run's folder."""
-    report = _copy(_newest(run_dir, "compare/report"), run_dir / "report.html")
+    page = _newest(run_dir, "promote/decided") or _newest(run_dir, "compare/report")
+    report = _copy(page, run_dir / "report.html")
     validation_report = _copy(_newest(run_dir, "validate/report"), run_dir / "validation.html")
     _copy(_newest(run_dir, "ingest/contact_sheet"), run_dir / "contact-sheet.html")
     _copy(_newest(run_dir, "ingest/manifest/plan.yaml"), run_dir / "plan.yaml")

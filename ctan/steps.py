@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctan.config import RunConfig
 from ctan.errors import DataError
-from ctan.files import atomic_path, write_json
+from ctan.files import atomic_path, write_json, write_text
 from ctan.settings import config_from_text, read_config, resolve_config
 from ctan.step_environment import step
 from ctan.workspace import workspace
@@ -351,6 +351,8 @@ def promote(
     pipeline_run: str = "",
     metadata: Metadata | None = None,
     overrides: Sequence[str] = (),
+    report: str = "",
+    decided: str = "",
 ) -> Metrics:
     """Register the chosen model; it becomes champion when it beats the present one.
 
@@ -363,16 +365,26 @@ def promote(
         pipeline_run: id of the pipeline's run, recorded with the version.
         metadata: receives the address of the registered version and of its MLflow run.
         overrides: settings to change for this step.
+        report: HTML page that `compare` wrote.
+        decided: HTML file that receives the same page with the decision, and goes to the model's MLflow run.
     """
     with step("promote") as clock:
+        from ctan.records import ModelRecord
+        from ctan.report.decision import with_decision
         from ctan.tracking import promote as promote_model
         from ctan.tracking.lineage import lineage_tags
+        from ctan.tracking.runs import log_page
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         tags = lineage_tags(manifest_dir, pipeline_run)
         result = promote_model(_store(pointer, manifest_dir), Path(comparison_dir), [Path(best_dir)], config, tags)
         write_json(Path(decision), vars(result))
+        if report:
+            page = with_decision(Path(report).read_text(encoding="utf-8"), vars(result))
+            write_text(Path(decided), page)
+            if result.version is not None:
+                log_page(ModelRecord.load(Path(best_dir)).run_id, page, "results/report.html")
         _point_to_run(metadata, best_dir)
         if metadata is not None:
             metadata["mlflow_model_version"] = result.where

@@ -141,6 +141,7 @@ def ctan(
                 store=store,
                 comparison=compared.outputs["comparison"],
                 best=compared.outputs["best"],
+                report=compared.outputs["report"],
             ),
             "Promote",
         )

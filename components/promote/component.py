@@ -12,7 +12,9 @@ def promote(
     store: dsl.Input[dsl.Dataset],
     comparison: dsl.Input[dsl.Artifact],
     best: dsl.Input[dsl.Model],
+    report: dsl.Input[dsl.HTML],
     decision: dsl.Output[dsl.Artifact],
+    decided: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Register the best model; it becomes champion only when it beats the present one on the evaluation split.
@@ -23,13 +25,23 @@ def promote(
         store: Pointer to the store.
         comparison: Output of compare.
         best: The model that compare chose.
+        report: The page that compare wrote.
         decision: What was decided, with the numbers.
+        decided: The same page with the decision.
         metrics: The numbers of the decision.
     """
     from ctan import steps
 
     metrics.metadata.update(
         steps.promote(
-            store.path, manifest.path, comparison.path, best.path, decision.path, pipeline_run, decision.metadata
+            store.path,
+            manifest.path,
+            comparison.path,
+            best.path,
+            decision.path,
+            pipeline_run,
+            decision.metadata,
+            report=report.path,
+            decided=decided.path,
         )
     )

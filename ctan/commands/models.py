@@ -104,6 +104,8 @@ def promote(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
         str(outputs.best),
         str(outputs.decision),
         overrides=overrides or [],
+        report=str(outputs.report),
+        decided=str(outputs.report),
     )
     typer.echo(f"decision in {outputs.decision}; registry: ctan ui")
 

@@ -17,6 +17,7 @@ from ctan.tasks import MetricSpec, Task
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_NEAR_ZERO = 0.05  # of a metric's scale: a ratio to less says nothing
 Intervals = dict[str, dict[str, float]]
 
 
@@ -73,7 +74,8 @@ def relative_improvement(
         config: number of resamples and coverage.
 
     Returns:
-        Task name, and `"average"` -> `{"value", "low", "high"}`; empty without a common task.
+        Task name, and `"average"` -> `{"value", "low", "high"}`; empty without a common task. NaN where the reference
+        is near zero, so that a ratio to it would say nothing.
 
     Raises:
         DataError: when they were not scored on the same cases.
@@ -92,7 +94,9 @@ def relative_improvement(
         metric = task.primary_metric
         ours, theirs = (resampled_metric(tables, task, metric, patients, weights) for tables in (new, reference))
         if ours is not None and theirs is not None:
-            gains[task.name] = improvement(ours, theirs, metric.higher_is_better)
+            near_zero = not theirs[0] >= _NEAR_ZERO * (1.0 if metric.higher_is_better else metric.scale)
+            gain = improvement(ours, theirs, metric.higher_is_better)
+            gains[task.name] = np.full_like(gain, np.nan) if near_zero else gain
     if not gains:
         return {}
     gains["average"] = np.mean(list(gains.values()), axis=0)

@@ -38,6 +38,7 @@ ROLES = (EVALUATION, TUNING)
 Arrays = dict[str, npt.NDArray[Any]]
 _ADVICE = "evaluate the model again"
 _NOTHING = Interval()
+MIN_CASES = 10  # with fewer no number carries a verdict
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class ReportData:
     def best(self) -> Evaluated:
         """The model that was chosen on the tuning cases."""
         return self.models[self.content.best.model_index]
+
+    @property
+    def has_enough_cases(self) -> bool:
+        """Whether there are evaluation cases enough for words about other patients."""
+        return self.content.num_evaluation_cases >= MIN_CASES
 
     @property
     def confidence(self) -> str:

@@ -11,6 +11,7 @@ from ctan import __version__
 from ctan.evaluation.cases import EVALUATION
 from ctan.html import Markup, element, join
 from ctan.provenance import git_commit
+from ctan.report.data import MIN_CASES
 from ctan.report.style import (
     DASH,
     NBSP,
@@ -31,7 +32,6 @@ def headline(data: ReportData) -> Markup:
     """Return title, origin, verdict and key figures."""
     best, content = architecture_label(data.best_arch), data.content
     alone = len(data.archs) == 1
-    title = f"{best} on {content.dataset}" if alone else f"{best} is the best of {len(data.archs)} architectures"
     choice = element(
         "p",
         element("strong", f"{best} was chosen on the {content.num_tuning_cases} tuning cases"),
@@ -49,11 +49,26 @@ def headline(data: ReportData) -> Markup:
         for sentence in verdict(data)
     ]
     return join(
-        element("h1", title),
+        element("h1", title_of(data)),
         element("p", _origin(data), class_="soft"),
         element("div", *([] if alone else [choice]), *sentences, roles, class_="card"),
         _tiles(data),
     )
+
+
+def title_of(data: ReportData) -> str:
+    """Return what the comparison comes to, before anything is decided about promotion."""
+    best = architecture_label(data.best_arch)
+    if better := {sentence.split("“")[1].split("”")[0] for sentence in _below_baseline(data)}:
+        return f"{best} is not better than {_listed([f'“{name}”' for name in sorted(better)])}"
+    if len(data.archs) == 1:
+        return f"{best} on {data.content.dataset}"
+    if not data.has_enough_cases:
+        return f"{best} was chosen; {data.content.num_evaluation_cases} evaluation cases tell no architectures apart"
+    others = [arch for arch in data.archs if arch != data.best_arch]
+    if all(sign_of(data.best_against(arch).get("average")) == 1 for arch in others):
+        return f"{best} is better than {_listed([architecture_label(arch) for arch in others])}"
+    return f"{best} was chosen of {len(data.archs)} architectures; the evaluation cases do not tell it apart from all"
 
 
 def _origin(data: ReportData) -> str:
@@ -92,7 +107,8 @@ def verdict(data: ReportData) -> list[str]:
             f"{architecture_label(compared)} on average over the tasks"
             + (f" ({data.confidence} interval {interval}{NBSP}%)." if interval else ".")
         )
-        sentences.append(_certainty(best, gains))
+        too_few = f"Fewer than {MIN_CASES} cases say nothing about other patients: no architecture is told apart."
+        sentences.append(_certainty(best, gains) if data.has_enough_cases else too_few)
     sentences += _below_baseline(data)
     if data.content.excludes_training_variance:
         sentences.append(

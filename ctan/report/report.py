@@ -14,8 +14,9 @@ from ctan.evaluation.cases import EVALUATION, TUNING
 from ctan.files import write_text
 from ctan.html import Markup, element, image, join, page
 from ctan.report.data import ReportData, read_report_data
+from ctan.report.decision import PLACE
 from ctan.report.dose import Contours, hu_window, slices_picture
-from ctan.report.headline import facts, headline
+from ctan.report.headline import facts, headline, title_of
 from ctan.report.pictures import outlines_picture
 from ctan.report.plots import cases_chart, improvement_chart, loss_chart, schedule_chart
 from ctan.report.sections import picture
@@ -49,10 +50,13 @@ def write_report(comparison: ComparisonRecord, evaluation_dirs: list[Path], repo
     made += _of_tasks(data)
     made += [(title, make(data)) for title, make in _LAST]
     sections = [(title, _anchor(title), content) for title, content in made if content]
-    parts = [headline(data), element("nav", *(element("a", title, href=f"#{anchor}") for title, anchor, _ in sections))]
+    parts = [
+        headline(data),
+        PLACE,
+        element("nav", *(element("a", title, href=f"#{anchor}") for title, anchor, _ in sections)),
+    ]
     parts += [element("section", element("h2", title), content, id=anchor) for title, anchor, content in sections]
-    name = f"{architecture_label(data.best_arch)} on {comparison.dataset}: comparison of architectures"
-    write_text(report, page(name, *parts))
+    write_text(report, page(f"{title_of(data)} ({comparison.dataset})", *parts))
 
 
 def _anchor(title: str) -> str:

@@ -43,11 +43,13 @@ class Cell:
         text: the number.
         rank: what the best of a column is found by, smaller is better; None: never the best.
         note: small print under it, such as its interval.
+        bold: whether it may be bold.
     """
 
     text: str
     rank: float | None = None
     note: str = ""
+    bold: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def _emphasised(row: Row, rows: Sequence[Row]) -> Markup:
     for column, cell in enumerate(row.cells):
         ranked = [other.cells[column] for other in rows if other.cells[column].rank is not None]
         best = min(ranked, key=lambda other: other.rank or 0.0).text if len(ranked) > 1 else None
-        text = element("strong", cell.text) if cell.rank is not None and cell.text == best else cell.text
+        is_best = cell.bold and cell.rank is not None and cell.text == best
+        text = element("strong", cell.text) if is_best else cell.text
         cells.append(element("td", text, *([element("small", cell.note)] if cell.note else [])))
     return element("tr", *cells, **({"class_": row.css} if row.css else {}))
 
@@ -126,7 +129,7 @@ def _architecture_row(data: ReportData, arch: str, role: str, gains: list[str]) 
         value = gain.value if gain else None
         cells.append(Cell(format_percent(value), None if value is None else -value, format_percent_interval(gain)))
     if arch == data.reference and gains:
-        cells[-len(gains) :] = [Cell("reference", 0.0)] * len(gains)
+        cells[-len(gains) :] = [Cell("reference", 0.0, bold=False)] * len(gains)
     cells += _cost_cells(data, arch) if role == EVALUATION else []
     return Row(architecture_name(data, arch), cells, "chosen" if arch == data.best_arch else "")
 
@@ -180,23 +183,24 @@ def against_table(data: ReportData) -> Markup:
     others = [arch for arch in data.archs if arch != data.best_arch and data.best_against(arch)]
     if not others:
         return Markup("")
-    names = list(data.best_against(others[0]))
+    names, judged = list(data.best_against(others[0])), data.has_enough_cases
     rows = [
-        [architecture_name(data, arch), *(_gain_cell(data.best_against(arch).get(name)) for name in names)]
+        [architecture_name(data, arch), *(_gain_cell(data.best_against(arch).get(name), judged) for name in names)]
         for arch in others
     ]
+    means = "An interval that includes 0 means: these cases do not tell the two apart."
     best = architecture_label(data.best_arch)
     return table(
         [f"{best} against", *names],
         rows,
         f"How much better {best} is than each other architecture on the same evaluation cases (paired "
-        f"{data.confidence} intervals). An interval that includes 0 means: these cases do not tell the two apart.",
+        f"{data.confidence} intervals). {means if judged else 'So few cases say nothing about other patients.'}",
     )
 
 
-def _gain_cell(gain: Interval | None) -> Markup:
+def _gain_cell(gain: Interval | None, judged: bool) -> Markup:
     interval = format_percent_interval(gain)
-    css = {1: "good", -1: "bad"}.get(sign_of(gain), "")
+    css = {1: "good", -1: "bad"}.get(sign_of(gain), "") if judged else ""
     text = element("span", format_percent(gain.value if gain else None), **({"class_": css} if css else {}))
     return element("span", text, " ", element("span", f"({interval})", class_="soft") if interval else "")
 

@@ -330,6 +330,20 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: Iterable[Path]
             client.log_artifact(run_id, str(file), "results")
 
 
+def log_page(run_id: str, page: str, path: str) -> None:
+    """Keep an HTML page with a run, where it opens in the browser.
+
+    Args:
+        run_id: of the training.
+        page: HTML.
+        path: of the artifact.
+    """
+    uri = prepare()
+    client = connect()
+    with tracking_errors(uri, f"adding {path} to run {run_id}"):
+        client.log_text(run_id, page, path)
+
+
 def find_logged_model(client: MlflowClient, run: Run, weights_sha256: str | None = None) -> str | None:
     """Return the id of the newest complete model that a run logged, None when there is none.
 
