@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctan.errors import DataError
-from ctan.sources import buckets
+from ctan.sources import buckets, objects
 from ctan.store.description import read_summary
 from ctan.store.layout import STORE_FILE
 from ctan.store.pointer import stores_folder
@@ -128,7 +128,7 @@ def _remote_entries(store_root: str) -> list[StoreEntry]:
 
 def _remote_entry(address: str, key: str, num_bytes: int) -> StoreEntry:
     place = buckets.join(address, STORE_FILE)
-    content = buckets.read_object(place)
+    content = objects.read_object(place)
     if content is None:
         return StoreEntry(key, address, "", 0, num_bytes, 0.0, f"incomplete: no {STORE_FILE}")
     try:
@@ -136,7 +136,7 @@ def _remote_entry(address: str, key: str, num_bytes: int) -> StoreEntry:
         problem = ""
     except DataError as error:
         dataset, num_cases, problem = "", 0, str(error)
-    return StoreEntry(key, address, dataset, num_cases, num_bytes, buckets.modified_at(place), problem)
+    return StoreEntry(key, address, dataset, num_cases, num_bytes, objects.modified_at(place), problem)
 
 
 def _references() -> Mapping[str, Sequence[str]]:

@@ -72,13 +72,13 @@ class Logs:
         if not root.startswith("s3://"):
             return ""
 
-        from ctan.sources import buckets
+        from ctan.sources import buckets, objects
 
         folder = buckets.join(root, self._pipeline_name, self._run_id)
         try:
             found = [name for name in buckets.list_objects(folder) if name.split("/")[-1] == _ARTIFACT]
             mine = [name for name in found if task in name.split("/")]
-            content = buckets.read_object(buckets.join(folder, mine[-1])) if mine else None
+            content = objects.read_object(buckets.join(folder, mine[-1])) if mine else None
         except CtanError:  # the other places are asked
             return ""
         return (content or b"").decode("utf-8", errors="replace")

@@ -11,27 +11,19 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ctan.errors import ConfigError, DataError
+from ctan.sources.objects import FIRST_PAUSE_SECONDS, TRIES, asking, place, read_object, unreachable
 from ctan.sources.progress import ByteProgress
 from ctan.sources.s3 import S3Source, S3Uri, remove_others, s3_client, translated
-from ctan.sources.transfer import (
-    LEDGER_FILE,
-    DamagedTransferError,
-    InterruptedTransferError,
-    RemoteFile,
-    transfer,
-)
+from ctan.sources.transfer import LEDGER_FILE, InterruptedTransferError, RemoteFile, transfer
 from ctan.workspace import workspace
 
 _NUM_WORKERS = 4  # files at the same time, each in as many parts at the same time when it is large
-_TRIES = 4
-_FIRST_PAUSE_SECONDS = 0.5
 _PROBE = ".ctan-probe"
 
 
@@ -77,60 +69,6 @@ def list_objects(uri: str) -> dict[str, RemoteFile]:
     return {file.name: file for file in _source(uri).objects()}
 
 
-def read_object(uri: str) -> bytes | None:
-    """Return the bytes of one small object, None when it does not exist.
-
-    Raises:
-        DataError: no bucket, no access, no answer.
-    """
-    client, tried = s3_client(), 0
-    while True:
-        body = _body(client, uri)
-        try:
-            with translated(uri):
-                return None if body is None else bytes(body.read())
-        except (InterruptedTransferError, DamagedTransferError) as error:  # botocore asks for no body again
-            tried += 1
-            if tried == _TRIES:
-                raise _unreachable(uri, error) from error
-            time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (tried - 1))
-
-
-def _body(client: Any, uri: str) -> Any:
-    """Return the stream of an object's bytes, None when it does not exist."""
-    from botocore.exceptions import ClientError
-
-    with _asking(uri, "read"):
-        try:
-            return client.get_object(**_place(uri))["Body"]
-        except ClientError as error:
-            if error.response["Error"].get("Code") == "NoSuchKey":
-                return None
-            raise
-
-
-def write_object(uri: str, content: bytes) -> None:
-    """Put one small object, whole or not at all.
-
-    Raises:
-        DataError: no bucket, no access, no answer.
-    """
-    client = s3_client()
-    with _asking(uri, "write"):
-        client.put_object(**_place(uri), Body=content)
-
-
-def modified_at(uri: str) -> float:
-    """Return when an object was written, seconds since 1970.
-
-    Raises:
-        DataError: no bucket, no access, no answer, no such object.
-    """
-    client = s3_client()
-    with _asking(uri, "read"):
-        return float(client.head_object(**_place(uri))["LastModified"].timestamp())
-
-
 def remove(uri: str, first: str) -> None:
     """Delete everything below an address.
 
@@ -142,9 +80,9 @@ def remove(uri: str, first: str) -> None:
         DataError: no bucket, no access, no answer.
     """
     client, names = s3_client(), list_objects(uri)
-    with _asking(uri, "delete"):
+    with asking(uri, "delete"):
         for name in sorted(names, key=lambda name: name != first):
-            client.delete_object(**_place(join(uri, name)))
+            client.delete_object(**place(join(uri, name)))
 
 
 def check_writable(root: str | Path) -> None:
@@ -158,10 +96,10 @@ def check_writable(root: str | Path) -> None:
         return
     uri, client = join(str(root), _PROBE), s3_client()
     read_object(uri)  # some servers make a bucket for whoever writes to it: a mistyped one must not come to be
-    with _asking(uri, "write"):
-        client.put_object(**_place(uri), Body=b"")
-    with contextlib.suppress(DataError), _asking(uri, "delete"):  # what may not be deleted can be used all the same
-        client.delete_object(**_place(uri))
+    with asking(uri, "write"):
+        client.put_object(**place(uri), Body=b"")
+    with contextlib.suppress(DataError), asking(uri, "delete"):  # what may not be deleted can be used all the same
+        client.delete_object(**place(uri))
 
 
 def _check_folder(folder: Path) -> None:
@@ -209,7 +147,7 @@ def publish(folder: Path, uri: str, last: str) -> None:
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     marker = files.pop(last)
     source, there = _source(uri), list_objects(uri)
-    with _asking(uri, "read"):
+    with asking(uri, "read"):
         wanted = {name: path for name, path in files.items() if name not in there or source.problem(there[name], path)}
     client = _client()
     with ByteProgress("upload", len(wanted), sum(path.stat().st_size for path in wanted.values())) as progress:
@@ -231,19 +169,16 @@ def publish(folder: Path, uri: str, last: str) -> None:
     _upload(client, marker, join(uri, last), ByteProgress("upload", 0, 0))
 
 
-def fetch(uri: str, folder: Path) -> int:
-    """Make a folder hold what lies below an address, each file checked and renamed when complete.
-
-    Files that are there already are not fetched again; those that the bucket does not hold are removed.
-
-    Returns:
-        The number of files.
+def fetch_file(uri: str, folder: Path, name: str) -> None:
+    """Fetch one of the files below an address into a folder, checked and renamed when complete.
 
     Raises:
-        DataError: no bucket, no access, no answer, damage on the way.
+        DataError: no bucket, no access, no answer, no such file, damage on the way.
     """
     with _locked(folder):
-        return _fetch(uri, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not _transfer(uri, folder, lambda file: file.name == name):
+            raise DataError(f"{join(uri, name)}: there is nothing here")
 
 
 def mirror(uri: str, folder: Path, check: Callable[[Path], None]) -> None:
@@ -273,10 +208,14 @@ def mirror(uri: str, folder: Path, check: Callable[[Path], None]) -> None:
 
 
 def _fetch(uri: str, folder: Path) -> int:
-    source = _source(uri)
-    files = source.objects()
     folder.mkdir(parents=True, exist_ok=True)
-    remove_others(folder, {file.name for file in files})
+    remove_others(folder, set(list_objects(uri)))
+    return _transfer(uri, folder, lambda _: True)
+
+
+def _transfer(uri: str, folder: Path, wanted: Callable[[RemoteFile], bool]) -> int:
+    source = _source(uri)
+    files = [file for file in source.objects() if wanted(file)]
     try:
         transfer(files, source, folder, _NUM_WORKERS, "fetch")
     except DataError as error:
@@ -284,9 +223,7 @@ def _fetch(uri: str, folder: Path) -> int:
     return len(files)
 
 
-def _upload(
-    client: Any, path: Path, uri: str, progress: ByteProgress, tries: int = _TRIES, quiet: bool = False
-) -> None:
+def _upload(client: Any, path: Path, uri: str, progress: ByteProgress, tries: int = TRIES, quiet: bool = False) -> None:
     from boto3.s3.transfer import TransferConfig
 
     config = TransferConfig(max_concurrency=_NUM_WORKERS)
@@ -299,13 +236,13 @@ def _upload(
 
         try:
             with translated(uri, "write"), path.open("rb") as stream:
-                client.upload_fileobj(stream, **_place(uri), Callback=count, Config=config)
+                client.upload_fileobj(stream, **place(uri), Callback=count, Config=config)
             break
         except InterruptedTransferError as error:
             if tried == tries:
-                raise _unreachable(uri, error) from error
+                raise unreachable(uri, error) from error
             progress.advance(-sum(sent))
-            time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (tried - 1))
+            time.sleep(FIRST_PAUSE_SECONDS * 2 ** (tried - 1))
     if not quiet:
         progress.file_done()
 
@@ -316,26 +253,6 @@ def _client() -> Any:
 
 def _source(uri: str) -> S3Source:
     return S3Source(S3Uri.parse(uri), s3_client(num_connections=_NUM_WORKERS))
-
-
-def _place(uri: str) -> dict[str, str]:
-    parsed = S3Uri.parse(uri)
-    return {"Bucket": parsed.bucket, "Key": parsed.prefix.removesuffix("/")}
-
-
-def _unreachable(uri: str, error: Exception) -> DataError:
-    return DataError(
-        f"{uri}: the server cannot be reached or is busy ({error}); check AWS_ENDPOINT_URL, or try again later"
-    )
-
-
-@contextmanager
-def _asking(uri: str, verb: str) -> Iterator[None]:
-    try:
-        with translated(uri, verb):
-            yield
-    except (InterruptedTransferError, DamagedTransferError) as error:
-        raise _unreachable(uri, error) from error
 
 
 def _locked(folder: Path) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ctan.errors import DataError
 from ctan.sources import buckets
+from ctan.sources.objects import read_object
 from ctan.store.description import check_files, find_damage, parse_description, read_description
 from ctan.store.layout import ARRAYS_FOLDER, STORE_FILE
 from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE
@@ -25,7 +26,7 @@ def find_problem(pointer: StorePointer) -> str | None:
     Raises:
         DataError: when the bucket cannot be asked.
     """
-    content = buckets.read_object(buckets.join(pointer.address, STORE_FILE))
+    content = read_object(buckets.join(pointer.address, STORE_FILE))
     if content is None:
         return ABSENT
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, DataError
-from ctan.sources import buckets
+from ctan.sources import buckets, objects
 from ctan.store import StorePointer, open_store
 from ctan.tracking.ledger import Ledger
 from tests.helpers.s3 import ACCESS_KEY, Proxy, S3Server
@@ -85,10 +85,10 @@ def test_a_small_object_is_asked_for_again_when_the_connection_breaks_within_it(
     root: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = bytes(range(256)) * 200
-    buckets.write_object(f"{root}/small", content)
+    objects.write_object(f"{root}/small", content)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     proxy.cuts = [20_000, 10_000]
-    assert buckets.read_object(f"{root}/small") == content
+    assert objects.read_object(f"{root}/small") == content
     assert not proxy.cuts
 
 
