@@ -17,6 +17,7 @@ from ctan.commands.run import config, run
 from ctan.commands.schedule import schedule
 from ctan.commands.ui import ui
 from ctan.errors import CtanError, GateError
+from ctan.files import storage_faults
 from ctan.telemetry import disable_telemetry
 
 app = typer.Typer(
@@ -89,7 +90,8 @@ def main() -> None:
     """Run the command; an error a user can mend is one message and exit code 1 (2 when the data gate stopped)."""
     disable_telemetry()
     try:
-        app()
+        with storage_faults():
+            app()
     except CtanError as error:
         if os.environ.get("CTAN_DEBUG"):
             raise

@@ -28,6 +28,10 @@ class DataError(CtanError):
     """A folder, manifest, store or artifact as a whole cannot be used."""
 
 
+class StorageError(DataError):
+    """A disk that is full, read-only or not ours to write to; the same command goes on once that is mended."""
+
+
 class GateError(CtanError):
     """The data did not pass the validation gate."""
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ctan.files import storage_faults
 from ctan.progress import STEP_PREFIX
 
 OWN_NAMES = {
@@ -47,6 +48,7 @@ def step(name: str, what: str = "") -> Iterator[Clock]:
     prepare_step()
     print(f"{STEP_PREFIX}{name} {what}".rstrip(), flush=True)
     clock = Clock()
-    yield clock
+    with storage_faults():  # of writing that is not ours, such as MLflow's of artifacts
+        yield clock
     loading, working = clock.loaded_at - clock.start, time.monotonic() - clock.loaded_at
     print(f"{STEP_PREFIX}done, {loading:.1f} s loading libraries, {working:.1f} s work", flush=True)
