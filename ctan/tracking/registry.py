@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ctan.errors import ConfigError, TrackingError
+from ctan.process import host_of, is_gone, this_process
 from ctan.tracking.runs import WEIGHTS_TAG
 from ctan.tracking.server import without_password
 
@@ -113,7 +113,8 @@ def promotion_lock(
     """Hold the lock on a registered model.
 
     Aliases have no compare-and-set, but of several clients that create a registered model of one name exactly one
-    succeeds. The lock therefore is a registered model `<name>.lock`; one that a killed process left expires.
+    succeeds. The lock therefore is a registered model `<name>.lock`. One that a process of this host left which is gone
+    is taken at once, one of another host when it has expired.
 
     Args:
         client: of the registry.
@@ -127,15 +128,23 @@ def promotion_lock(
     Raises:
         TrackingError: when another promotion keeps the lock.
     """
-    lock, owner = f"{name}.lock", f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    deadline = time.monotonic() + wait_seconds
+    lock, owner = f"{name}.lock", f"{this_process()} {uuid.uuid4().hex[:8]}"
+    deadline, told = time.monotonic() + wait_seconds, False
     while not _try_lock(client, lock, owner, lease_seconds):
+        if not told and (holder := _owner(client, lock)):
+            told = True
+            print(
+                f"another promotion of {name} is under way on {host_of(holder)}; waiting for it. If it was killed its "
+                f"lock expires after {lease_seconds:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         if time.monotonic() > deadline:
             raise TrackingError(
                 f"another promotion of {name} is under way (registered model {lock}); wait for it and run "
                 f"promote again. A lock that a killed promotion left expires after {lease_seconds:.0f} s."
             )
-        time.sleep(0.5)
+        time.sleep(0.3)
 
     def confirm() -> None:
         if _owner(client, lock) != owner:
@@ -163,7 +172,8 @@ def _try_lock(client: MlflowClient, lock: str, owner: str, lease_seconds: float)
                 return True  # the answer to an earlier request was lost, and the request repeated
             # Another client may have replaced the expired lock by its own just now, and loses that: it will notice
             # when it confirms, before it changes anything.
-            if float(held.tags.get(_EXPIRES_TAG, 0)) < time.time():
+            gone = is_gone(held.tags.get(_OWNER_TAG, "").partition(" ")[0])
+            if gone or float(held.tags.get(_EXPIRES_TAG, 0)) < time.time():
                 client.delete_registered_model(lock)
         return False
     return _owner(client, lock) == owner
