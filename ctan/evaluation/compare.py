@@ -101,7 +101,7 @@ def _read(folder: Path, pointer: StorePointer) -> _Model:
             f"{folder}: evaluated on store {summary.store_key}, to be compared on store {pointer.key}; "
             f"evaluate the model again on that store"
         )
-    return _Model(record, read_cases(folder / CASES_FILE))
+    return _Model(record, read_cases(summary.check_file(folder, CASES_FILE)))
 
 
 def _check_unique(models: list[_Model], folders: list[Path]) -> None:

@@ -128,10 +128,10 @@ def evaluate(
         write_cases(table, folder / CASES_FILE)
         pq.write_table(pa.Table.from_pylist(curves, DVH_SCHEMA), folder / DVH_FILE)
         np.savez_compressed(folder / FIGURES_FILE, **figures)
+        if (model_dir / HISTORY_FILE).exists():
+            shutil.copyfile(record.check_file(model_dir, HISTORY_FILE), folder / HISTORY_FILE)
         summary.save(folder)
         record.save(folder)
-        if (model_dir / HISTORY_FILE).exists():
-            shutil.copyfile(model_dir / HISTORY_FILE, folder / HISTORY_FILE)
         if output_dir.exists():
             shutil.rmtree(output_dir)
     return summary

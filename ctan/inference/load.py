@@ -59,7 +59,7 @@ def load_network(model_dir: Path, test_time_flip: bool | None = None) -> LoadedM
 
     record = ModelRecord.load(model_dir)
     network = build_network(record.arch, record.tasks, record.in_channels, record.network)
-    weights = _read_weights(model_dir / WEIGHTS_FILE)
+    weights = _read_weights(record.check_file(model_dir, WEIGHTS_FILE))
     _check_weights(weights, network.state_dict(), model_dir, record.arch)
     network.load_state_dict(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

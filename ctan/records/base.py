@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,13 +13,15 @@ from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
 from ctan.cases.spec import Description
 from ctan.errors import CtanError, DataError
-from ctan.files import read_json, write_text
+from ctan.files import read_json, sha256_of_file, write_text
 from ctan.tasks import Task, task_from_json
 
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
+
+_SEAL = "sha256"  # of everything else in the file
 
 Number = Annotated[float | None, BeforeValidator(_finite)]  # NaN and infinity, which JSON does not know, are null
 Scores = dict[str, dict[str, Number]]  # task -> metric -> value
@@ -60,12 +63,17 @@ class Record(Description):
         version: of the format; a file without one has version 1.
         what: it is, for messages.
         advice: what to do when it cannot be used.
+        beside: names of files in its folder that it vouches for.
+        files: their SHA-256, as they were when the record was saved.
     """
 
     file: ClassVar[str]
     version: ClassVar[int] = 1
     what: ClassVar[str]
     advice: ClassVar[str]
+    beside: ClassVar[tuple[str, ...]] = ()
+
+    files: Mapping[str, str] = {}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -92,6 +100,7 @@ class Record(Description):
         """
         if not isinstance(value, Mapping):
             raise DataError(f"{where}: expected {cls.what}, found {type(value).__name__}; {cls.advice}")
+        value = _unsealed(value, where)
         version = value.get("format_version", 1)
         if version not in range(1, cls.version + 1):
             raise DataError(
@@ -114,5 +123,44 @@ class Record(Description):
         return self.model_dump(mode="json")
 
     def save(self, folder: Path) -> None:
-        """Write the record to a folder, atomically; the order of names is kept, which in settings has a meaning."""
-        write_text(folder / self.file, json.dumps(self.to_json(), indent=2) + "\n")
+        """Write the record to a folder, atomically, after the files that it vouches for.
+
+        The order of names is kept, which in settings has a meaning.
+        """
+        found = {name: sha256_of_file(folder / name) for name in self.beside if (folder / name).is_file()}
+        value = self.model_copy(update={"files": {**self.files, **found}}).to_json()
+        write_text(folder / self.file, json.dumps({**value, _SEAL: _hash(value)}, indent=2) + "\n")
+
+    def check_file(self, folder: Path, name: str) -> Path:
+        """Return the path of a file beside the record; what earlier releases wrote is not vouched for.
+
+        Raises:
+            DataError: when it is not the file that was there when the record was saved.
+        """
+        path = folder / name
+        expected = self.files.get(name)
+        if expected is not None and path.is_file() and sha256_of_file(path) != expected:
+            raise DataError(
+                f"{path}: not the file that {self.file} was written with (its SHA-256 differs): damaged, or of another "
+                f"run; {self.advice}"
+            )
+        return path
+
+    @classmethod
+    def vouched(cls, folder: Path, name: str) -> Path:
+        """Do the same for a file of a folder, where the record lies in it."""
+        return cls.load(folder).check_file(folder, name) if (folder / cls.file).is_file() else folder / name
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _unsealed(value: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return what a record says without the hash of it, which must fit. Earlier releases wrote none."""
+    content = {name: inner for name, inner in value.items() if name != _SEAL}
+    if _SEAL in value and value[_SEAL] != _hash(content):
+        raise DataError(
+            f"{where}: was changed after it was written (its hash does not fit); restore it or write it anew"
+        )
+    return content

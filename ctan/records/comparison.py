@@ -8,7 +8,7 @@ from typing import Literal
 from ctan.cases.spec import Description
 from ctan.records.base import Number, Record, SavedTask, Scores
 from ctan.records.model import ModelRecord
-from ctan.records.names import COMPARISON_FILE
+from ctan.records.names import CASES_FILE, COMPARISON_FILE
 
 
 class Interval(Description):
@@ -100,6 +100,7 @@ class ComparisonRecord(Record):
     file = COMPARISON_FILE
     what = "a comparison"
     advice = "expected what `ctan compare` writes"
+    beside = (CASES_FILE,)
 
     format_version: Literal[1] = 1
     dataset: str

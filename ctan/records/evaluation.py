@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ctan.records.base import Record, Scores
-from ctan.records.names import EVALUATION_FILE
+from ctan.records.names import CASES_FILE, DVH_FILE, EVALUATION_FILE, FIGURES_FILE
 
 
 class EvaluationRecord(Record):
@@ -21,6 +21,7 @@ class EvaluationRecord(Record):
     file = EVALUATION_FILE
     what = "the summary of an evaluation"
     advice = "expected the folder that `ctan evaluate` writes"
+    beside = (CASES_FILE, DVH_FILE, FIGURES_FILE)
 
     format_version: Literal[1] = 1
     scores: dict[str, Scores]

@@ -10,7 +10,7 @@ from ctan.cases.spec import Description
 from ctan.config import NetworkConfig, PreprocessConfig
 from ctan.inputs import Inputs
 from ctan.records.base import Record, SavedTask
-from ctan.records.names import MODEL_FILE
+from ctan.records.names import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE
 from ctan.records.seen import SeenGroups
 
 
@@ -60,6 +60,7 @@ class ModelRecord(Record):
     version = 3
     what = "the description of a trained model"
     advice = "expected the folder that `ctan train` writes"
+    beside = (WEIGHTS_FILE, HISTORY_FILE)
 
     format_version: Literal[3] = 3
     arch: str

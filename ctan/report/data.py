@@ -28,6 +28,7 @@ from ctan.records import (
     MODEL_FILE,
     ArchitectureEntry,
     ComparisonRecord,
+    EvaluationRecord,
     Interval,
     ModelEntry,
     ModelRecord,
@@ -66,11 +67,13 @@ class Evaluated:
 
     def dvh(self) -> pd.DataFrame:
         """Read the DVH curves of the figure cases; empty when there are none."""
-        return _table(self.folder / DVH_FILE, ("case_id", "structure", "dose_gy", "planned", "predicted"))
+        return _table(
+            EvaluationRecord.vouched(self.folder, DVH_FILE), ("case_id", "structure", "dose_gy", "planned", "predicted")
+        )
 
     def figures(self) -> dict[str, dict[str, Arrays]]:
         """Read the slices: case -> view -> what -> array, see `figures.npz` in docs/formats.md."""
-        path = self.folder / FIGURES_FILE
+        path = EvaluationRecord.vouched(self.folder, FIGURES_FILE)
         found: dict[str, dict[str, Arrays]] = {}
         if not path.exists():
             return found
@@ -218,8 +221,8 @@ def _read(facts: ModelEntry, folder: Path) -> Evaluated:
                 f"{folder / MODEL_FILE}: {name} is {found!r}, the comparison has {compared!r} at this place; "
                 f"give the folders that were compared, in their order"
             )
-    history = _table(folder / HISTORY_FILE, ("epoch", "task", "loss", "weight", "learning_rate"))
-    return Evaluated(facts, record, read_cases(folder / CASES_FILE), history, folder)
+    history = _table(record.check_file(folder, HISTORY_FILE), ("epoch", "task", "loss", "weight", "learning_rate"))
+    return Evaluated(facts, record, read_cases(EvaluationRecord.vouched(folder, CASES_FILE)), history, folder)
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -97,7 +97,7 @@ def read_comparison(folder: Path, model_dirs: Sequence[Path], pointer: StorePoin
             )
     from ctan.evaluation.cases import read_cases
 
-    cases = read_cases(folder / CASES_FILE)
+    cases = read_cases(record.check_file(folder, CASES_FILE))
     candidate = _candidate(record, folder, model_dirs, cases)
     return ComparisonFiles(record, sha256_of_json(content), candidate, _baselines(record, cases))
 

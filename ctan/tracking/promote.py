@@ -194,6 +194,7 @@ class _Promotion:
             "store_key": self.pointer.key,
             "evaluation_hash": self.comparison.evaluation_hash,
             "config_hash": candidate.record.config_hash,
+            "profile": candidate.record.config.get("profile"),
             "code_hash": candidate.record.code_hash,
             "git_commit": self.client.get_run(candidate.run_id).data.tags.get("git_commit"),
             **self.lineage,

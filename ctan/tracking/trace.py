@@ -87,19 +87,19 @@ class _Tracer:
         kind, _, name = reference.partition(":")
         if kind == "models":
             version = named_version(self._client, reference)
-            run = self._run(str(version.run_id))
+            tags = self._run_tags(version) | version.tags
             subject = self._version(version)
-            subject.children = [self._backwards(run, version.tags)]
-            data = self._data_of(run, version.tags)
+            subject.children = [self._training_of(version)]
+            data = self._data_of(tags)
         elif kind == "runs":
             run = self._run(name.removeprefix("/"))
-            subject, data = self._backwards(run, {}), self._data_of(run, {})
+            subject, data = self._backwards(self._training(run), run.data.tags), self._data_of(run.data.tags)
         elif kind in ("pipeline", "data"):
             tag = PIPELINE_RUN if kind == "pipeline" else "data_version"
             runs = self._search(tag, name)
             if not runs:
                 raise TrackingError(f"{reference}: no training at {self._place} carries this; {FORMS}")
-            data = self._data_of(runs[0], {})
+            data = self._data_of(runs[0].data.tags)
             subject = data if kind == "data" else self._pipeline(runs[0].data.tags)
             subject.children = [] if kind == "data" else [data]
         else:
@@ -115,17 +115,47 @@ class _Tracer:
         except MlflowException as error:
             raise TrackingError(f"runs:/{run_id}: {self._place} has no such run") from error
 
-    def _backwards(self, run: Run, tags: Mapping[str, str]) -> Node:
-        """Return a training with what it comes from; tags of its version come first."""
-        known = run.data.tags | dict(tags)
-        node = self._training(run)
+    def _run_or_none(self, run_id: str) -> Run | None:
+        """Return a run, None where it was deleted for good (`mlflow gc`)."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
+                raise
+            return None
+
+    def _run_tags(self, version: ModelVersion) -> dict[str, str]:
+        run = self._run_or_none(str(version.run_id))
+        return dict(run.data.tags) if run is not None else {}
+
+    def _training_of(self, version: ModelVersion) -> Node:
+        """Return the training of a version with what it comes from: from its run, else from what the version carries.
+
+        A version's own tags come first: they say what it was registered from.
+        """
+        run = self._run_or_none(str(version.run_id))
+        if run is not None:
+            return self._backwards(self._training(run), run.data.tags | version.tags, run.data.tags)
+        facts = {"what": _what(version.tags), "status": "its run is not in MLflow any more"}
+        return self._backwards(Node("training", f"runs:/{version.run_id}", facts), version.tags)
+
+    def _backwards(self, node: Node, known: Mapping[str, str], pipeline: Mapping[str, str] | None = None) -> Node:
+        """Return a training with what it comes from.
+
+        Args:
+            node: the training.
+            known: tags that say it.
+            pipeline: tags that say which pipeline run it was trained in, where those are others.
+        """
         node.children = [
-            self._pipeline(run.data.tags),
+            self._pipeline(known if pipeline is None else pipeline),
             Node("code", known.get("git_commit", "unknown commit"), _some(known, image="image")),
             Node("settings", known.get("config_hash", "unknown"), _some(known, profile="profile")),
             Node("store", known.get("store_key", "unknown"), _some(known, data_hash="hash of its cases")),
         ]
-        node.children[-1].children = [self._data_of(run, tags)]
+        node.children[-1].children = [self._data_of(known)]
         return node
 
     def _forwards(self, data: Node, subject: Node) -> Node | None:
@@ -145,8 +175,23 @@ class _Tracer:
                 found.here = found.name == subject.name
                 training.children.append(found)
             node.children.append(training)
+        for version in self._orphans(data.name):
+            node = self._pipeline(version.tags)
+            node = pipelines.setdefault(node.name, node)
+            training = self._training_of(version)
+            training.children = [self._version(version)]
+            training.children[0].here = training.children[0].name == subject.name
+            node.children.append(training)
         root.children = list(pipelines.values())
         return root
+
+    def _orphans(self, data_version: str) -> list[ModelVersion]:
+        """Return the versions made of these data whose run is not there any more."""
+        if "'" in data_version:
+            return []
+        found = self._client.search_model_versions(f"tags.data_version = '{data_version}'")
+        versions = [self._client.get_model_version(one.name, one.version) for one in found]
+        return [version for version in versions if self._run_or_none(str(version.run_id)) is None]
 
     def _search(self, tag: str, value: str) -> list[Run]:
         if "'" in value:
@@ -172,7 +217,7 @@ class _Tracer:
 
     def _training(self, run: Run) -> Node:
         tags, info = run.data.tags, run.info
-        facts = {"what": "{arch}, fold {fold}, seed {seed}".format_map(_Unknown(tags))} | {"status": info.status}
+        facts = {"what": _what(tags), "status": info.status}
         facts["started"] = _time(info.start_time)
         facts |= _some(tags, reproduces="reproduces", same_weights="same weights")
         if self._server:
@@ -184,8 +229,7 @@ class _Tracer:
         facts = _some(tags, **{PIPELINE_RUN_URL: "page", LATER_PIPELINE_RUNS: "used again by"})
         return Node("pipeline run", name or "none (trained by single commands)", facts)
 
-    def _data_of(self, run: Run, tags: Mapping[str, str]) -> Node:
-        known = run.data.tags | dict(tags)
+    def _data_of(self, known: Mapping[str, str]) -> Node:
         facts = _some(
             known,
             data_source="source",
@@ -195,6 +239,10 @@ class _Tracer:
             data_path="path",
         )
         return Node("data", known.get("data_version", "unknown"), facts)
+
+
+def _what(tags: Mapping[str, str]) -> str:
+    return "{arch}, fold {fold}, seed {seed}".format_map(_Unknown(tags))
 
 
 class _Unknown(dict[str, str]):

@@ -22,6 +22,7 @@ from ctan.report import write_report
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import DoseBaselines, task_from_json
 from tests.helpers.evaluation import DATASET, read_json, write_network
+from tests.helpers.records import change_record, content_of
 
 Scores = Mapping[str, float]
 Write = Callable[..., Path]
@@ -56,7 +57,7 @@ def write(template: Path, store: Store, tmp_path: Path) -> Write:
             t for t in described["tasks"] if {"contouring": "dice", "dose": "dose"}[t["name"]] in tuning
         ]
         facts = {"arch": arch, "fold": fold, "seed": seed, "run_id": f"run-{arch}-{fold}-{seed}"}
-        (folder / "model.json").write_text(json.dumps(described | facts))
+        change_record(folder / "model.json", tasks=described["tasks"], **facts)
         roles = {
             "tuning": (store.case_ids(split="train", fold=fold), tuning),
             "evaluation": (store.case_ids(split="validation"), evaluation or tuning),
@@ -68,6 +69,7 @@ def write(template: Path, store: Store, tmp_path: Path) -> Write:
                 rows += [base | row for row in _rows(found)]
         (folder / "cases.parquet").unlink()
         write_cases(rows, folder / "cases.parquet")
+        change_record(folder / "summary.json")
         return folder
 
     return write_evaluation
@@ -94,7 +96,7 @@ def compared(tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path)
     def run(folders: list[Path]) -> dict:
         out = tmp_path / "comparison"
         content = compare(tiny_pointer, folders, out, tiny_config).to_json()
-        assert read_json(out / "comparison.json") == json.loads(json.dumps(content))
+        assert content_of(out / "comparison.json") | {"files": {}} == json.loads(json.dumps(content))
         return content
 
     return run
@@ -146,8 +148,7 @@ def test_of_equal_models_the_cheaper_is_chosen(write: Write, compared: Compare) 
     costs = {"ctan": (9e9, 10), "mtan": (2e9, 30), "stl": (2e9, 20), "hps": (3e9, 5)}
     folders = [write(arch, {"dice": 0.6, "dose": 3.0}) for arch in costs]
     for folder, (macs, parameters) in zip(folders, costs.values(), strict=True):
-        described = read_json(folder / "model.json") | {"macs_per_case": macs, "num_parameters": parameters}
-        (folder / "model.json").write_text(json.dumps(described))
+        change_record(folder / "model.json", macs_per_case=macs, num_parameters=parameters)
     best = compared(folders)["best"]
     assert best["arch"] == "stl"  # as few operations as mtan, fewer parameters
     assert best["reason"].endswith("of those with the lowest it is the cheapest")
@@ -320,7 +321,7 @@ def test_an_evaluation_on_another_store_is_refused_by_both_names(
     write: Write, tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path
 ) -> None:
     folder = write("ctan", {"dice": 0.6, "dose": 3.0})
-    (folder / "summary.json").write_text(json.dumps(read_json(folder / "summary.json") | {"store_key": "0123abcd"}))
+    change_record(folder / "summary.json", store_key="0123abcd")
     with pytest.raises(DataError, match=f"store 0123abcd, to be compared on store {tiny_pointer.key}"):
         compare(tiny_pointer, [folder], tmp_path / "out", tiny_config)
     assert not (tmp_path / "out").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ctan.cases import DataSpec
@@ -53,3 +55,14 @@ def model_record(arch: str, spec: DataSpec, tasks: Sequence[Task], config: RunCo
         "config": config.model_dump(mode="json"),
     }
     return ModelRecord(**(_FACTS | made | facts))
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """Return what the file of a record says, without hashes of it and of its neighbours."""
+    value: dict[str, Any] = json.loads(path.read_text())
+    return {name: inner for name, inner in value.items() if name not in ("sha256", "files")}
+
+
+def change_record(path: Path, **changes: Any) -> None:
+    """Write a record as an earlier release would have: with other values, and no hashes."""
+    path.write_text(json.dumps(content_of(path) | changes))

@@ -25,6 +25,7 @@ from ctan.report.plots import improvement_chart
 from ctan.report.report import write_report
 from ctan.report.style import architecture_colour, format_count
 from ctan.report.tables import comparison_table
+from tests.helpers.records import change_record
 from tests.helpers.report import ARCHS, NUM_CASES, record_of, tasks, write_inputs
 
 SECTIONS = [
@@ -298,8 +299,7 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     content["best"]["reason"] = evil
     content["baselines"][0]["label"] = evil
     path = folders[0] / "model.json"
-    model_json = json.loads(path.read_text()) | {"run_id": evil, "tracking_uri": evil}
-    path.write_text(json.dumps(model_json))
+    change_record(path, run_id=evil, tracking_uri=evil)
     content["models"][0]["run_id"] = evil
     write_report(record_of(content), folders, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()

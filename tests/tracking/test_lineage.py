@@ -149,6 +149,23 @@ def test_its_data_are_followed_forwards_to_all_that_was_made_of_them(chain: dict
     assert [node.name for node in nodes(forwards) if node.here] == [f"models:/{NAME}/1"]
 
 
+def test_a_version_carries_its_chain_itself_when_its_run_was_collected(chain: dict[str, str], site: Site) -> None:
+    """Before, `ctan lineage` died with "has no such run" though the model could still be loaded."""
+    run_id = chain["ctan"].removeprefix("runs:/")
+    before = trace(f"models:/{NAME}/1")
+    site.client.delete_run(run_id)
+    gc = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", site.client.tracking_uri, "--run-ids", run_id]
+    subprocess.run(gc, check=True, capture_output=True)
+    found = trace(f"models:/{NAME}/1")
+    assert kinds(found.subject) == kinds(before.subject)
+    facts = {node.kind: node.facts for node in nodes(found.subject)}
+    assert facts["training"] == {"what": "ctan, fold 0, seed 0", "status": "its run is not in MLflow any more"}
+    assert facts["data"] == {node.kind: node.facts for node in nodes(before.subject)}["data"]
+    assert before.forwards is not None
+    assert found.forwards is not None
+    assert sorted(kinds(found.forwards)["version"]) == sorted(kinds(before.forwards)["version"])
+
+
 def test_the_chain_can_be_entered_at_every_link(chain: dict[str, str]) -> None:
     training = trace(chain["newer"])
     assert training.subject.kind == "training"
