@@ -191,7 +191,9 @@ class TrainingConfig(Settings):
     gradient_cosine: bool = Field(
         False, description="log the cosine of the tasks' gradients on shared weights, at the first step of an epoch"
     )
-    checkpoint_minutes: float = Field(10.0, ge=0, description="also save within an epoch after this many minutes")
+    checkpoint_minutes: float = Field(
+        1.5, ge=0, description="minutes between two checkpoints, which are written in the background"
+    )
     num_workers: int = Field(0, ge=0, description="processes that load cases; 0: in the training process")
 
 

@@ -27,6 +27,7 @@ from ctan.errors import CtanError
 from ctan.files import read_json, write_json
 from ctan.records import COMPARISON_FILE
 from ctan.run_log import LogReader, Show, StepTime
+from ctan.tracking.closing import close_quietly
 from ctan.tracking.lineage import LOCAL_RUN_VARIABLE
 from ctan.tracking.server import prepare
 from ctan.workspace import workspace
@@ -96,9 +97,13 @@ def run_local(parameters: Mapping[str, Any], pipeline: Path | None = None, show:
     try:
         with tempfile.TemporaryDirectory(prefix="ctan-run-") as scratch, _stops_on_signals():
             return_code = _run_child(run_dir, Path(scratch), reader)
+    except BaseException:
+        close_quietly(f"local/{run_dir.name}")
+        raise
     finally:
         outputs = _collect(run_dir)
     if return_code != 0:
+        close_quietly(f"local/{run_dir.name}")
         raise reader.error(run_dir / LOG_FILE)
     return RunResult(run_dir, reader.steps, time.monotonic() - start, **outputs)
 
@@ -184,6 +189,7 @@ class _Preparation:
     def _prepare(self) -> None:
         try:
             prepare()
+            close_quietly()  # of runs here that were killed together with whoever would have closed theirs
         except CtanError as error:
             self._error = error
             _signal_group(self._child, signal.SIGTERM)

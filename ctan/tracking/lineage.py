@@ -14,6 +14,7 @@ PIPELINE_RUN, PIPELINE_RUN_URL, LATER_PIPELINE_RUNS = "pipeline_run", "pipeline_
 ORIGIN_TAGS = ("data_source", "data_version", "settings_hash", "pipeline_code_hash")  # every version names
 VALIDATION, SYNTHETIC = "validation", "synthetic"
 _PASSED = "passed"  # verdict of `ctan.validation`, which takes seconds to import
+OWNER_MARK = "owner_mark"  # where the mark of whoever trains lies, see `ctan.tracking.owner`
 LOCAL_RUN_VARIABLE = "CTAN_LOCAL_RUN"  # name of the run's folder when the pipeline runs on this machine
 
 _RUN_VARIABLE = "KFP_RUN_ID"  # from the label of the pod, set by the compiled pipeline

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from ctan.errors import TrackingError
 from ctan.files import sha256_of_file
 from ctan.provenance import git_commit, in_image
 from ctan.sources.buckets import is_remote
-from ctan.tracking.lineage import LATER_PIPELINE_RUNS, PIPELINE_RUN
+from ctan.tracking.closing import mark_killed
+from ctan.tracking.lineage import LATER_PIPELINE_RUNS, OWNER_MARK, PIPELINE_RUN
 from ctan.tracking.server import (
     ARTIFACTS_FOLDER,
     connect,
@@ -64,6 +65,10 @@ class TrainingRun:
         self.tracking_uri = without_password(uri)
         page = f"{self.tracking_uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{self.run_id}"
         self.url = page if is_server(uri) else f"runs:/{self.run_id}"
+
+    def mark_killed(self) -> None:
+        """Note the end in half a second, see `ctan.tracking.closing.mark_killed`."""
+        mark_killed(self._uri, self.run_id)
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Record the figures of one epoch.
@@ -152,6 +157,7 @@ def training_run(
             run_id=existing,
             experiment_id=None if existing else _experiment_id(client, config),
             run_name=None if existing else f"{arch}-fold{fold}-seed{seed}",
+            tags=None if existing else dict(lineage or {}),  # at once: by these a run that is killed is found
             log_system_metrics=True,
         )
     status = "FAILED"
@@ -174,8 +180,9 @@ def _end(uri: str, status: str) -> None:
     """End the run; when the training has failed already, its own error must not be hidden."""
     import mlflow
 
+    hurry = in_haste() if status == "KILLED" else nullcontext()
     try:
-        with tracking_errors(uri, "ending the run"):
+        with hurry, tracking_errors(uri, "ending the run"):
             mlflow.end_run(status)
     except TrackingError as error:
         if status == "FINISHED":
@@ -235,7 +242,8 @@ def _first_lineage(known: Mapping[str, str], lineage: Mapping[str, str]) -> dict
     if known.get(PIPELINE_RUN, now) == now:
         return dict(lineage)
     later = [*filter(None, known.get(LATER_PIPELINE_RUNS, "").split(", "))]
-    return {LATER_PIPELINE_RUNS: ", ".join(dict.fromkeys([*later, str(now)]))} if now else {}
+    kept = {OWNER_MARK: lineage[OWNER_MARK]} if OWNER_MARK in lineage else {}
+    return {LATER_PIPELINE_RUNS: ", ".join(dict.fromkeys([*later, str(now)])), **kept} if now else kept
 
 
 def _describe(

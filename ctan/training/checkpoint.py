@@ -1,14 +1,20 @@
-"""Checkpoints: everything needed to go on exactly where a killed run stopped, in one atomic file."""
+"""A checkpoint: everything needed to go on exactly where a killed training stopped, in one file.
+
+It ends with its place in the training and the SHA-256 of all before that, so that damage is found; `torch.load` reads
+it as it is. Nothing in it depends on the number of processes.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 import random
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -17,15 +23,14 @@ from ctan import versions
 from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import atomic_path, sha256_of_json
-from ctan.sources.buckets import cache_folder, check_root, check_writable, fetch, is_remote, join, upload_file
 from ctan.store import StorePointer
 from ctan.tasks import Task
 
 # Training settings that change how a training is done, not what comes out.
 _NOT_DECISIVE = ("checkpoint_minutes", "num_workers")
-_FORMAT = 1
-_FILE = "last.pt"
-_LAST_TRIES = 5  # to upload what must arrive
+_FORMAT = 2
+_SEAL = re.compile(rb"ctan-checkpoint (\d{6}) (\d{9}) ([0-9a-f]{64})\n")  # epoch and step, SHA-256 of all before it
+SEAL_BYTES = 98
 
 
 @dataclass(frozen=True)
@@ -89,107 +94,100 @@ def restore_rng_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-def save_checkpoint(folder: Path, key: CheckpointKey, state: dict[str, Any]) -> None:
-    """Write `last.pt`, atomically."""
-    with atomic_path(folder / _FILE) as path:
-        torch.save({"format": _FORMAT, "key": asdict(key), "state": state}, path)
+@dataclass(frozen=True)
+class Seal:
+    """What a checkpoint says at its end: how far training was, and the SHA-256 of the bytes before and of that."""
+
+    position: tuple[int, int]
+    sha256: str
+
+    @classmethod
+    def read(cls, end: bytes) -> Seal | None:
+        """Read the last bytes of a file; None when they are no seal."""
+        found = _SEAL.fullmatch(end[-SEAL_BYTES:])
+        return cls((int(found[1]), int(found[2])), found[3].decode()) if found else None
+
+    @classmethod
+    def of(cls, position: Sequence[int], digest: Any) -> Seal:
+        """Return the seal of bytes whose running hash is `digest`."""
+        digest = digest.copy()
+        digest.update(_place(position))
+        return cls((position[0], position[1]), digest.hexdigest())
+
+    def to_bytes(self) -> bytes:
+        """Return what `read` reads."""
+        return _place(self.position) + f"{self.sha256}\n".encode()
 
 
-def load_checkpoint(folder: Path, key: CheckpointKey) -> dict[str, Any] | None:
-    """Return the state in `last.pt`, None when there is no checkpoint yet.
+def _place(position: Sequence[int]) -> bytes:
+    return b"ctan-checkpoint %06d %09d " % tuple(position)
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not as it was written."""
+
+
+def write_checkpoint(path: Path, key: CheckpointKey, state: Mapping[str, Any]) -> Seal:
+    """Write a checkpoint, atomically; return its seal."""
+    with atomic_path(path) as beside, beside.open("wb") as stream:
+        hashed = _Hashing(stream)
+        torch.save({"format": _FORMAT, "key": asdict(key), "state": state}, hashed)  # type: ignore[arg-type]
+        seal = Seal.of(state["position"], hashed.digest)
+        stream.write(seal.to_bytes())
+    return seal
+
+
+def read_checkpoint(path: Path, key: CheckpointKey) -> dict[str, Any]:
+    """Return the state in a checkpoint.
 
     Raises:
-        DataError: when the file is damaged or belongs to another training (names what differs).
+        DamagedError: when the file is not as it was written.
+        DataError: when it belongs to another training (names what differs).
     """
-    path = folder / _FILE
-    return _read(path, key) if path.exists() else None
-
-
-def _read(path: Path, key: CheckpointKey) -> dict[str, Any]:
-    advice = f"Remove the folder {key.folder} under the checkpoint root to train afresh."
+    seal = seal_of(path)
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        left = path.stat().st_size - SEAL_BYTES
+        while left > 0 and (chunk := stream.read(min(left, 2**20))):
+            digest.update(chunk)
+            left -= len(chunk)
+    if seal is None or seal != Seal.of(seal.position, digest):
+        raise DamagedError("cut short" if seal is None else "its SHA-256 does not fit")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         found, state = saved["key"], saved["state"]
     except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: the checkpoint cannot be read ({error}). {advice}") from error
-    expected = asdict(key)
+        raise DamagedError(str(error)) from error
     differing = [
         f"{name} {found.get(name)!r} instead of {value!r}"
-        for name, value in expected.items()
+        for name, value in asdict(key).items()
         if found.get(name) != value
     ]
     if differing or saved.get("format") != _FORMAT:
-        raise DataError(f"{path}: checkpoint of another training: {', '.join(differing) or 'old format'}. {advice}")
+        raise DataError(
+            f"{path}: checkpoint of another training: {', '.join(differing) or 'old format'}. "
+            f"Remove the folder {key.folder} under the checkpoint root to train afresh."
+        )
     return state
 
 
-class Checkpoints:
-    """The checkpoint of one training: in a folder, or in object storage with a local copy in the workspace.
+def seal_of(path: Path) -> Seal | None:
+    """Return the seal of a file, None when it has none."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - SEAL_BYTES))
+        return Seal.read(stream.read())
 
-    In object storage the bucket decides. What could not be uploaded is marked in the local copy, and uploaded by the
-    next save or, after the process died, by the next start in the same workspace.
 
-    Args:
-        root: folder, or `s3://bucket/prefix`.
-        key: what is trained.
-    """
+class _Hashing(io.RawIOBase):
+    """A stream that hashes what it hands on."""
 
-    def __init__(self, root: str | Path, key: CheckpointKey) -> None:
-        check_root(root, "checkpoint_root")
-        self._key, self._root = key, root
-        local = cache_folder("checkpoints", str(root)) if is_remote(root) else Path(root)
-        self._folder = local / key.folder
-        self._address = join(str(root), key.folder) if is_remote(root) else ""
-        self._late = local / f".{key.folder}.late"
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.digest = hashlib.sha256()
+        self._stream = stream
 
-    def prepare(self) -> None:
-        """See that checkpoints can be kept, and upload what an earlier process could not. In one process only.
+    def writable(self) -> bool:
+        return True
 
-        Raises:
-            DataError: when bucket or folder cannot be written to.
-        """
-        check_writable(self._root)
-        if not self._address:
-            return
-        if self._late.exists():
-            late = self._late.with_suffix(".pt")
-            if not late.exists() and (self._folder / _FILE).exists():
-                (self._folder / _FILE).replace(late)
-            there, here = self.load(), _read(late, self._key) if late.exists() else None
-            if here is not None and (there is None or here["position"] > there["position"]):
-                upload_file(late, join(self._address, _FILE), tries=_LAST_TRIES)
-            late.unlink(missing_ok=True)
-            self._late.unlink()  # after the file: a process may die in between
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the state that was saved last, None when there is none.
-
-        Raises:
-            DataError: when it is damaged or belongs to another training, or the bucket cannot be used.
-        """
-        if self._address:
-            fetch(self._address, self._folder)
-        return load_checkpoint(self._folder, self._key)
-
-    def save(self, state: dict[str, Any], last: bool = False) -> None:
-        """Keep a state. When the bucket is away this warns: a finished training is worth more than its checkpoint.
-
-        Args:
-            state: see `Session.state`.
-            last: no other save comes to make up for it: ask the bucket more patiently.
-        """
-        if self._address:
-            self._late.parent.mkdir(parents=True, exist_ok=True)
-            self._late.touch()
-        save_checkpoint(self._folder, self._key, state)
-        if self._address:
-            self._upload(last)
-
-    def _upload(self, last: bool) -> None:
-        try:
-            upload_file(self._folder / _FILE, join(self._address, _FILE), tries=_LAST_TRIES if last else 1)
-        except DataError as error:
-            then = f"it lies in {self._folder} and goes with the next start here" if last else "the next save will be"
-            print(f"warning: checkpoint not uploaded, {then} ({error})", file=sys.stderr, flush=True)
-        else:
-            self._late.unlink()
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        return self._stream.write(content)

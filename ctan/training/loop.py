@@ -25,13 +25,16 @@ from ctan.precision import Precision, autocast, resolve_precision
 from ctan.records import HISTORY_FILE, Grid, ModelRecord, SeenGroups
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Task, fitted, tasks_of
+from ctan.tracking.lineage import OWNER_MARK
 from ctan.tracking.runs import TrainingRun, training_run
-from ctan.training.checkpoint import CheckpointKey, Checkpoints, Position
+from ctan.training.checkpoint import CheckpointKey, Position
+from ctan.training.checkpoints import Checkpoints
 from ctan.training.console import Console
 from ctan.training.data import Batch, EpochOrder, TrainingCases, make_loader
 from ctan.training.history import write_history
 from ctan.training.optim import clip_gradients
 from ctan.training.session import Best, Session
+from ctan.training.stopping import Stop, stopping
 from ctan.training.weighting import gradient_cosines
 
 
@@ -104,73 +107,75 @@ def train(
     session = Session.start(arch, tasks, store.spec, config, len(loader), accelerator)
 
     key = CheckpointKey.of(pointer, arch, tasks, fold, seed, config)
-    checkpoints = Checkpoints(checkpoint_root, key)
-    if accelerator.is_main_process:
-        checkpoints.prepare()
-    accelerator.wait_for_everyone()
-    saved = checkpoints.load()
+    checkpoints = Checkpoints(checkpoint_root, key, config.training.checkpoint_minutes)
     console = Console(
         f"{arch} fold {fold} seed {seed}", config.training.epochs, len(loader), not accelerator.is_main_process
     )
-    if saved is not None:
-        session.restore(saved)
-        console.say(
-            f"already trained, {session.position.epoch} epochs"
-            if session.finished
-            else f"resumed after {session.position.epoch} epochs and {session.position.step} steps"
-        )
-    facts = _facts(session, config)
-    loop = _Loop(accelerator, session, tasks, config, precision, loader, order, tuning, console, checkpoints)
-    with training_run(config, pointer, arch, fold, seed, session.run_id or None, lineage) as run:
-        session.run_id = run.run_id
-        run.set_tags(
-            {"precision": precision, "device": accelerator.device.type, **{k: str(v) for k, v in facts.items()}}
-        )
-        with console.live():
-            loop.run(run)
-        record = ModelRecord(
+    with checkpoints.owned(console.say, accelerator.is_main_process) as left, stopping() as stop:
+        accelerator.wait_for_everyone()
+        saved = checkpoints.load()
+        if saved is not None:
+            session.restore(saved)
+            console.say(
+                f"already trained, {session.position.epoch} epochs"
+                if session.finished
+                else f"resumed after {session.position.epoch} epochs and {session.position.step} steps"
+            )
+        facts = _facts(session, config)
+        loop = _Loop(accelerator, session, tasks, config, precision, loader, order, tuning, console, checkpoints, stop)
+        origin = {**(lineage or {}), OWNER_MARK: checkpoints.address}
+        with training_run(config, pointer, arch, fold, seed, session.run_id or left or None, origin) as run:
+            session.run_id = run.run_id
+            checkpoints.owner.note_run(run.run_id)
+            stop.marks += [run.mark_killed, checkpoints.owner.drop]
+            run.set_tags(
+                {"precision": precision, "device": accelerator.device.type, **{k: str(v) for k, v in facts.items()}}
+            )
+            with console.live():
+                loop.run(run)
+            record = ModelRecord(
+                arch=arch,
+                fold=fold,
+                seed=seed,
+                spec=store.spec,
+                inputs=Inputs.of(config.data),
+                tasks=tasks,
+                in_channels=session.network.in_channels,
+                network=with_options(arch, config.network),
+                grid=Grid.of(config.preprocess),
+                compute_precision=config.training.precision,
+                test_time_flip=config.evaluation.test_time_flip,
+                precision=precision,
+                device=accelerator.device.type,
+                epochs=session.position.epoch,
+                step_seconds=session.seconds / max(1, session.num_steps_done),
+                store_key=pointer.key,
+                data_hash=pointer.data_hash,
+                code_hash=key.code_hash,
+                config_hash=config.hash(),
+                run_id=run.run_id,
+                run_url=run.url,
+                tracking_uri=run.tracking_uri,
+                seen=SeenGroups.of(map(store.group_id, store.case_ids(split=SPLIT_TRAIN)), salt=pointer.data_hash),
+                config=config.model_dump(mode="json"),
+                **facts,
+            )
+            if accelerator.is_main_process:
+                write_history(model_dir / HISTORY_FILE, session.history)
+                save_network(model_dir, session.evaluated_weights(config), record)
+                run.log_model(model_dir)
+        return TrainSummary(
             arch=arch,
             fold=fold,
             seed=seed,
-            spec=store.spec,
-            inputs=Inputs.of(config.data),
-            tasks=tasks,
-            in_channels=session.network.in_channels,
-            network=with_options(arch, config.network),
-            grid=Grid.of(config.preprocess),
-            compute_precision=config.training.precision,
-            test_time_flip=config.evaluation.test_time_flip,
-            precision=precision,
-            device=accelerator.device.type,
+            run_id=session.run_id,
             epochs=session.position.epoch,
-            step_seconds=session.seconds / max(1, session.num_steps_done),
-            store_key=pointer.key,
-            data_hash=pointer.data_hash,
-            code_hash=key.code_hash,
-            config_hash=config.hash(),
-            run_id=run.run_id,
-            run_url=run.url,
-            tracking_uri=run.tracking_uri,
-            seen=SeenGroups.of(map(store.group_id, store.case_ids(split=SPLIT_TRAIN)), salt=pointer.data_hash),
-            config=config.model_dump(mode="json"),
+            losses={row["task"]: row["loss"] for row in session.history if row["epoch"] == session.position.epoch},
+            step_seconds=record.step_seconds,
+            best_epoch=session.best.epoch + 1,
+            best_tuning_error=session.best.error if session.best.epoch >= 0 else None,
             **facts,
         )
-        if accelerator.is_main_process:
-            save_network(model_dir, session.evaluated_weights(config), record)
-            write_history(model_dir / HISTORY_FILE, session.history)
-            run.log_model(model_dir)
-    return TrainSummary(
-        arch=arch,
-        fold=fold,
-        seed=seed,
-        run_id=session.run_id,
-        epochs=session.position.epoch,
-        losses={row["task"]: row["loss"] for row in session.history if row["epoch"] == session.position.epoch},
-        step_seconds=record.step_seconds,
-        best_epoch=session.best.epoch + 1,
-        best_tuning_error=session.best.error if session.best.epoch >= 0 else None,
-        **facts,
-    )
 
 
 def _cases_of(store: Store, fold: int, config: RunConfig) -> tuple[list[str], list[str]]:
@@ -207,11 +212,11 @@ class _Loop:
     tuning: DataLoader[Batch]
     console: Console
     checkpoints: Checkpoints
+    stop: Stop
 
     def run(self, run: TrainingRun) -> None:
         """Train until the schedule is complete or early stopping says so."""
         self.network = self.accelerator.prepare_model(self.session.network)
-        self._last_save = time.monotonic()
         while not self.session.finished:
             epoch = self.session.position.epoch
             seconds_before = self.session.seconds
@@ -222,7 +227,7 @@ class _Loop:
             run.log_epoch(epoch + 1, self._values(losses, error))
             self.session.position = Position(epoch + 1)
             self.session.finished = epoch + 1 >= self.config.training.epochs or self._stops_early(epoch)
-            self._save()
+            self._save_if_due()
             self.console.epoch(epoch, losses, self.session.seconds - seconds_before, note)
 
     def _train_epoch(self, epoch: int, run: TrainingRun) -> None:
@@ -252,8 +257,7 @@ class _Loop:
             now = time.perf_counter()
             session.seconds, started = session.seconds + now - started, now
             self.console.step(epoch, position.step, self._means())
-            if time.monotonic() - self._last_save > 60 * self.config.training.checkpoint_minutes:
-                self._save()
+            self._save_if_due()
 
     def _check_finite(self, total: torch.Tensor, batch: Batch) -> None:
         if not torch.isfinite(total):
@@ -299,6 +303,8 @@ class _Loop:
         network, device = self.session.ema.module.eval(), self.accelerator.device
         errors: list[float] = []
         for batch in self.tuning:
+            if self.stop.is_wanted:
+                self.stop.end()  # in the middle of an epoch's end there is nothing to save
             with autocast(device, self.precision):
                 outputs = network(batch["image"].to(device))
             targets = {task: {k: v.to(device) for k, v in t.items()} for task, t in batch["targets"].items()}
@@ -322,7 +328,10 @@ class _Loop:
         patience = self.config.training.early_stopping_patience
         return bool(patience) and epoch - self.session.best.epoch >= patience
 
-    def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            self.checkpoints.save(self.session.state(), last=self.session.finished)
-        self._last_save = time.monotonic()
+    def _save_if_due(self) -> None:
+        """Save when it is time, when training is complete, and before it ends because somebody wants it to."""
+        last = self.session.finished or self.stop.is_wanted
+        if self.accelerator.is_main_process and (last or self.checkpoints.is_due):
+            self.checkpoints.save(self.session.state(), last)
+        if self.stop.is_wanted and not self.session.finished:
+            self.stop.end()

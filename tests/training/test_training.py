@@ -115,15 +115,6 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     assert not (tmp_path / "n").exists()
 
 
-def test_a_truncated_checkpoint_is_named(tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path) -> None:
-    config = with_training(config, epochs=1)
-    train(tiny_pointer, "hps", 0, 0, config, tmp_path / "c", tmp_path / "m")
-    (checkpoint,) = (tmp_path / "c").rglob("last.pt")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"last\.pt: the checkpoint cannot be read"):
-        train(tiny_pointer, "hps", 0, 0, config, tmp_path / "c", tmp_path / "n")
-
-
 def test_changed_settings_start_afresh(tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path) -> None:
     for rate in (1e-3, 2e-3):
         changed = with_training(config, epochs=1, learning_rate=rate)
@@ -152,7 +143,7 @@ def test_early_stopping_keeps_the_weights_that_were_best_on_the_tuning_cases(
         monkeypatch.setattr(f"ctan.tasks.{task}.error", lambda *_, sequence=sequence: next(sequence))
     summary = train(tiny_pointer, "hps", 0, 0, config, tmp_path / "c", tmp_path / "m")
     assert (summary.epochs, summary.best_epoch, summary.best_tuning_error) == (4, 2, pytest.approx(0.5))
-    saved = torch.load(next((tmp_path / "c").rglob("last.pt")), weights_only=True)["state"]
+    saved = torch.load(next((tmp_path / "c").rglob("?.pt")), weights_only=True)["state"]
     assert weights(tmp_path / "m") == {name: t.numpy().tobytes() for name, t in saved["best"][2].items()}
     assert weights(tmp_path / "m") != {
         name.removeprefix("module."): t.numpy().tobytes() for name, t in saved["ema"].items() if "." in name
