@@ -26,8 +26,10 @@ OWN_NAMES = {
 
 def prepare_step() -> None:
     """Set up this process for a step; where one of our names is set it wins over the usual one."""
+    from ctan.limits import limit_threads
     from ctan.telemetry import disable_telemetry
 
+    limit_threads()
     disable_telemetry()
     os.environ.update({usual: os.environ[own] for own, usual in OWN_NAMES.items() if os.environ.get(own)})
 

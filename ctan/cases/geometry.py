@@ -128,14 +128,23 @@ def _above(image: npt.NDArray[Any], threshold: float | None) -> Bools:
 def occupied_extent(image: npt.NDArray[Any], threshold: float | None, possible: Bools | None = None) -> tuple[int, ...]:
     """Return the size in voxels of the box around everything above a threshold and the possible-dose mask.
 
+    Args: see `occupied_box`.
+    """
+    return tuple(last - first for first, last in occupied_box(image, threshold, possible))
+
+
+def occupied_box(
+    image: npt.NDArray[Any], threshold: float | None, possible: Bools | None = None
+) -> list[tuple[int, int]]:
+    """Return the first voxel, and the last + 1, per axis of the box around what is above a threshold or possible.
+
     Args:
         image: (..., *axes) raw values, with or without a channel axis.
         threshold: raw value above which a voxel belongs to the patient; None: the whole image counts.
-        possible: (*axes) or None.
+        possible: the possible-dose mask, (*axes), or None.
     """
     occupied = _above(image, threshold)
-    box = _bounding_box(occupied if possible is None else occupied | possible)
-    return tuple(last - first for first, last in box)
+    return _bounding_box(occupied if possible is None else occupied | possible)
 
 
 def to_working(array: npt.NDArray[Any], geometry: Geometry, pad_value: float = 0.0) -> npt.NDArray[Any]:

@@ -22,7 +22,7 @@ Source = Annotated[
     ),
 ]
 
-Workers = Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)]
+Workers = Annotated[int, typer.Option(help="Processes; 0: one a core, as far as memory goes.", min=0)]
 
 
 @app.command()

@@ -45,9 +45,9 @@ _MAX_OFFSET_DAYS = 3650
 # The allow-list. It holds at every depth of a data set; private attributes are never on it.
 _NUMBERS = _words(
     # grid and pixel values
-    "Rows Columns NumberOfFrames PixelSpacing SliceThickness ImagePositionPatient ImageOrientationPatient "
-    "SamplesPerPixel PlanarConfiguration BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue "
-    "PixelPaddingRangeLimit RescaleSlope RescaleIntercept "
+    "AcquisitionNumber Rows Columns NumberOfFrames PixelSpacing SliceThickness ImagePositionPatient "
+    "ImageOrientationPatient SamplesPerPixel PlanarConfiguration BitsAllocated BitsStored HighBit "
+    "PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit RescaleSlope RescaleIntercept "
     # dose
     "DoseGridScaling GridFrameOffsetVector "
     # contours

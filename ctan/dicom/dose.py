@@ -5,13 +5,13 @@ Source: DICOM PS3.3 C.8.8.3 (RT dose module; grid frame offset vector), C.8.8.10
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ctan.dicom.doses import chosen
 from ctan.dicom.pixels import check_rows
 from ctan.dicom.series import CtVolume, check_spacing, decoded, image_of, integer_of, numbers_of, plane_of
 from ctan.dicom.settings import DicomConfig
@@ -28,16 +28,16 @@ _PERCENT = 10.0  # relative doses above this are percent, not shares
 
 
 def dose_on(
-    ct: CtVolume, doses: Sequence[Dataset], plan: Dataset | None, prescription_gy: float | None, config: DicomConfig
+    ct: CtVolume, doses: Sequence[Dataset], plans: Sequence[Dataset], prescription_gy: float | None, config: DicomConfig
 ) -> tuple[SimpleITK.Image, npt.NDArray[np.bool_]]:
     """Return the dose in Gy (float32) on the grid of the CT, and where it is known: (slice, row, column) bool.
 
     Args:
         ct: the planning CT.
         doses: every RTDOSE of the patient.
-        plan: the RTPLAN, which lists the beams of a sum.
+        plans: the RTPLAN of the dose, or those of a sum.
         prescription_gy: what relative doses are relative to.
-        config: whether BEAM doses may be added up.
+        config: whether doses of beams and plans may be added up.
 
     Raises:
         DataError: when there is not one plan dose (or a complete set of beam doses), or its grid or unit is not clear.
@@ -45,7 +45,7 @@ def dose_on(
     import SimpleITK as sitk
 
     total, known = ct.image * 0, np.ones(ct.image.GetSize()[::-1], bool)
-    for dataset in chosen(doses, plan, config.sum_beams):
+    for dataset in chosen(doses, plans, config):
         if str(dataset.get("FrameOfReferenceUID", "")) != ct.frame:
             raise DataError("RTDOSE is in another frame of reference than the CT; export the dose of this CT")
         grid = grid_of(dataset, prescription_gy)
@@ -70,39 +70,6 @@ def inside_of(grid: SimpleITK.Image, image: SimpleITK.Image) -> npt.NDArray[np.b
         within = (places > -_ROUNDING) & (places < grid.GetSize()[axis] - 1 + _ROUNDING)
         inside &= within.reshape([-1 if dimension == 2 - along else 1 for dimension in range(3)])
     return inside
-
-
-def chosen(doses: Sequence[Dataset], plan: Dataset | None, sum_beams: bool) -> list[Dataset]:
-    """Return the plan's dose, or all of its beams' doses when they may be added up.
-
-    Raises:
-        DataError: when neither is there exactly once, listing what there is.
-    """
-    if not doses:
-        raise DataError("no RTDOSE; expected a CT series, an RTSTRUCT and an RTDOSE")
-    kinds = [str(dose.get("DoseSummationType", "")) or "none" for dose in doses]
-    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kinds).items()))
-    whole = [dose for dose, kind in zip(doses, kinds, strict=True) if kind == "PLAN"]
-    if len(whole) == 1:
-        return whole
-    if whole:
-        raise DataError(f"RTDOSE: {len(whole)} plan doses ({listed}); keep the one of the treated plan")
-    beams = [dose for dose, kind in zip(doses, kinds, strict=True) if kind == "BEAM"]
-    if not beams:
-        raise DataError(f"RTDOSE: no plan dose (DoseSummationType PLAN), found {listed}; export the dose of the plan")
-    if not sum_beams:
-        raise DataError(
-            f"RTDOSE: no plan dose (DoseSummationType PLAN), found {listed}; export the dose of the plan, or set "
-            f"data.options.sum_beams to add up the beams"
-        )
-    if plan is None:
-        raise DataError("RTDOSE: beams can be added up with their RTPLAN only, which lists them; export it too")
-    expected, found = plan_beams(plan), sorted(number for dose in beams for number in _beams_of(dose))
-    if found != expected:
-        raise DataError(
-            f"RTDOSE: doses of beams {_join(found)} found, the plan has beams {_join(expected)}; export each once"
-        )
-    return beams
 
 
 def grid_of(dataset: Dataset, prescription_gy: float | None) -> SimpleITK.Image:
@@ -180,30 +147,17 @@ def _check_bits(dataset: Dataset) -> None:
         )
 
 
-def plan_of(plans: Sequence[Dataset], doses: Sequence[Dataset]) -> Dataset | None:
-    """Return the plan that the doses refer to; None when there is no plan.
+def prescription_of(plans: Sequence[Dataset]) -> float | None:
+    """Return the prescribed dose in Gy, of several plans their sum; None where one does not say it, or there is none.
 
-    Raises:
-        DataError: when there are plans but none, or several, of them is meant.
+    Of a plan it is the highest of its targets', else the sum of its beams' doses.
     """
-    if not plans:
-        return None
-    referred = {
-        str(item.get("ReferencedSOPInstanceUID", ""))
-        for dose in doses
-        for item in dose.get("ReferencedRTPlanSequence") or ()
-    } - {""}
-    found = [plan for plan in plans if str(plan.get("SOPInstanceUID", "")) in referred] if referred else list(plans)
-    if len(found) != 1:
-        raise DataError(
-            f"RTPLAN: {len(plans)} found, {len(found)} of which RTDOSE refers to; expected one: keep the plan of the "
-            f"dose, or remove plans and set data.options.prescription_gy"
-        )
-    return found[0]
+    each = [_prescribed(plan) for plan in plans]
+    known = [dose for dose in each if dose is not None]
+    return sum(known) if known and len(known) == len(each) else None
 
 
-def prescription_of(plan: Dataset) -> float | None:
-    """Return the prescribed dose in Gy: the highest of the plan's targets, else the sum of its beams' doses."""
+def _prescribed(plan: Dataset) -> float | None:
     targets = [item for item in plan.get("DoseReferenceSequence") or () if item.get("DoseReferenceType") == "TARGET"]
     prescribed = [numbers_of(t, "TargetPrescriptionDose", 1)[0] for t in targets if t.get("TargetPrescriptionDose")]
     if prescribed and max(prescribed) > 0:
@@ -214,24 +168,3 @@ def prescription_of(plan: Dataset) -> float | None:
         per_fraction = sum(numbers_of(beam, "BeamDose", 1)[0] for beam in beams)
         total += float(per_fraction) * int(group.get("NumberOfFractionsPlanned") or 0)
     return total if total > 0 else None
-
-
-def plan_beams(plan: Dataset) -> list[int]:
-    """Return the numbers of a plan's treatment beams; fields for setup deliver no dose."""
-    setup = {
-        int(beam.BeamNumber) for beam in plan.get("BeamSequence") or () if beam.get("TreatmentDeliveryType") == "SETUP"
-    }
-    return sorted(number for number in _group_beams(plan.get("FractionGroupSequence")) if number not in setup)
-
-
-def _beams_of(dose: Dataset) -> list[int]:
-    plans = dose.get("ReferencedRTPlanSequence") or ()
-    return [number for plan in plans for number in _group_beams(plan.get("ReferencedFractionGroupSequence"))]
-
-
-def _group_beams(groups: Sequence[Dataset] | None) -> list[int]:
-    return [int(b.ReferencedBeamNumber) for group in groups or () for b in group.get("ReferencedBeamSequence") or ()]
-
-
-def _join(numbers: Sequence[int]) -> str:
-    return ", ".join(str(number) for number in numbers) or "none"

@@ -14,7 +14,8 @@ from ctan.cases.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, sto
 from ctan.dicom.anatomy import check_body, check_sides, check_targets
 from ctan.dicom.contours import structures_of
 from ctan.dicom.deidentify import Pseudonymiser, quiet_pydicom
-from ctan.dicom.dose import dose_on, plan_of, prescription_of
+from ctan.dicom.dose import dose_on, prescription_of
+from ctan.dicom.doses import plans_of
 from ctan.dicom.names import BODY, RoiNames
 from ctan.dicom.scan import DicomFile, Kind, open_files
 from ctan.dicom.series import volume_of
@@ -67,16 +68,15 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
         by_kind[file.kind].append(file.dataset)
     with quiet_pydicom():
         # With the prescription set, plans matter for what they list only: which beams, which structure set.
-        plan = (
-            None if config.prescription_gy and not config.sum_beams else plan_of(by_kind["RTPLAN"], by_kind["RTDOSE"])
-        )
-        prescription_gy = config.prescription_gy or (None if plan is None else prescription_of(plan))
-        structure_set = _structure_set(by_kind["RTSTRUCT"], by_kind["RTPLAN"] if plan is None else [plan])
-        made_on = plan if plan is not None or len(by_kind["RTPLAN"]) != 1 else by_kind["RTPLAN"][0]
+        lists_only = config.prescription_gy and not (config.sum_beams or config.sum_plans)
+        plans = [] if lists_only else plans_of(by_kind["RTPLAN"], by_kind["RTDOSE"], config.sum_plans)
+        prescription_gy = config.prescription_gy or prescription_of(plans)
+        structure_set = _structure_set(by_kind["RTSTRUCT"], plans or by_kind["RTPLAN"])
+        made_on = by_kind["RTPLAN"] if not plans and len(by_kind["RTPLAN"]) == 1 else plans
         planned_on = _planned_on(structure_set, made_on, config)
         ct = volume_of(by_kind["CT"], structure_set)
         structures = structures_of(structure_set, ct, config)
-        dose_image, known = dose_on(ct, by_kind["RTDOSE"], plan, prescription_gy, config)
+        dose_image, known = dose_on(ct, by_kind["RTDOSE"], plans, prescription_gy, config)
     hounsfield, spacing_mm = to_case_axes(ct.image)
     in_case = {name: _in_case_axes(mask, ct.image) for name, mask in structures.masks.items()}
     signs = judged_ct_numbers([*ct.signs, *signs_of_wrong_ct_numbers(hounsfield)])
@@ -162,15 +162,18 @@ def _structure_set(found: Sequence[Dataset], plans: Sequence[Dataset]) -> Datase
     raise DataError(f"RTSTRUCT: {len(found)} structure sets and {reason}; keep one")
 
 
-def _planned_on(structure_set: Dataset, plan: Dataset | None, config: DicomConfig) -> tuple[str, ...]:
-    """Return a remark when the plan was made on another structure set.
+def _planned_on(structure_set: Dataset, plans: Sequence[Dataset], config: DicomConfig) -> tuple[str, ...]:
+    """Return a remark when a plan was made on another structure set.
 
     Raises:
         DataError: in that case, unless `data.options.contradictions` is `remark`.
     """
-    items = (plan.get("ReferencedStructureSetSequence") if plan is not None else None) or ()
-    referred = {str(item.get("ReferencedSOPInstanceUID", "")) for item in items} - {""}
-    if not referred or str(structure_set.get("SOPInstanceUID", "")) in referred:
+    each = [
+        {str(item.get("ReferencedSOPInstanceUID", "")) for item in plan.get("ReferencedStructureSetSequence") or ()}
+        - {""}
+        for plan in plans
+    ]
+    if all(not referred or str(structure_set.get("SOPInstanceUID", "")) in referred for referred in each):
         return ()
     sentence = "RTPLAN refers to another structure set than the RTSTRUCT found"
     if config.contradictions == "refuse":

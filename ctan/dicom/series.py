@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ctan.dicom.acquisitions import one_acquisition
+from ctan.dicom.compressed import decode, is_jpeg
 from ctan.dicom.pixels import check_length, check_rows, check_scales, header_signs, lost_bits
 from ctan.errors import DataError
 
@@ -56,7 +58,8 @@ def volume_of(slices: Sequence[Dataset], reference: Dataset) -> CtVolume:
     chosen = _referred(_by_series(slices), reference)
     rows, columns = _common_plane(chosen)
     normal = np.cross(rows, columns)
-    ordered, spacing_mm = _sorted(chosen, normal)
+    places = [_place(one, normal) for one in chosen]
+    ordered, spacing_mm = _sorted(one_acquisition(chosen, places, reference), normal)
     frames = {str(s.get("FrameOfReferenceUID", "")) for s in ordered}
     if len(frames) > 1 or "" in frames:
         found = "none in some slices" if "" in frames else f"{len(frames)}"
@@ -200,7 +203,10 @@ def _without_copies(ordered: list[Dataset], normal: npt.NDArray[np.float64]) -> 
         elif dataset.get("SOPInstanceUID", "") != last.get("SOPInstanceUID", "") or (
             dataset.get("PixelData") != last.get("PixelData")
         ):
-            raise DataError(f"CT: two different slices at {place:.2f} mm along the slice axis; keep one")
+            raise DataError(
+                f"CT: two different slices at {place:.2f} mm along the slice axis, and RTSTRUCT does not say which "
+                f"one it was drawn on; keep one"
+            )
     return kept
 
 
@@ -257,7 +263,7 @@ def decoded(dataset: Dataset, what: str) -> npt.NDArray[Any]:
         raise DataError(f"{what}: {dataset.SamplesPerPixel} samples a pixel, expected 1")
     check_length(dataset, what)
     try:
-        return dataset.pixel_array
+        return decode(dataset) if is_jpeg(dataset) else dataset.pixel_array
     except Exception as error:  # decoders raise many kinds
         syntax = getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", "no transfer syntax")
         raise DataError(

@@ -55,6 +55,10 @@ class DicomConfig(Settings):
         "refuse the case, or read it as its own numbers say, with a remark",
     )
     sum_beams: bool = Field(False, description="add up a complete set of BEAM doses where there is no PLAN dose")
+    sum_plans: bool = Field(
+        False,
+        description="add up the PLAN doses of plans that follow each other (a boost), or take their MULTI_PLAN dose",
+    )
     ignore_patient_ids: bool = Field(
         False, description="tell patients apart by frame of reference: an anonymiser wrote one PatientID for everybody"
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ctan import versions
+from ctan import limits, versions
 from ctan.cases import SPEC_FILE, DataSpec, check_same_spec
 from ctan.config import DataConfig, PreprocessConfig, RunConfig
 from ctan.errors import CaseError, DataError
@@ -67,7 +67,7 @@ def preprocess(
         manifest_dir: holds `manifest.parquet` and `quarantine.parquet` of ingestion or validation.
         store_root: folder or `s3://bucket/prefix` that holds stores.
         config: the run's settings.
-        num_workers: processes; None for one a core.
+        num_workers: processes; None for as many as cores and memory allow.
 
     Raises:
         ConfigError: when `store_root` is an address of another kind than `s3://bucket/prefix`.
@@ -136,7 +136,7 @@ def _check_manifest(manifest: pa.Table, manifest_dir: Path, dataset: Dataset) ->
     if others:
         raise DataError(f"{path}: holds cases of {', '.join(others)}, but the data set is {dataset.spec.dataset}")
     case_ids = manifest["case_id"].to_pylist()
-    repeated = sorted({case_id for case_id in case_ids if case_ids.count(case_id) > 1})
+    repeated = sorted(case_id for case_id, count in Counter(case_ids).items() if count > 1)
     if repeated:
         raise DataError(f"{path}: lists {', '.join(repeated)} more than once; run ingestion again")
 
@@ -232,7 +232,7 @@ def _write_arrays(
     create_arrays(folder, layout)
     with open_source(source, dataset) as raw_dir:
         shards = _shards(dataset.find(raw_dir), manifest, folder, config, layout)
-        workers = min(num_workers or os.cpu_count() or 1, len(shards))
+        workers = min(limits.workers(num_workers), len(shards))
         entries: dict[int, list[dict[str, Any]]] = {}
         for first, shard_entries in track(_run(shards, workers), len(shards), "preprocess (shards)"):
             entries[first] = shard_entries

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+from ctan import limits
 from ctan.cases import SPLIT_TRAIN, Case, RawCase
 from ctan.config import DataConfig, RunConfig
 from ctan.datasets import get_dataset
@@ -73,8 +73,8 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
         output_dir: receives `manifest.parquet`, `quarantine.parquet`, `config.yaml` (what the plan leaves open
             is filled in), `plan.yaml` and `summary.json`.
         config: which data set, how many cases, how many folds.
-        num_workers: processes, so that a case that kills or hangs one costs no other; None for one a core; 0 for none:
-            everything in this one, which starts faster and is not protected.
+        num_workers: processes, so that a case that kills or hangs one costs no other; None for as many as cores and
+            memory allow; 0 for none: everything in this one, which starts faster and is not protected.
 
     Returns:
         What was found. That every case is broken is no error here: it is the verdict of `validate`, which writes a page
@@ -231,7 +231,7 @@ def _measure_all(data: DataConfig, cases: list[RawCase], num_workers: int | None
     if num_workers == 0:
         yield from ((number, _measure(data, case)) for number, case in enumerate(cases))
         return
-    workers, seconds = num_workers or os.cpu_count() or 1, data.reading.case_seconds
+    workers, seconds = limits.workers(num_workers), data.reading.case_seconds
     for number, result in run_isolated(partial(_measure, data), cases, workers, seconds):
         if isinstance(result, Lost):
             late = "" if result.died else "; data.reading.case_seconds allows no more"

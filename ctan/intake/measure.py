@@ -8,6 +8,7 @@ import numpy as np
 
 from ctan.cases import POSSIBLE_DOSE_MASK, DataSpec
 from ctan.cases.geometry import occupied_extent
+from ctan.intake.content import array_sha256, looks
 
 if TYPE_CHECKING:
     from ctan.cases import Case
@@ -33,6 +34,9 @@ def case_row(case: Case, spec: DataSpec, fold: int) -> dict[str, Any]:
         "split": case.split,
         "fold": fold,
         "sha256": case.sha256,
+        "image_sha256": array_sha256(image),
+        **({"dose_sha256": _sha256_of_dose(case)} if spec.has_dose else {}),
+        "looks": looks(image, spec),
         "shape": list(case.shape),
         "spacing_mm": [float(edge) for edge in case.spacing_mm],
         "extent": list(
@@ -73,6 +77,12 @@ def _unknown_share(mask: np.ndarray | None, known: np.ndarray) -> float | None:
     """Return the share of a structure whose dose is not known; None where there is no structure."""
     size = 0 if mask is None else int(np.count_nonzero(mask))
     return float(np.count_nonzero(mask & ~known)) / size if mask is not None and size else None
+
+
+def _sha256_of_dose(case: Case) -> str | None:
+    """Return the hash of a dose; None where it is zero everywhere, which says nothing."""
+    dose = case.doses["dose"]
+    return array_sha256(dose) if dose.any() else None
 
 
 def _mean(values: np.ndarray) -> float | None:

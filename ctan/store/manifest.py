@@ -21,11 +21,12 @@ QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("dataset", "case
 def SCHEMA(spec: DataSpec) -> pa.Schema:
     """Return the columns of a manifest of this description, in order.
 
-    `voxels_<structure>`, `unknown_dose_share_<structure>` (share of its voxels whose dose is not known) and
-    `dose_mean_gy_<target>` are null where the structure was not contoured, `label_<name>`,
-    `number_<name>` and facts where they are not known. `shape`, `extent` (voxels of the box that
-    holds what the working grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per
-    axis, in the axis order of the data set.
+    `sha256` is that of the raw bytes, `image_sha256` and `dose_sha256` those of the values; `looks` are bits that
+    images which look alike share (`ctan.intake.content`). `voxels_<structure>`, `unknown_dose_share_<structure>` (share
+    of its voxels whose dose is not known) and `dose_mean_gy_<target>` are null where the structure was not contoured,
+    `label_<name>`, `number_<name>` and facts where they are not known. `shape`, `extent` (voxels of the box that holds
+    what the working grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per axis, in
+    the axis order of the data set.
     """
     image, value = spec.image.name, pa.float64() if spec.image.dtype == "float32" else pa.int32()
     columns = [
@@ -35,6 +36,9 @@ def SCHEMA(spec: DataSpec) -> pa.Schema:
         ("split", pa.string()),
         ("fold", pa.int32()),
         ("sha256", pa.string()),
+        ("image_sha256", pa.string()),
+        *([("dose_sha256", pa.string())] if spec.has_dose else []),
+        ("looks", pa.string()),
         ("shape", pa.list_(pa.int32())),
         ("spacing_mm", pa.list_(pa.float64())),
         ("extent", pa.list_(pa.int32())),

@@ -13,6 +13,7 @@ from ctan.datasets import get_dataset
 from ctan.errors import GateError
 from ctan.files import write_json, write_text
 from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, read_manifest, write_manifest
+from ctan.validation.copies import columns_of_copies, find_copies
 from ctan.validation.suite import Outcome, expectations, frame_of, run
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ValidationSummary:
         num_failed_expectations: how many of them failed for some case.
         quarantined_share: of all cases.
         verdict: `PASSED`, or why the run has to stop: expectations and cases, a line each.
+        remarks: what was found and stops no case.
     """
 
     num_cases: int
@@ -41,10 +43,12 @@ class ValidationSummary:
     num_failed_expectations: int
     quarantined_share: float
     verdict: str
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         failed = f"{self.num_failed_expectations} of {self.num_expectations} expectations failed for some case"
-        return f"{self.num_cases} cases passed; {failed}; {self.num_quarantined} in quarantine"
+        remarks = "".join(f"\n{remark}" for remark in self.remarks)
+        return f"{self.num_cases} cases passed; {failed}; {self.num_quarantined} in quarantine{remarks}"
 
 
 def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConfig) -> ValidationSummary:
@@ -72,7 +76,8 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
     manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(spec))
     quarantine = read_manifest(manifest_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA).to_pylist()
     num_all = manifest.num_rows + len(quarantine)
-    outcomes = run(frame_of(manifest, spec), expectations(dataset, config))
+    copies = find_copies(manifest.select(columns_of_copies(spec)).to_pylist(), spec)
+    outcomes = run(frame_of(manifest, spec, copies), expectations(dataset, config))
     rejected = _rejected(manifest, outcomes)
     passes = [case_id not in rejected for case_id in manifest["case_id"].to_pylist()]
     passed = manifest.filter(pa.array(passes, pa.bool_()))
@@ -95,13 +100,14 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
         num_failed_expectations=sum(not outcome.success for outcome in outcomes),
         quarantined_share=len(quarantine) / num_all if num_all else 0.0,
         verdict=problem or PASSED,
+        remarks=copies.remarks,
     )
     write_manifest(quarantine, output_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     write_manifest(passed, output_dir / MANIFEST_FILE)
     write_text(output_dir / "config.yaml", config.to_yaml())
     spec.save(output_dir)
     write_json(output_dir / "summary.json", asdict(summary))
-    write_page(report, spec, manifest, passed, quarantine, outcomes, problem)
+    write_page(report, spec, manifest, passed, quarantine, outcomes, copies, problem)
     return summary
 
 

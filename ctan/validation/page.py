@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from ctan.cases import DataSpec
 from ctan.files import write_text
 from ctan.html import Markup, element, image, join, page, table
+from ctan.validation.copies import Copies
 from ctan.validation.suite import Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_MAX_PAIRS = 200  # on the page
 
 
 def write_page(
@@ -25,6 +28,7 @@ def write_page(
     passed: pa.Table,
     quarantine: Sequence[dict[str, str]],
     outcomes: Sequence[Outcome],
+    copies: Copies,
     problem: str,
 ) -> None:
     """Write the page, atomically.
@@ -36,6 +40,7 @@ def write_page(
         passed: the cases that passed.
         quarantine: all quarantine rows.
         outcomes: one an expectation.
+        copies: cases of one content.
         problem: why the gate stopped, empty when it did not.
     """
     num_failed = sum(not outcome.success for outcome in outcomes)
@@ -58,6 +63,7 @@ def write_page(
         body += [element("h2", "Why the gate stopped"), element("pre", problem)]
     body += [element("h2", "Expectations"), _expectations(outcomes)]
     body += [element("h2", "Quarantine"), _quarantine(quarantine)]
+    body += [element("h2", "Copies"), _copies(copies)]
     body += [
         element("h2", "Distributions"),
         image(
@@ -125,6 +131,23 @@ def _quarantine(quarantine: Sequence[dict[str, str]]) -> Markup:
         return element("p", "Empty: every case passed.")
     rows = [[row["case_id"], row["split"], row["step"], row["reason"]] for row in quarantine]
     return table(["case", "split", "step", "reason"], rows, text=True)
+
+
+def _copies(copies: Copies) -> Markup:
+    if not copies.pairs:
+        return element("p", "No two groups hold the same files, image or dose, and no images look alike.")
+    rows = [
+        [
+            element("span", pair.finding, class_="bad" if pair.finding == "error" else ""),
+            pair.first,
+            pair.second,
+            pair.reason,
+        ]
+        for pair in copies.pairs[:_MAX_PAIRS]
+    ]
+    more = len(copies.pairs) - _MAX_PAIRS
+    note = [element("p", f"and {more:,} more pairs")] if more > 0 else []
+    return join(table(["", "case", "case", "what was found"], rows, text=True), *note)
 
 
 def _distributions(spec: DataSpec, manifest: pa.Table) -> bytes:

@@ -19,6 +19,7 @@ from ctan.config import RunConfig, ValidationConfig
 from ctan.datasets.base import Dataset
 from ctan.store.manifest import SCHEMA
 from ctan.tasks import tasks_of
+from ctan.validation.copies import Copies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ _TISSUE = 1000  # CT values as exported: HU + 1024; every patient has denser vox
 _MAX_CT = 4095
 
 # What every case must have: Great Expectations skips null and NaN in every other expectation.
-_REQUIRED = ("dataset", "group_id", "split", "fold", "sha256")
+_REQUIRED = ("dataset", "group_id", "split", "fold", "sha256", "image_sha256")
 _REQUIRED_DOSE = (
     "num_mask_voxels",
     "num_known_dose_voxels",
@@ -37,6 +38,7 @@ _REQUIRED_DOSE = (
     "num_dose_voxels_outside_mask",
 )
 _DERIVED = ("unknown", "num_splits_of_group", "fold_of_training", "fold_of_others", "spacing_min_mm", "spacing_max_mm")
+_OF_COPIES = ("copied_across", "contradicting")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def expectations(dataset: Dataset, config: RunConfig) -> list[Expectation]:
 
 def _of_all(spec: DataSpec, config: RunConfig) -> list[Expectation]:
     splits = [SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST]
-    columns = [*SCHEMA(spec).names, *_DERIVED, *_shares(spec)]
+    columns = [*SCHEMA(spec).names, *_DERIVED, *_OF_COPIES, *_shares(spec)]
     return [
         Expectation(
             "columns",
@@ -120,6 +122,14 @@ def _of_all(spec: DataSpec, config: RunConfig) -> list[Expectation]:
             "ExpectColumnValuesToBeInSet",
             {"column": "split", "value_set": splits},
         ),
+        Expectation(
+            "copies",
+            "No other group on another side (split, fold) holds the same files, image or dose",
+            "",
+            "ExpectColumnValuesToBeNull",
+            {"column": "copied_across"},
+        ),
+        *(_of_answers() if spec.labels or spec.numbers else ()),
         between("one-split", "num_splits_of_group", None, 1, "splits", "No patient is in two splits"),
         between(
             "fold-of-training",
@@ -132,6 +142,11 @@ def _of_all(spec: DataSpec, config: RunConfig) -> list[Expectation]:
         between("no-other-fold", "fold_of_others", -1, -1, "", "Other cases are in no fold"),
         *(_of_voxels(config.validation) if spec.spatial_dims == 3 else ()),  # pictures have no known size
     ]
+
+
+def _of_answers() -> list[Expectation]:
+    sentence, arguments = "Cases of one image have the same labels", {"column": "contradicting"}
+    return [Expectation("one-answer", sentence, "", "ExpectColumnValuesToBeNull", arguments)]
 
 
 def _of_voxels(limits: ValidationConfig) -> list[Expectation]:
@@ -193,11 +208,13 @@ def _shares(spec: DataSpec) -> list[str]:
     return [f"share_{name}" for name in spec.structures] + doses
 
 
-def frame_of(manifest: pa.Table, spec: DataSpec) -> pd.DataFrame:
+def frame_of(manifest: pa.Table, spec: DataSpec, copies: Copies) -> pd.DataFrame:
     """Return the manifest as a data frame, with what expectations need beside its own columns."""
     frame = manifest.to_pandas()
     frame["unknown"] = [_unknown(row, spec) for row in frame.to_dict("records")]
     frame["num_splits_of_group"] = frame.groupby("group_id")["split"].transform("nunique")
+    for column, partners in (("copied_across", copies.across), ("contradicting", copies.contradicting)):
+        frame[column] = [f"case {partners[case_id]}" if case_id in partners else None for case_id in frame["case_id"]]
     training = frame["split"] == SPLIT_TRAIN
     frame["fold_of_training"] = frame["fold"].where(training)
     frame["fold_of_others"] = frame["fold"].where(~training & frame["split"].notna())

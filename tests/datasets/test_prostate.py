@@ -26,6 +26,7 @@ from ctan.intake.measure import case_row
 from ctan.settings import load_config
 from ctan.store.manifest import SCHEMA
 from ctan.tasks import DoseRegression, Segmentation, tasks_of
+from ctan.validation.copies import Copies
 from ctan.validation.suite import expectations, frame_of, run
 from tests.helpers.dicom import (
     CONTOURS,
@@ -305,7 +306,7 @@ def test_a_structure_that_no_training_case_has_stops_validation(raw_dir):
         row.update(split=split, fold=0 if split == "train" else -1)
         row["voxels_PenileBulb"] = 9 if split == "validation" else None
     config = RunConfig.model_validate({"data": {"dataset": "prostate"}})
-    frame = frame_of(pa.Table.from_pylist(rows, schema=SCHEMA(dataset.spec)), dataset.spec)
+    frame = frame_of(pa.Table.from_pylist(rows, schema=SCHEMA(dataset.spec)), dataset.spec, Copies())
     outcomes = {one.expectation.name: one for one in run(frame, expectations(dataset, config))}
     assert outcomes["Prostate-contoured"].success
     assert outcomes["Bladder-contoured"].success

@@ -128,7 +128,7 @@ def test_two_images_at_one_place_are_refused(folder):
     copy = folder / "again.dcm"
     copy.write_bytes(slices_of(folder)[3].read_bytes())
     change(copy, lambda ds: setattr(ds, "SOPInstanceUID", HEADER.uid("again")))
-    assert reason(folder) == "CT: two different slices at -91.00 mm along the slice axis; keep one"
+    assert reason(folder).startswith("CT: two different slices at -91.00 mm along the slice axis, and RTSTRUCT does")
 
 
 def test_of_two_series_the_one_of_the_structure_set_is_read(folder):
@@ -392,3 +392,47 @@ def test_a_real_file_is_complete_and_notices_every_cut():
     for size in (len(content) - 1, len(content) - 1000, len(content) // 2, 30_000):
         with pytest.raises(DataError, match="truncated"):
             check_complete(content[:size])
+
+
+def second_acquisition(folder, number, shift_mm=0.0, keep=range(99)):
+    """Add another acquisition of the same series, brighter by 100 HU."""
+    for index, path in enumerate(slices_of(folder)):
+        ds = pydicom.dcmread(path)
+        ds.AcquisitionNumber = 1
+        ds.save_as(path)
+        if index not in keep:
+            continue
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = HEADER.uid(f"second {index}")
+        ds.RescaleIntercept = float(ds.RescaleIntercept) + 100
+        x, y, z = ds.ImagePositionPatient
+        ds.ImagePositionPatient, ds.AcquisitionNumber = [x, y, z + shift_mm], number
+        ds.save_as(folder / f"second {index}.dcm")
+
+
+@pytest.mark.parametrize(("number", "shift_mm"), [(1, 0.0), (2, 0.0), (2, 1.5)])
+def test_of_two_acquisitions_in_one_series_the_one_that_the_contours_name_is_read(folder, number, shift_mm):
+    """Refused where slices lay at one place, and two mixed to one of half the spacing where they lay between."""
+    write_patient(folder)
+    expected = read(folder).images["ct"]
+    second_acquisition(folder, number, shift_mm)
+    np.testing.assert_array_equal(read(folder).images["ct"], expected)
+
+    def names_nothing(ds):
+        series = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+        series.ContourImageSequence = []
+        for roi in ds.ROIContourSequence:
+            for contour in roi.ContourSequence:
+                contour.ContourImageSequence = []
+
+    change(folder / "rs", names_nothing)
+    found = reason(folder)
+    assert ("2 acquisitions in one series (8, 8 slices), and RTSTRUCT names images of 0" in found) == (number == 2)
+    assert ("two different slices at" in found) == (number == 1)
+
+
+def test_slices_that_are_an_acquisition_each_are_one_volume(folder):
+    write_patient(folder)
+    expected = read(folder).images["ct"]
+    for index, path in enumerate(slices_of(folder)):
+        change(path, lambda ds, index=index: setattr(ds, "AcquisitionNumber", index + 1))
+    np.testing.assert_array_equal(read(folder).images["ct"], expected)

@@ -6,7 +6,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from ctan.dicom.dose import plan_beams, prescription_of
+from ctan.dicom.dose import prescription_of
+from ctan.dicom.doses import plan_beams
 from ctan.dicom.writers import write_rtdose, write_rtplan
 from tests.helpers.dicom import (
     CONTOURS,
@@ -139,7 +140,85 @@ def test_a_plan_dose_wins_over_the_beams(folder):
 def test_two_plan_doses_are_refused(folder):
     write_patient(folder)
     write_rtdose(folder / "rd2", plan_dose(), DOSE_SPACING, DOSE_ORIGIN, patient=HEADER)
-    assert reason(folder) == "RTDOSE: 2 plan doses (2 PLAN); keep the one of the treated plan"
+    assert reason(folder).startswith("RTDOSE: 2 plan doses (2 PLAN); keep the one of the treated plan, or set")
+    assert "each has one plan dose that refers to it" in reason(folder, sum_plans=True)
+
+
+def write_boost(folder, share=0.3, prescription_gy=18.0):
+    """Give the patient a second plan with its own dose, on the same structure set."""
+
+    def second(ds):
+        ds.SOPInstanceUID = HEADER.uid("boost")
+        ds.DoseReferenceSequence[0].TargetPrescriptionDose = prescription_gy
+
+    (folder / "rp2").write_bytes((folder / "rp").read_bytes())
+    change(folder / "rp2", second)
+    write_rtdose(folder / "rd2", plan_dose() * share, DOSE_SPACING, DOSE_ORIGIN, patient=HEADER, step=1e-3)
+
+    def of_second(ds):
+        ds.SOPInstanceUID = HEADER.uid("dose of boost")
+        ds.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID = HEADER.uid("boost")
+
+    change(folder / "rd2", of_second)
+
+
+def test_plans_that_follow_each_other_are_added_up_when_asked_for(folder):
+    """A boost was refused: "2 plan doses"; there was no way to read it."""
+    write_patient(folder, contours=WHOLE_BODY, prescription_gy=42.0, dose={"values": plan_dose() * 0.7, "step": 1e-3})
+    write_boost(folder)
+    case = read(folder, sum_plans=True)
+    check_dose(case)
+    assert case.facts == {"prescription_gy": 60.0}
+    assert read(folder, sum_plans=True, prescription_gy=61.0).facts == {"prescription_gy": 61.0}
+    assert reason(folder).startswith("RTPLAN: 2 found, 2 of which RTDOSE refers to; expected one")
+    (folder / "rd2").unlink()
+    assert reason(folder, sum_plans=True).startswith("RTPLAN: 2 found, doses refer to 1; expected a dose of each")
+
+
+def test_a_sum_of_plans_that_was_exported_is_taken_when_asked_for(folder):
+    write_patient(folder, contours=WHOLE_BODY, prescription_gy=42.0)
+    write_boost(folder)
+    (folder / "rd2").unlink()
+
+    def of_both(ds):
+        ds.DoseSummationType = "MULTI_PLAN"
+        both = [copy.deepcopy(ds.ReferencedRTPlanSequence[0]) for _ in range(2)]
+        both[1].ReferencedSOPInstanceUID = HEADER.uid("boost")
+        ds.ReferencedRTPlanSequence = both
+
+    change(folder / "rd", of_both)
+    case = read(folder, sum_plans=True)
+    check_dose(case)
+    assert case.facts == {"prescription_gy": 60.0}
+    assert "set data.options.sum_plans to take the sum of several plans" in reason(folder, prescription_gy=60.0)
+
+
+def as_planes(folder, scaling=lambda number: 1.0):
+    """Write the dose as one file a plane, in no order."""
+    ds = pydicom.dcmread(folder / "rd")
+    values, (x, y, z) = ds.pixel_array, ds.ImagePositionPatient
+    for number, offset in enumerate(ds.GridFrameOffsetVector):
+        plane = copy.deepcopy(ds)
+        del plane.GridFrameOffsetVector, plane.NumberOfFrames
+        plane.SOPInstanceUID = plane.file_meta.MediaStorageSOPInstanceUID = HEADER.uid(f"plane {number}")
+        plane.ImagePositionPatient = [x, y, z + offset]
+        plane.DoseGridScaling = ds.DoseGridScaling / scaling(number)
+        plane.PixelData = np.rint(values[number] * scaling(number)).astype(values.dtype).tobytes()
+        plane.save_as(folder / f"plane {(number * 7) % 5}")
+    (folder / "rd").unlink()
+
+
+@pytest.mark.parametrize("scaling", [lambda number: 1.0, lambda number: 1 + number / 10])
+def test_a_dose_of_one_file_a_plane_is_joined(folder, scaling):
+    """It was refused: "5 plan doses"."""
+    write_patient(folder, contours=WHOLE_BODY, dose={"step": 2e-3})
+    as_planes(folder, scaling)
+    check_dose(read(folder))
+    (folder / "plane 2").unlink()
+    assert reason(folder).startswith("RTDOSE: frames are not evenly spaced")
+    (folder / "plane 2").write_bytes((folder / "plane 1").read_bytes())
+    change(folder / "plane 2", lambda ds: setattr(ds, "SOPInstanceUID", HEADER.uid("again")))
+    assert reason(folder) == "RTDOSE: two of 5 files of one plane each lie at one place; keep one"
 
 
 BROKEN = {
@@ -213,7 +292,7 @@ def test_the_prescription_is_the_highest_of_the_targets():
         items.append(pydicom.Dataset())
         items[-1].DoseReferenceType, items[-1].TargetPrescriptionDose = kind, dose
     plan.DoseReferenceSequence = items
-    assert prescription_of(plan) == 60.5
+    assert prescription_of([plan]) == 60.5
 
 
 def test_without_a_target_the_prescription_is_the_sum_of_the_beams_over_all_fractions():
@@ -224,9 +303,9 @@ def test_without_a_target_the_prescription_is_the_sum_of_the_beams_over_all_frac
         beams[-1].BeamDose = dose
     group.ReferencedBeamSequence = beams
     plan.FractionGroupSequence = [group, copy.deepcopy(group)]
-    assert prescription_of(plan) == pytest.approx(2 * 20 * 2.2)
+    assert prescription_of([plan]) == pytest.approx(2 * 20 * 2.2)
     plan.FractionGroupSequence = []
-    assert prescription_of(plan) is None
+    assert prescription_of([plan]) is None
 
 
 def test_of_several_plans_the_one_of_the_dose_counts(folder):
@@ -272,7 +351,7 @@ def test_of_several_structure_sets_the_one_of_the_plan_is_read(folder):
 @needs_test_data
 def test_a_real_plan_prescribes_14_gy_with_four_beams():
     plan = pydicom.dcmread(TEST_DATA / "dicom-rt" / "rtplan.dcm")
-    assert prescription_of(plan) == 14.0
+    assert prescription_of([plan]) == 14.0
     assert plan_beams(plan) == [1, 2, 3, 4]
     del plan.DoseReferenceSequence
-    assert prescription_of(plan) == pytest.approx(7 * 4 * 0.5)
+    assert prescription_of([plan]) == pytest.approx(7 * 4 * 0.5)

@@ -345,3 +345,67 @@ def test_real_cts_give_no_alarm():
     names = [str(path) for path in sorted((TEST_DATA / "ct" / "dicom-series").iterdir())]
     names.sort(key=lambda name: float(pydicom.dcmread(name, stop_before_pixels=True).ImagePositionPatient[2]))
     assert signs_of_wrong_ct_numbers(to_case_axes(sitk.ReadImage(names))[0]) == []
+
+
+def compress(path, compressor, bits=16):
+    """Compress the pixels of a slice with GDCM's own encoder."""
+    ds = pydicom.dcmread(path)
+    image, packed = sitk.GetImageFromArray(ds.pixel_array), path.parent / "packed.dcm"
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetFileName(str(packed))
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.Execute(image)
+    encoded = pydicom.dcmread(packed)
+    packed.unlink()
+    for keyword in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+        setattr(ds, keyword, encoded[keyword].value)
+    ds.file_meta.TransferSyntaxUID = encoded.file_meta.TransferSyntaxUID
+    ds["PixelData"] = encoded["PixelData"]
+    ds.save_as(path)
+    return ds.file_meta.TransferSyntaxUID
+
+
+@pytest.mark.parametrize(
+    ("compressor", "syntax"),
+    [
+        ("JPEG", "1.2.840.10008.1.2.4.70"),  # lossless, as most archives keep CT: "a compression that is not supported"
+        ("JPEG2000", "1.2.840.10008.1.2.4.90"),
+    ],
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_ct_that_is_compressed_without_loss_is_read_to_the_digit(folder, compressor, syntax, signed):
+    write_patient(folder)
+    if signed:
+        for path in slices_of(folder):
+            change(path, as_signed)
+    expected = read(folder)
+    for path in slices_of(folder):
+        assert compress(path, compressor) == syntax
+    found = read(folder)
+    np.testing.assert_array_equal(found.images["ct"], expected.images["ct"])
+    assert found.remarks == expected.remarks
+
+
+def as_signed(ds):
+    hounsfield = ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
+    ds.PixelRepresentation, ds.RescaleSlope, ds.RescaleIntercept = 1, "1", "0"
+    ds.PixelData = hounsfield.astype(np.int16).tobytes()
+
+
+def test_damaged_compressed_pixels_are_refused(folder):
+    write_patient(folder)
+    for path in slices_of(folder):
+        compress(path, "JPEG")
+    whole = slices_of(folder)[3].read_bytes()
+
+    def cut(ds):
+        ds.PixelData = ds.PixelData[:60] + bytes(len(ds.PixelData) - 68) + ds.PixelData[-8:]
+
+    change(slices_of(folder)[3], cut)
+    assert "the pixel data cannot be decoded (JPEG Lossless" in reason(folder)
+    slices_of(folder)[3].write_bytes(whole)
+    for path in slices_of(folder):
+        change(path, lambda ds: setattr(ds, "Rows", ds.Rows + 1))
+    assert "the pixel data cannot be decoded (JPEG Lossless" in reason(folder)

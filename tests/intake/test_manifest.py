@@ -9,6 +9,7 @@ import pytest
 from ctan.cases import CT, Case, DataSpec
 from ctan.errors import DataError
 from ctan.files import read_table
+from ctan.intake.content import array_sha256
 from ctan.intake.measure import case_row
 from ctan.store.manifest import QUARANTINE_SCHEMA, SCHEMA, read_manifest, write_manifest
 from ctan.tasks import DoseRegression
@@ -58,6 +59,9 @@ def test_a_row_holds_what_can_be_counted_by_hand(case):
         "split": "train",
         "fold": 2,
         "sha256": "ab" * 32,
+        "image_sha256": array_sha256(case.images["ct"]),
+        "dose_sha256": array_sha256(case.doses["dose"]),
+        "looks": "",
         "shape": [2, 3, 4],
         "spacing_mm": [3.0, 3.0, 2.5],
         "extent": [1, 3, 4],

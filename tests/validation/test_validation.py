@@ -23,6 +23,7 @@ from ctan.store.manifest import (
     write_manifest,
 )
 from ctan.validation import ValidationSummary, stop_unless_passed, suite, validate
+from ctan.validation.copies import Copies
 from ctan.validation.suite import expectations, frame_of
 
 DATASET = get_dataset("openkbp")
@@ -37,7 +38,10 @@ def good(case_id: str, **changes: Any) -> dict[str, Any]:
         "group_id": case_id,
         "split": "train",
         "fold": 0,
-        "sha256": "ab" * 32,
+        "sha256": f"files of {case_id}",
+        "image_sha256": f"image of {case_id}",
+        "dose_sha256": f"dose of {case_id}",
+        "looks": "",
         "shape": [128, 128, 128],
         "spacing_mm": [3.9, 3.9, 2.5],
         "extent": [90, 120, 128],
@@ -81,6 +85,11 @@ DEFECTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "cold-ptv70": ({"dose_mean_gy_PTV70": 55.9}, {"PTV70-dose"}),
     "hot-ptv56": ({"dose_mean_gy_PTV56": 67.3}, {"PTV56-dose"}),
     "hot-ptv63": ({"dose_mean_gy_PTV63": 75.7}, {"PTV63-dose"}),
+    **{  # one patient under two ids: passed, in training and validation
+        f"{what}-{side}": ({f"{what}sha256": "one"} | changes, {"copies"})
+        for what in ("", "image_", "dose_")
+        for side, changes in (("left", {"fold": 1}), ("right", {"split": "validation", "fold": -1}))
+    },
     "two-defects": ({"ct_min": -5, "dose_max_gy": 120.0}, {"ct-range", "dose-maximum"}),
     "nan-dose": ({"dose_max_gy": NAN, "dose_mean_gy": NAN}, {"complete"}),
     "nan-target-dose": ({"dose_mean_gy_PTV63": NAN}, {"complete"}),
@@ -94,6 +103,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], set[str]]] = {
             "split",
             "fold",
             "sha256",
+            "image_sha256",
             "spacing_mm",
             "ct_min",
             "ct_max",
@@ -182,7 +192,8 @@ def ingest_row(case_id: str, reason: str) -> dict[str, str]:
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Good cases, every defect once, an id that two cases have, and one case that ingestion rejected."""
     bad = [good(case_id, **changes) for case_id, (changes, _) in DEFECTS.items()]
-    same_id = [good("same-id", group_id="a"), good("same-id", group_id="b")]
+    other = dict.fromkeys(("sha256", "image_sha256", "dose_sha256"), "other")
+    same_id = [good("same-id", group_id="a"), good("same-id", group_id="b", **other)]
     before = [ingest_row("broken", "ct.csv is missing & <gone>")]
     return run(tmp_path_factory.mktemp("everything"), FINE + bad + same_id, 1.0, before)
 
@@ -216,7 +227,7 @@ def test_every_expectation_about_cases_rejects_some_case(everything: Run) -> Non
 
 def test_the_columns_are_those_of_the_schema_and_those_derived_from_it() -> None:
     columns = next(one for one in expectations(DATASET, load_config("smoke")) if one.name == "columns")
-    frame = frame_of(pa.Table.from_pylist(FINE, SCHEMA(DATASET.spec)), DATASET.spec)
+    frame = frame_of(pa.Table.from_pylist(FINE, SCHEMA(DATASET.spec)), DATASET.spec, Copies())
     assert set(frame.columns) == set(columns.arguments["column_set"]) > set(SCHEMA(DATASET.spec).names)
 
 
@@ -249,7 +260,8 @@ def test_the_summary_counts_cases_and_expectations(everything: Run) -> None:
     assert summary.quarantined_share == pytest.approx(num_rejected / (num_rejected + len(FINE)))
     assert summary.num_failed_expectations == len(set().union(*reasons(everything).values()))
     assert summary.num_expectations == len(expectations(DATASET, load_config("smoke")))
-    assert json.loads((everything.folder / "out" / "summary.json").read_text(encoding="utf-8")) == asdict(summary)
+    written = json.loads((everything.folder / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert written == asdict(summary) | {"remarks": []}
     assert config_from_yaml(everything.folder / "out" / "config.yaml").validation.max_quarantined_share == 1.0
 
 
@@ -342,7 +354,7 @@ def test_a_missing_or_damaged_table_is_named_and_nothing_is_written(tmp_path: Pa
 
 def test_a_target_may_leave_the_dose_grid_where_a_setting_allows_it() -> None:
     frame = frame_of(
-        pa.Table.from_pylist([good("cut", unknown_dose_share_PTV63=0.03)], SCHEMA(DATASET.spec)), DATASET.spec
+        pa.Table.from_pylist([good("cut", unknown_dose_share_PTV63=0.03)], SCHEMA(DATASET.spec)), DATASET.spec, Copies()
     )
     for allowed, passes in ((0.02, False), (0.03, True)):
         config = load_config("smoke", {"validation.max_unknown_target_share": allowed})
