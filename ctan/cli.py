@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from ctan import __version__
-from ctan.commands import cluster, data, models, store
+from ctan.commands import cluster, data, models, registry, store
 from ctan.commands.lineage import lineage, reproduce
 from ctan.commands.retrain import retrain
 from ctan.commands.run import config, run
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command()(run)
 app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
+app.add_typer(registry.app, name="registry")
 for command in (
     models.train,
     models.evaluate,

@@ -88,6 +88,8 @@ def show_decision(decision: Mapping[str, Any] | None) -> None:
         console.print(f"  nothing registered: {decision['reason']}")
     else:
         verdict = "[green]promoted to champion[/green]" if decision["promoted"] else "registered, not promoted"
+        if decision.get("waits"):
+            verdict = "passed the gate, waits for `ctan registry approve`"
         console.print(f"  {decision['model_name']} version {decision['version']}: {verdict}")
         console.print(f"  {decision['reason']}", markup=False)
 

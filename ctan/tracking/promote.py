@@ -18,12 +18,15 @@ from ctan.errors import ConfigError, TrackingError
 from ctan.provenance import git_commit
 from ctan.records import EVALUATION
 from ctan.tracking import gate, registry
+from ctan.tracking.approval import note_head
 from ctan.tracking.comparison import ComparisonFiles, read_comparison
 from ctan.tracking.ledger import Ledger, plain
 from ctan.tracking.lineage import ORIGIN_TAGS, SYNTHETIC, VALIDATION, is_synthetic
 from ctan.tracking.reference import NotComparableError, champion_scores
 from ctan.tracking.runs import NO_SERVER, WEIGHTS_TAG, find_logged_model, is_lost
 from ctan.tracking.server import connect, is_server, prepare, tracking_errors, without_password
+
+WAITS = "candidate"  # the decision about a version that waits for approval
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,6 +49,7 @@ class Decision:
         looks: how many comparisons have looked at this evaluation split of this data version so far.
         numbers: what the decision rests on.
         criteria: the table of the gate, see `ctan.tracking.gate.Criterion`.
+        waits: whether it passed the gate and a person has to approve it.
         where: page of the version on the tracking server, or how to load it.
     """
 
@@ -58,6 +62,7 @@ class Decision:
     looks: int = 0
     numbers: dict[str, Any] = field(default_factory=dict)
     criteria: list[dict[str, Any]] = field(default_factory=list)
+    waits: bool = False
     where: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +73,8 @@ class Decision:
         if self.version is None:
             return f"{self.model_name}: nothing registered: {self.reason}"
         verdict = "promoted to champion" if self.promoted else "registered, not promoted"
+        if self.waits:
+            verdict = "passed the gate and waits for `ctan registry approve`"
         return f"{self.model_name} version {self.version} {verdict}: {self.reason}\n{self.where}"
 
 
@@ -145,6 +152,7 @@ class _Promotion:
                     confirm()
                     self.ledger.append(entry)
                 self._set_aliases(entry, _number(present), confirm)
+                note_head(self.client, self.name, self.ledger)
                 self.client.update_model_version(self.name, version, described(entry))
                 self.client.set_model_version_tag(self.name, version, registry.DECISION_TAG, entry["decision"])
                 return self._decision(entry)
@@ -155,8 +163,9 @@ class _Promotion:
         if moved or entry != self.ledger.entries()[-1]:
             return
         confirm()
-        challenger = None if entry["champion_after"] == entry["version"] else entry["version"]
-        registry.set_aliases(self.client, self.name, entry["champion_after"], challenger)
+        waiting = entry["version"] if entry["decision"] == WAITS else None
+        beside = None if waiting or entry["champion_after"] == entry["version"] else entry["version"]
+        registry.set_aliases(self.client, self.name, entry["champion_after"], beside, waiting)
 
     def _logged_model(self) -> str:
         """Return the id of the logged model with the chosen weights."""
@@ -192,6 +201,7 @@ class _Promotion:
             "compared_run_ids": ",".join(model.run_id for model in self.comparison.record.models),
             "data_hash": self.pointer.data_hash,
             "store_key": self.pointer.key,
+            "store_root": self.pointer.store_root,
             "evaluation_hash": self.comparison.evaluation_hash,
             "config_hash": candidate.record.config_hash,
             "profile": candidate.record.config.get("profile"),
@@ -274,14 +284,16 @@ class _Promotion:
 
     def _entry(self, version: str, before: str | None, verdict: gate.Verdict) -> dict[str, Any]:
         """Return the ledger entry of a new decision."""
+        waits = verdict.promoted and self.config.promotion.approval == "required"
+        promoted = verdict.promoted and not waits
         return {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "decision": "promoted" if verdict.promoted else "kept",
+            "decision": WAITS if waits else "promoted" if promoted else "kept",
             "reason": verdict.reason,
             "model_name": self.name,
             "version": version,
             "champion_before": before,
-            "champion_after": version if verdict.promoted else before,
+            "champion_after": version if promoted else before,
             "arch": self.candidate.arch,
             "fold": self.candidate.fold,
             "seed": self.candidate.seed,
@@ -303,6 +315,7 @@ class _Promotion:
     def _decision(self, entry: dict[str, Any]) -> Decision:
         uri, version = without_password(self.client.tracking_uri), entry["version"]
         alias = registry.CHAMPION if entry["champion_after"] == version else registry.CHALLENGER
+        alias = registry.CANDIDATE if entry["decision"] == WAITS else alias
         page = f"{uri.rstrip('/')}/#/models/{self.name}/versions/{version}"
         return Decision(
             promoted=entry["decision"] == "promoted",
@@ -314,6 +327,7 @@ class _Promotion:
             looks=entry["looks"],
             numbers=entry["numbers"],
             criteria=entry.get("criteria", []),
+            waits=entry["decision"] == WAITS,
             where=page if is_server(uri) else f"models:/{self.name}@{alias}, see it with `ctan ui`",
         )
 

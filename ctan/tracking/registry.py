@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION, CHALLENGER, CANDIDATE = "champion", "challenger", "candidate"
 DECISION_TAG = "decision"  # set when a promotion is complete: aliases moved, ledger written
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 _OWNER_TAG, _EXPIRES_TAG = "owner", "expires_at_unix_s"
@@ -41,9 +41,11 @@ def get_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | Non
     return client.get_model_version(name, str(version)) if version else None
 
 
-def set_aliases(client: MlflowClient, name: str, champion: str | None, challenger: str | None) -> None:
+def set_aliases(
+    client: MlflowClient, name: str, champion: str | None, challenger: str | None, candidate: str | None = None
+) -> None:
     """Let the aliases point to these versions; None removes the alias. What is so already is left alone."""
-    for alias, version in ((CHAMPION, champion), (CHALLENGER, challenger)):
+    for alias, version in ((CHAMPION, champion), (CHALLENGER, challenger), (CANDIDATE, candidate)):
         present = get_alias(client, name, alias)
         if version is None and present is not None:
             client.delete_registered_model_alias(name, alias)

@@ -34,6 +34,11 @@ COMMANDS = (
     ["render"],
     ["schedule"],
     ["retrain"],
+    ["registry", "approve"],
+    ["registry", "reject"],
+    ["registry", "rollback"],
+    ["registry", "history"],
+    ["registry", "verify"],
     ["lineage"],
     ["reproduce"],
 )

@@ -298,6 +298,26 @@ def test_a_promotion_waits_for_the_database_and_ends_well(
     assert not client().search_registered_models("name = 'waits.lock'")
 
 
+def test_a_person_approves_and_goes_back_with_an_ordinary_login(
+    database: Postgres, server: MlflowServer, tmp_path: Path
+) -> None:
+    from ctan.tracking.approval import Approval
+
+    site = Site(tmp_path)
+    name, waits = "reviewed", {"promotion": {"model_name": "reviewed", "approval": "required"}}
+    pointer = pointer_at(site.store_root)
+    model_dir = site.train(seed=0)
+    decision = promote(pointer, site.compare(model_dir), [model_dir], small_config(**waits), LINEAGE)
+    assert decision.waits
+    assert client().get_registered_model(name).aliases == {"candidate": "1"}
+    approval = Approval(f"models:/{name}@candidate")
+    approval.carry_out(approval.plan_approval(), "A. Meier", "20 plans reviewed")
+    assert client().get_registered_model(name).aliases == {"champion": "1"}
+    assert len(Approval(name).verify()) == 2
+    approval.carry_out(Approval(name).plan_rollback(), "A. Meier", "fails on the new scanner")
+    assert "champion" not in client().get_registered_model(name).aliases
+
+
 def test_a_promotion_that_lost_the_database_is_finished_by_the_next(
     database: Postgres, server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
