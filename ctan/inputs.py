@@ -25,11 +25,14 @@ class Inputs:
         signed_distance: the signed distance to the targets is a channel too.
         mask: `"possible"`: where dose can be, which is told without a dose. `"known"`: where it can be and is known, as
             models saw it whose mask was cut from the dose grid.
+        levels: of the targets: `"case"`: each case's own; `"data"`: the defaults of the description, as older models
+            saw them.
     """
 
     shown: Literal["ct", "ct+targets", "oracle"] = "ct+targets"
     signed_distance: bool = False
     mask: Literal["possible", "known"] = "possible"
+    levels: Literal["case", "data"] = "case"
 
     @classmethod
     def of(cls, config: DataConfig) -> Inputs:
@@ -75,9 +78,10 @@ def network_input(stored: StoredCase, spec: DataSpec, inputs: Inputs) -> npt.NDA
     channels = list(_image_channels(stored, spec.image))
     if inputs.shown == "ct" or not spec.has_dose:
         return np.stack(channels)
-    highest_gy = max(spec.targets.values())
+    levels_gy = spec.targets if inputs.levels == "data" or not stored.levels_gy else stored.levels_gy
+    highest_gy = max(levels_gy.values())
     target_map = np.zeros(stored.possible_dose.shape, np.float32)
-    for name, level_gy in spec.targets.items():
+    for name, level_gy in levels_gy.items():
         mask = stored.masks[spec.structures.index(name)]
         target_map[mask] = np.maximum(target_map[mask], level_gy / highest_gy)
     channels += [target_map, _dose_mask(stored, inputs).astype(np.float32)]

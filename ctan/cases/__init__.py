@@ -9,6 +9,7 @@ from ctan.cases.case import (
     Case,
     RawCase,
     StoredCase,
+    levels_of,
 )
 from ctan.cases.spec import CT, SPEC_FILE, Augmentation, DataSpec, ImageSpec, check_same_spec
 
@@ -27,4 +28,5 @@ __all__ = [
     "RawCase",
     "StoredCase",
     "check_same_spec",
+    "levels_of",
 ]

@@ -49,6 +49,7 @@ class Case:
         labels: name -> class label of image-level tasks; a label that is not known has no entry.
         numbers: name -> number of image-level tasks, such as a volume or an age; one that is not known has no entry.
         facts: further columns of the manifest, see `Dataset.facts`; what is not known has no entry.
+        levels_gy: target -> its own prescribed dose, where the case says it, see `levels_of`.
         sha256: of the raw bytes (`ctan.files.sha256_of_digests`).
         remarks: what a person should know about it, alike for all cases of which it is true; without values.
     """
@@ -64,6 +65,7 @@ class Case:
     labels: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str | float] = field(default_factory=dict)
+    levels_gy: Mapping[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     @property
@@ -99,6 +101,7 @@ class StoredCase:
         labels: name -> class label of image-level tasks.
         numbers: name -> number of image-level tasks.
         prescription_gy: what doses are scaled by, the highest prescribed dose of the case.
+        levels_gy: target -> its prescribed dose in this case, of all targets of the data set.
 
     Pictures have no axis `D`. `dose` and `dose_known` are empty, of shape (0,), where the case has no dose;
     `possible_dose` and `target_distance` where the data set has none.
@@ -119,3 +122,18 @@ class StoredCase:
     labels: Mapping[str, str]
     prescription_gy: float = 1.0
     numbers: Mapping[str, float] = field(default_factory=dict)
+    levels_gy: Mapping[str, float] = field(default_factory=dict)
+
+
+def levels_of(case: Case, defaults: Mapping[str, float]) -> dict[str, float]:
+    """Return the prescribed dose of every target in a case, in Gy.
+
+    What the case does not say is the default level, in proportion to the case's highest prescription.
+
+    Args:
+        case: with its own levels, or a prescription among its facts, or neither.
+        defaults: target -> default level, `DataSpec.targets`; not empty.
+    """
+    highest_gy = max(defaults.values())
+    own_gy = float(case.facts.get("prescription_gy", max(case.levels_gy.values(), default=highest_gy)))
+    return {name: float(case.levels_gy.get(name, gy * own_gy / highest_gy)) for name, gy in defaults.items()}

@@ -153,7 +153,7 @@ class DataSpec(Description):
         image: the image of every case.
         tasks: what is to be learnt, as `ctan.tasks.Task.to_json` writes it (tasks themselves may be given).
         structures: every structure a case may have, organs at risk first, then targets.
-        targets: target structure -> default prescribed dose in Gy.
+        targets: target structure -> default prescribed dose in Gy; a case may have its own (`Case.levels_gy`).
         has_dose: every case has `doses["dose"]` and `masks["possible_dose_mask"]`.
         labels: image-level label -> its classes.
         numbers: image-level number -> its unit.

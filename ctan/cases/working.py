@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import geometry as geo
-from ctan.cases.case import POSSIBLE_DOSE_MASK, Case, StoredCase
+from ctan.cases.case import POSSIBLE_DOSE_MASK, Case, StoredCase, levels_of
 from ctan.cases.spec import DataSpec
 
 
@@ -39,14 +39,15 @@ def to_working(
     masks = geo.masks_to_working(stacked_masks(case, spec), geometry)
     dose, distance = np.zeros(0, np.float32), np.zeros(0, np.int8)
     possible_dose = dose_known = np.zeros(0, bool)
-    prescription_gy = 1.0
+    prescription_gy, levels_gy = 1.0, {}
     if spec.has_dose:
         possible_dose = geo.touching(possible, geometry)
         if "dose" in case.doses:
             dose, dose_known = geo.dose_to_working(case.doses["dose"], possible & case.dose_known, geometry)
         target = np.any(masks[[name in spec.targets for name in spec.structures]], axis=0)
         distance = geo.signed_distance_mm(target, geometry.spacing_mm)
-        prescription_gy = float(case.facts.get("prescription_gy", max(spec.targets.values())))
+        levels_gy = levels_of(case, spec.targets)
+        prescription_gy = float(case.facts.get("prescription_gy", max(levels_gy.values())))
     stored = StoredCase(
         case_id=case.case_id,
         group_id=case.group_id,
@@ -63,6 +64,7 @@ def to_working(
         labels=dict(case.labels),
         prescription_gy=prescription_gy,
         numbers=dict(case.numbers),
+        levels_gy=levels_gy,
     )
     return stored, geometry
 

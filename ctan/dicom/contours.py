@@ -44,11 +44,13 @@ class Structures:
             contoured, or not clearly, has no entry.
         num_unknown: ROIs whose names match no structure.
         remarks: what was mended or left out, a sentence each.
+        numbers: structure -> number of its ROI.
     """
 
     masks: dict[str, Mask]
     num_unknown: int
     remarks: tuple[str, ...]
+    numbers: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def structures_of(structure_set: Dataset, ct: CtVolume, config: DicomConfig) -> 
     rois, found = rois_of(structure_set)
     remarks = list(found)
     masks: dict[str, Mask] = {}
-    for name, number in assigned(roi.roi for roi in rois.values()).items():
+    numbers = assigned(roi.roi for roi in rois.values())
+    for name, number in numbers.items():
         what = f"RTSTRUCT: ROI {number} ({name})"
         if (rois[number].frame or ct.frame) != ct.frame:
             raise DataError(f"{what} is in another frame of reference than the CT")
@@ -101,7 +104,7 @@ def structures_of(structure_set: Dataset, ct: CtVolume, config: DicomConfig) -> 
             f"RTSTRUCT: none of its {len(rois)} ROIs is a contoured structure of data.options.structures; "
             f"add this clinic's names there{''.join(f'. {remark}' for remark in remarks)}"
         )
-    return Structures(masks, sum(not roi.roi.mapped for roi in rois.values()), tuple(remarks))
+    return Structures(masks, sum(not roi.roi.mapped for roi in rois.values()), tuple(remarks), numbers)
 
 
 def mask_of(

@@ -16,6 +16,7 @@ from ctan.dicom.contours import structures_of
 from ctan.dicom.deidentify import Pseudonymiser, quiet_pydicom
 from ctan.dicom.dose import dose_on, prescription_of
 from ctan.dicom.doses import plans_of
+from ctan.dicom.levels import levels_of
 from ctan.dicom.names import BODY, RoiNames
 from ctan.dicom.scan import DicomFile, Kind, open_files
 from ctan.dicom.series import volume_of
@@ -40,7 +41,8 @@ class Planning:
         ct: (D, H, W) uint16, HU + 1024.
         masks: (D, H, W) bool: contoured structures, `"possible_dose_mask"` (the body), `"dose_known"` (the dose grid).
         dose: (D, H, W) float32 Gy; 0 outside the body and where it is not known.
-        prescription_gy: None when it is not known.
+        prescription_gy: the highest level; None when it is not known.
+        levels_gy: target -> prescribed dose, of those contoured whose level is known.
         num_unknown_rois: ROIs whose names match no structure.
         sha256: of the bytes of all files, whatever their names.
         remarks: what was mended, left out or looks odd, a sentence each.
@@ -51,6 +53,7 @@ class Planning:
     masks: Mapping[str, npt.NDArray[np.bool_]]
     dose: npt.NDArray[np.float32]
     prescription_gy: float | None
+    levels_gy: Mapping[str, float]
     num_unknown_rois: int
     sha256: str
     remarks: tuple[str, ...]
@@ -77,6 +80,8 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
         ct = volume_of(by_kind["CT"], structure_set)
         structures = structures_of(structure_set, ct, config)
         dose_image, known = dose_on(ct, by_kind["RTDOSE"], plans, prescription_gy, config)
+        targets = {name: structures.numbers[name] for name in config.targets if name in structures.masks}
+        levels_gy = levels_of(plans, targets, config)
     hounsfield, spacing_mm = to_case_axes(ct.image)
     in_case = {name: _in_case_axes(mask, ct.image) for name, mask in structures.masks.items()}
     signs = judged_ct_numbers([*ct.signs, *signs_of_wrong_ct_numbers(hounsfield)])
@@ -92,7 +97,8 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
         ct=stored_ct(hounsfield),
         masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: body, DOSE_KNOWN: in_grid},
         dose=to_case_axes(dose_image)[0] * (body & in_grid),
-        prescription_gy=prescription_gy,
+        prescription_gy=max(levels_gy.values(), default=prescription_gy),
+        levels_gy=levels_gy,
         num_unknown_rois=structures.num_unknown,
         sha256=sha256_of_digests({file.sha256: file.sha256 for file in opened}),
         remarks=planned_on + structures.remarks + signs + fit,

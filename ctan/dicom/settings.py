@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,9 @@ class DicomConfig(Settings):
         description="regular expressions of the body contour; made from the CT where there is none",
     )
     prescription_gy: float | None = Field(None, gt=0, description="prescribed dose; null: from each RTPLAN")
+    levels_gy: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="target -> its prescribed dose, where targets have several levels; else from each RTPLAN"
+    )
     allow_gaps: tuple[str, ...] = Field(
         (), description="structures of several parts: slices without a contour between others are meant"
     )
@@ -78,6 +81,8 @@ class DicomConfig(Settings):
                     raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from error
         if unknown := [name for name in self.targets if name not in self.structures]:
             raise ValueError(f"targets: {', '.join(unknown)} not in structures ({', '.join(self.structures)})")
+        if unknown := [name for name in self.levels_gy if name not in self.targets]:
+            raise ValueError(f"levels_gy: {', '.join(unknown)} not in targets ({', '.join(self.targets)})")
         if not self.targets:
             raise ValueError("targets: expected at least one structure, whose prescription scales the dose")
         for setting in ("allow_gaps", "fill_gaps"):

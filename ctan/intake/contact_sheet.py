@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctan import html
-from ctan.cases import Case, DataSpec
+from ctan.cases import Case, DataSpec, levels_of
 from ctan.drawing import (
     DOSE_COLOURS,
     INK,
@@ -183,9 +183,10 @@ def _write_around(figure: Figure, case: Case, spec: DataSpec) -> None:
     figure.text(y=0.1 / height, s=spec.licence, va="bottom", color=MUTED, fontsize=7.5, **place)
 
 
-def _colours(spec: DataSpec) -> dict[str, str]:
-    """Return the colour of every structure, as the report has them."""
-    return structure_colours(spec.structures, spec.targets, spec.mirrored_pairs)
+def _colours(case: Case, spec: DataSpec) -> dict[str, str]:
+    """Return the colour of every structure: of the targets red for the highest level of this case."""
+    levels_gy = levels_of(case, spec.targets) if spec.targets else {}
+    return structure_colours(spec.structures, levels_gy, spec.mirrored_pairs)
 
 
 # Volumes
@@ -195,7 +196,7 @@ def _volume_sheet(case: Case, spec: DataSpec) -> Figure:
     box = _box(case, spec)
     sizes_mm = [(part.stop - part.start) * edge for part, edge in zip(box, case.spacing_mm, strict=True)]
     width_mm = max(sizes_mm[view.columns] for view in VIEWS)
-    shown = [name for name in _colours(spec) if name in case.masks and case.masks[name].any()]
+    shown = [name for name in _colours(case, spec) if name in case.masks and case.masks[name].any()]
     num_legend_columns = min(6, len(shown)) or 1
     bottom = _FOOTER + _LEGEND_ROW * -(-len(shown) // num_legend_columns) + (_BAR if "dose" in case.doses else 0)
     column = (_WIDTH - 2 * _SIDE - _GAP * (_NUM_SLICES - 1)) / _NUM_SLICES
@@ -218,7 +219,7 @@ def _volume_sheet(case: Case, spec: DataSpec) -> Figure:
     if "dose" in case.doses:
         _dose_bar(figure, case, bottom)
     if shown:
-        colours = _colours(spec)
+        colours = _colours(case, spec)
         handles = [Line2D([], [], color=colours[name], linewidth=2.5, label=name) for name in shown]
         figure.legend(
             handles=handles,
@@ -266,7 +267,7 @@ def _draw_slice(axes: Axes, case: Case, spec: DataSpec, view: View, index: int, 
     axes.imshow(shown, cmap="gray", vmin=low, vmax=high, **placed)
     if "dose" in case.doses:
         draw_dose(axes, view.cut(case.doses["dose"], index, box), _largest_dose(case), 0.6, **placed)
-    for name, colour in _colours(spec).items():
+    for name, colour in _colours(case, spec).items():
         if name in case.masks:
             draw_outline(axes, view.cut(case.masks[name], index, box), edges_mm, colour)
 
@@ -298,7 +299,9 @@ def _picture_sheet(case: Case, spec: DataSpec) -> Figure:
     """Draw the picture alone, and once more with the outlines where there are any."""
     image = case.images[spec.image.name]
     image = np.moveaxis(image, 0, -1) if len(image) == 3 and image.ndim == 3 else first_channel(image, 2)
-    outlines = {name: case.masks[name] for name in _colours(spec) if name in case.masks and case.masks[name].any()}
+    outlines = {
+        name: case.masks[name] for name in _colours(case, spec) if name in case.masks and case.masks[name].any()
+    }
     num_panels = 2 if outlines else 1
     height_mm, width_mm = (size * edge for size, edge in zip(case.shape, case.spacing_mm, strict=True))
     column = (_WIDTH - 2 * _SIDE - _GAP) / 2
@@ -315,7 +318,7 @@ def _picture_sheet(case: Case, spec: DataSpec) -> Figure:
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         if panel:
-            _draw_outlines(axes, outlines, case.spacing_mm, _colours(spec))
+            _draw_outlines(axes, outlines, case.spacing_mm, _colours(case, spec))
     return figure
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctan.cases import POSSIBLE_DOSE_MASK, DataSpec
+from ctan.cases import POSSIBLE_DOSE_MASK, DataSpec, levels_of
 from ctan.cases.geometry import occupied_extent
 from ctan.intake.content import array_sha256, looks
 
@@ -53,9 +53,7 @@ def case_row(case: Case, spec: DataSpec, fold: int) -> dict[str, Any]:
     row |= {f"voxels_{s}": None if mask is None else int(np.count_nonzero(mask)) for s, mask in masks.items()}
     if spec.has_dose:
         row |= {f"unknown_dose_share_{name}": _unknown_share(mask, case.dose_known) for name, mask in masks.items()}
-    for target in spec.targets:
-        mask = masks[target]
-        row[f"dose_mean_gy_{target}"] = None if mask is None else _mean(case.doses["dose"][mask & case.dose_known])
+        row |= _target_columns(case, spec)
     row |= {f"label_{label}": case.labels.get(label) for label in spec.labels}
     row |= {f"number_{name}": case.numbers.get(name) for name in spec.numbers}
     return row | {fact: case.facts.get(fact) for fact in spec.facts}
@@ -71,6 +69,23 @@ def _dose_columns(case: Case) -> dict[str, Any]:
         "dose_mean_gy": _mean(dose[known]),
         "num_dose_voxels_outside_mask": int(np.count_nonzero(dose) - np.count_nonzero(dose[possible])),
     }
+
+
+def _target_columns(case: Case, spec: DataSpec) -> dict[str, Any]:
+    """Return level and mean dose of each target; that of a lower level is its mean beside the higher ones."""
+    levels_gy = levels_of(case, spec.targets)
+    said = case.levels_gy if "prescription_gy" in spec.facts else levels_gy
+    row: dict[str, Any] = {}
+    for name, level_gy in levels_gy.items():
+        mask = case.masks.get(name)
+        row[f"level_gy_{name}"] = None if mask is None else said.get(name)
+        row[f"dose_mean_gy_{name}"] = None
+        if mask is not None:
+            higher = [case.masks[o] for o, gy in levels_gy.items() if gy > level_gy and o in case.masks]
+            own = mask & case.dose_known
+            beside = own & ~np.any(higher, axis=0) if higher else own
+            row[f"dose_mean_gy_{name}"] = _mean(case.doses["dose"][beside if beside.any() else own])
+    return row
 
 
 def _unknown_share(mask: np.ndarray | None, known: np.ndarray) -> float | None:

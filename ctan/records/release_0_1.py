@@ -74,15 +74,16 @@ def upgraded_model(value: Mapping[str, Any], where: str, advice: str) -> dict[st
 
 
 def with_inputs(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a `model.json` of format 2 in format 3: it saw where dose was known, and not where it can be.
+    """Return a `model.json` of format 2 in format 3.
 
-    OpenKBP's own mask is both: dose is known everywhere.
+    It saw where dose was known instead of where it can be, and default levels instead of the case's own. OpenKBP's own
+    mask is both: dose is known everywhere.
     """
     inputs, spec = value.get("inputs"), value.get("spec")
     if not isinstance(inputs, Mapping) or not isinstance(spec, Mapping):
         return {**value, "format_version": 3}  # what is missing is named when it is checked
     mask = "possible" if spec.get("dataset") == "openkbp" else "known"
-    return {**value, "format_version": 3, "inputs": {**inputs, "mask": mask}}
+    return {**value, "format_version": 3, "inputs": {**inputs, "mask": mask, "levels": "data"}}
 
 
 def _ordered(value: Mapping[str, Any]) -> dict[str, Any]:

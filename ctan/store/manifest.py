@@ -23,10 +23,11 @@ def SCHEMA(spec: DataSpec) -> pa.Schema:
 
     `sha256` is that of the raw bytes, `image_sha256` and `dose_sha256` those of the values; `looks` are bits that
     images which look alike share (`ctan.intake.content`). `voxels_<structure>`, `unknown_dose_share_<structure>` (share
-    of its voxels whose dose is not known) and `dose_mean_gy_<target>` are null where the structure was not contoured,
-    `label_<name>`, `number_<name>` and facts where they are not known. `shape`, `extent` (voxels of the box that holds
-    what the working grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per axis, in
-    the axis order of the data set.
+    of its voxels whose dose is not known) and `dose_mean_gy_<target>` (of its part that lies in no target of a higher
+    level) are null where the structure was not contoured, `level_gy_<target>` also where its prescribed dose is not
+    known, `label_<name>`, `number_<name>` and facts where they are not known. `shape`, `extent` (voxels of the box that
+    holds what the working grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per
+    axis, in the axis order of the data set.
     """
     image, value = spec.image.name, pa.float64() if spec.image.dtype == "float32" else pa.int32()
     columns = [
@@ -56,7 +57,8 @@ def SCHEMA(spec: DataSpec) -> pa.Schema:
     columns += [("missing", pa.list_(pa.string()))]
     columns += [(f"voxels_{name}", pa.int64()) for name in spec.structures]
     columns += [(f"unknown_dose_share_{name}", pa.float64()) for name in spec.structures if spec.has_dose]
-    columns += [(f"dose_mean_gy_{name}", pa.float64()) for name in spec.targets]
+    for column in ("level_gy", "dose_mean_gy"):
+        columns += [(f"{column}_{name}", pa.float64()) for name in spec.targets]
     columns += [(f"label_{name}", pa.string()) for name in spec.labels]
     columns += [(f"number_{name}", pa.float64()) for name in spec.numbers]
     columns += [(name, pa.string() if kind == "string" else pa.float64()) for name, kind in spec.facts.items()]

@@ -29,7 +29,7 @@ def pack_case(
 
     Returns:
         arrays: array name -> values.
-        entry: what `store.json` says of the case: id, geometry, labels; dose step and prescription in Gy.
+        entry: what `store.json` says of the case: id, geometry, labels; dose step, prescription and levels in Gy.
     """
     working, geometry = to_working(case, spec, config.grid_shape, config.grid_spacing_mm)
     shapes = layout.arrays()
@@ -44,7 +44,7 @@ def pack_case(
     if spec.has_dose:
         arrays["working/dose"], entry["dose_step_gy"] = quantise_dose(working.dose)
         arrays["working/target_distance"] = working.target_distance
-        entry["prescription_gy"] = working.prescription_gy
+        entry["prescription_gy"], entry["levels_gy"] = working.prescription_gy, dict(working.levels_gy)
         native["native/dose"] = _fill(case.doses["dose"], layout.native_shape)
         masks = np.concatenate([masks, working.possible_dose[None], working.dose_known[None]])
         structures = np.concatenate([structures, case.masks[POSSIBLE_DOSE_MASK][None], case.dose_known[None]])

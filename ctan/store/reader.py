@@ -117,6 +117,7 @@ class Store:
             labels=entry["labels"],
             prescription_gy=entry.get("prescription_gy", 1.0),
             numbers=entry.get("numbers", {}),
+            levels_gy=entry.get("levels_gy", {}),
         )
 
     def reference(self, case_id: str, arrays: bool = True) -> Case:
@@ -161,6 +162,7 @@ class Store:
             labels=self._entries[case_id]["labels"],
             numbers=self._entries[case_id].get("numbers", {}),
             facts=self._facts(case_id),
+            levels_gy=self._entries[case_id].get("levels_gy", {}),
         )
 
     def _facts(self, case_id: str) -> dict[str, str | float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import POSSIBLE_DOSE_MASK
+from ctan.cases import POSSIBLE_DOSE_MASK, levels_of
 from ctan.metrics import PatientMetric, dvh_curve, score_dose
 from ctan.tasks.base import Array, Baselines, Cut, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
 
@@ -194,10 +194,7 @@ class DoseBaselines(Baselines):
 
         possible = reference.masks[POSSIBLE_DOSE_MASK]
         prescribed = np.zeros(reference.shape, np.float32)
-        highest_gy = max(self._targets.values())
-        own_gy = float(reference.facts.get("prescription_gy", highest_gy))
-        for name, target_gy in self._targets.items():
-            level_gy = target_gy * own_gy / highest_gy
+        for name, level_gy in levels_of(reference, self._targets).items():
             if name in reference.masks:
                 prescribed = np.where(reference.masks[name], np.maximum(prescribed, np.float32(level_gy)), prescribed)
         inside, dose = prescribed > 0, np.zeros(reference.shape, np.float32)

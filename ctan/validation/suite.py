@@ -37,6 +37,7 @@ _REQUIRED_DOSE = (
     "dose_mean_gy",
     "num_dose_voxels_outside_mask",
 )
+_PER_LEVEL = ("dose_share", "unknown_level")
 _DERIVED = ("unknown", "num_splits_of_group", "fold_of_training", "fold_of_others", "spacing_min_mm", "spacing_max_mm")
 _OF_COPIES = ("copied_across", "contradicting")
 
@@ -203,9 +204,9 @@ def _of_dose(spec: DataSpec, limits: ValidationConfig) -> list[Expectation]:
 
 
 def _shares(spec: DataSpec) -> list[str]:
-    """Return the derived columns: a structure's share of the image, a target's mean dose over the prescription."""
-    doses = [f"dose_share_{name}" for name in spec.targets if "prescription_gy" in spec.facts]
-    return [f"share_{name}" for name in spec.structures] + doses
+    """Return the derived columns: a structure's share of the image, what follows from a target's own level."""
+    own = [f"{what}_{name}" for name in spec.targets for what in _PER_LEVEL if "prescription_gy" in spec.facts]
+    return [f"share_{name}" for name in spec.structures] + own
 
 
 def frame_of(manifest: pa.Table, spec: DataSpec, copies: Copies) -> pd.DataFrame:
@@ -226,7 +227,10 @@ def frame_of(manifest: pa.Table, spec: DataSpec, copies: Copies) -> pd.DataFrame
         frame[f"share_{name}"] = frame[f"voxels_{name}"] / sizes
     if "prescription_gy" in spec.facts:
         for name in spec.targets:
-            frame[f"dose_share_{name}"] = frame[f"dose_mean_gy_{name}"] / frame["prescription_gy"]
+            level_gy = frame[f"level_gy_{name}"]
+            frame[f"dose_share_{name}"] = frame[f"dose_mean_gy_{name}"] / level_gy
+            open_level = frame[f"voxels_{name}"].notna() & level_gy.isna() & frame["prescription_gy"].notna()
+            frame[f"unknown_level_{name}"] = open_level.astype(int)
     return frame
 
 

@@ -293,7 +293,7 @@ def test_expectations_follow_the_settings():
     limits = ValidationConfig()
     names = [expectation.name for expectation in dataset_of().expectations(limits)]
     organs = [f"{name}-contoured" for name in dataset_of().spec.organs]
-    assert names == ["prescription", "prescription-known", *organs, "PTV-present", "PTV-dose"]
+    assert names == ["prescription", "prescription-known", *organs, "PTV-present", "PTV-level", "PTV-dose"]
     found = {e.name: e for e in dataset_of(targets=["PTV"]).expectations(ValidationConfig(target_dose_tolerance=0.1))}
     assert found["PTV-dose"].arguments == {"column": "dose_share_PTV", "min_value": 0.9, "max_value": 1.1}
 

@@ -79,6 +79,7 @@ def test_a_row_holds_what_can_be_counted_by_hand(case):
         "unknown_dose_share_Cord": 0.0,
         "unknown_dose_share_Larynx": None,
         "unknown_dose_share_PTV70": 0.0,
+        "level_gy_PTV70": 70.0,
         "dose_mean_gy_PTV70": pytest.approx(281 / 4),
         "label_stage": "II",
         "age": None,

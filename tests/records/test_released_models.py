@@ -92,8 +92,8 @@ def test_a_released_model_written_again_is_of_the_present_format_and_answers_the
 def test_what_a_model_of_0_1_did_not_say_of_its_inputs_comes_from_its_settings() -> None:
     openkbp, prostate = (ModelRecord.load(RELEASE_0_1 / name) for name in ("openkbp", "prostate"))
     assert (openkbp.inputs, prostate.inputs) == (
-        Inputs("ct+targets", True),
-        Inputs("ct+targets", True, mask="known"),  # of 0.1 was cut from the dose grid
+        Inputs("ct+targets", True, levels="data"),
+        Inputs("ct+targets", True, mask="known", levels="data"),  # of 0.1 was cut from the dose grid
     )
     assert openkbp.in_channels == openkbp.inputs.num_channels(openkbp.spec) == 4
     assert openkbp.test_time_flip
@@ -103,8 +103,9 @@ def test_what_a_model_of_0_1_did_not_say_of_its_inputs_comes_from_its_settings()
 def test_a_model_of_format_2_sees_the_mask_that_it_was_trained_with(dataset: str, mask: str) -> None:
     value = ModelRecord.load(RELEASE_0_1 / dataset).to_json()
     value["format_version"] = 2
-    del value["inputs"]["mask"]
-    assert ModelRecord.from_json(value, "model.json").inputs.mask == mask
+    del value["inputs"]["mask"], value["inputs"]["levels"]
+    inputs = ModelRecord.from_json(value, "model.json").inputs
+    assert (inputs.mask, inputs.levels) == (mask, "data")
 
 
 def test_planning_data_of_0_1_had_the_structures_that_its_settings_named() -> None:

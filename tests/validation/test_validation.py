@@ -55,6 +55,7 @@ def good(case_id: str, **changes: Any) -> dict[str, Any]:
         "missing": [],
     }
     row |= {f"voxels_{name}": 50 for name in DATASET.spec.structures}
+    row |= {f"level_gy_{name}": level for name, level in DATASET.spec.targets.items()}
     row |= {f"unknown_dose_share_{name}": 0.0 for name in DATASET.spec.structures}
     row |= {f"dose_mean_gy_{name}": level for name, level in DATASET.spec.targets.items()}
     assert not set(changes) - set(row)

@@ -140,6 +140,21 @@ DEFECTS: Mapping[str, Defect] = {
     ),
     "mixed-frames": Defect("the structure set names another frame of reference", "refuse", planting.other_frame),
     "no-dose": Defect("the dose is missing", "refuse", planting.remove("RD.dcm")),
+    "boost": Defect(
+        "a second target around the first has a lower level; the plan names the ROI of each",
+        "read each target's own level",
+        planting.boost(named=True),
+    ),
+    "boost-unnamed": Defect(
+        "as before, but the plan does not say which level is whose",
+        "read; rejected where both are targets, unless levels are set",
+        planting.boost(named=False),
+    ),
+    "dose-cut": Defect(
+        "the dose grid ends inside the target",
+        "read, the rest as unknown; rejected unless a share is allowed",
+        planting.dose_cut,
+    ),
     "relative-dose": Defect("the dose is in percent of the prescription", "read it in Gy", planting.relative_dose),
     "beam-doses": Defect(
         "a dose for each of the two beams, none of the plan", "refuse, or add them up by option", planting.beam_doses(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pydicom
 from pydicom import Dataset, config
 
 from ctan.datasets.prostate.phantom import Patient, write_patient
+from ctan.datasets.shapes import distance
 from ctan.dicom.outlines import Contour, contours_of_mask, keyhole
 from ctan.dicom.writers import CtSeries, ct_series, write_ct_series, write_rtdose, write_rtstruct
 
 NAME_OF_A_PERSON = "Ring Dr Miller"
+LOWER_TARGET, LOWER_SHARE = "PTV_Low", 0.8  # of the prescription
+_AROUND_MM = 12.0
 _BEAM_SHARES = (0.6, 0.4)
 _PADDING = 3000  # what scanners store outside the circle is not always dark
 _DOSE_STEP_GY = 0.01  # of phantoms
@@ -128,6 +132,38 @@ def relative_dose(patient: Patient, folder: Path) -> None:
         offsets=patient.offsets,
         reverse=patient.reverse,
     )
+
+
+def boost(named: bool) -> Plant:
+    """Contour a second target around the first, and prescribe both; `named`: the plan says which ROI gets which."""
+
+    def plant(patient: Patient, folder: Path) -> None:
+        around = (distance(patient.masks["PTV"], patient.spacing_mm) <= _AROUND_MM) & patient.masks["Body"]
+        low = contours_of_mask(around, patient.spacing_mm, patient.origin_mm)
+        write_rtstruct(folder / "RS.dcm", {**patient.contours, LOWER_TARGET: low}, series(patient))
+        names = [*patient.contours, LOWER_TARGET]  # numbered from 1, in this order
+
+        def prescribe(plan: Dataset, _: Patient) -> None:
+            (high,) = plan.DoseReferenceSequence
+            lower = deepcopy(high)
+            lower.DoseReferenceNumber = 2
+            lower.TargetPrescriptionDose = f"{LOWER_SHARE * patient.prescription_gy:.2f}"
+            for item, name in ((high, patient.roi_names["PTV"]), (lower, LOWER_TARGET)):
+                if named:
+                    item.DoseReferenceStructureType, item.ReferencedROINumber = "VOLUME", names.index(name) + 1
+            plan.DoseReferenceSequence.append(lower)
+
+        edited("RP.dcm", prescribe)(patient, folder)
+
+    return plant
+
+
+def dose_cut(patient: Patient, folder: Path) -> None:
+    """Leave out the planes of the dose above three quarters of the target."""
+    taken = np.flatnonzero(patient.masks["PTV"].any(axis=(1, 2)))
+    end_mm = patient.origin_mm[0] + patient.spacing_mm[0] * (taken[0] + 0.75 * (taken[-1] - taken[0]))
+    kept = int((end_mm - patient.dose_origin_mm[0]) / patient.dose_spacing_mm[0]) + 1
+    write_patient(replace(patient, dose_gy=patient.dose_gy[:kept]), folder)
 
 
 def beam_doses(num_beams: int) -> Plant:

@@ -71,7 +71,10 @@ class Prostate(Dataset):
             image=CT,
             tasks=(Segmentation("contouring", organs, mirrored_pairs=pairs), DoseRegression("dose")),
             structures=(*organs, *options.targets),
-            targets=dict.fromkeys(options.targets, options.prescription_gy or DEFAULT_PRESCRIPTION_GY),
+            targets={
+                name: options.levels_gy.get(name, options.prescription_gy or DEFAULT_PRESCRIPTION_GY)
+                for name in options.targets
+            },
             has_dose=True,
             facts={"prescription_gy": "float64"},
             mirrored_pairs=pairs,
@@ -181,6 +184,7 @@ class Prostate(Dataset):
             doses={"dose": planning.dose},
             sha256=planning.sha256,
             facts={"prescription_gy": float(planning.prescription_gy or 0)} if known else {},
+            levels_gy=planning.levels_gy,
             remarks=planning.remarks,
         )
 
@@ -227,7 +231,12 @@ class Prostate(Dataset):
                 {"column": f"voxels_{name}"},
             )
             found.append(present)
-            sentence = f"Mean dose in {name} is within {tolerance:.0%} of the case's prescription"
+            sentence = (
+                f"The prescribed dose of {name} is known: one level for all targets, a dose reference of the RTPLAN "
+                f"that names its ROI, or data.options.levels_gy"
+            )
+            found.append(between(f"{name}-level", f"unknown_level_{name}", 0, 0, "unknown levels", sentence))
+            sentence = f"Mean dose in {name}, beside higher targets, is within {tolerance:.0%} of its prescription"
             found.append(
                 between(f"{name}-dose", f"dose_share_{name}", 1 - tolerance, 1 + tolerance, "of prescribed", sentence)
             )
