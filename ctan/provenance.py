@@ -1,8 +1,9 @@
-"""Which code runs: the commit and the container image."""
+"""Which code runs, the commit and the container image, and on what: threads and processor."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,27 @@ def git_commit() -> str | None:
     In an image that is the one it was built from, else that of the checkout `ctan` runs from.
     """
     return os.environ.get(_COMMIT_VARIABLE) or _checkout_commit()
+
+
+def machine_facts() -> dict[str, str]:
+    """Return what else decides the last bits of weights: threads, instructions, processor, version of PyTorch."""
+    import torch
+
+    return {
+        "threads": str(torch.get_num_threads()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "processor": _processor(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 @cache

@@ -21,8 +21,10 @@ from ctan.workspace import workspace
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+    from ctan.config import RunConfig
+
 EXPERIMENT = "ctan-reproductions"
-_EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
+_EXPERIMENT_VARIABLE, _THREADS_VARIABLE = "MLFLOW_EXPERIMENT_NAME", "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Reproduction:
 def reproduce(reference: str, source: str = "", store_root: str = "") -> Reproduction:
     """Train a registered version again and compare the weights: equal on the same CPU, data, settings and code.
 
+    Number of threads and precision are set to those of its training; processor, instructions and version of PyTorch
+    cannot be, and are named where they differ.
+
     Raw files are read, validated and packed anew (a store that has the very same content is used), training starts
     from nothing. Its MLflow run lies in the experiment `ctan-reproductions`; the registry is left alone.
 
@@ -73,7 +78,7 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
     """
     version, model_dir, folder = _fetch(reference)
     record = ModelRecord.load(model_dir)
-    config = config_from_values(record.config, str(model_dir / MODEL_FILE))
+    config = _on_this_machine(config_from_values(record.config, str(model_dir / MODEL_FILE)), record)
     source = source or _source_of(version.tags)
     if not source:
         raise DataError(f"{reference}: its tags do not say what it was trained on; give --source")
@@ -83,7 +88,7 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
     steps.preprocess(source, str(folder / "validated"), str(folder / "store.json"), store_root)
     _check_data(folder / "store.json", record, reference, source)
     training = (str(folder / "store.json"), str(folder / "validated"))
-    with _experiment(EXPERIMENT):
+    with _experiment(EXPERIMENT), _threads(record.machine.get("threads", "")):
         steps.train(
             *training,
             record.arch,
@@ -157,10 +162,13 @@ def _remarks(before: ModelRecord, after: ModelRecord, tags: Mapping[str, str]) -
     if before.code_hash != after.code_hash or before.store_key != after.store_key:
         commit = tags.get("git_commit", "unknown")
         yield f"the code is another one: it was trained at commit {commit}, this is {git_commit() or 'unknown'}"
-    for name in ("device", "precision"):
-        was, now = getattr(before, name), getattr(after, name)
-        if was != now:
-            yield f"{name} was {was}, is now {now}"
+    was_on = {"device": before.device, "precision": before.precision, **before.machine}
+    is_on = {"device": after.device, "precision": after.precision, **after.machine}
+    for name, was in was_on.items():
+        if was != is_on.get(name, was):
+            yield f"{name} was {was}, is now {is_on[name]}"
+    if not before.machine:
+        yield "threads and processor of its training are not known: another number of threads gives other last bits"
     if after.device != "cpu":
         yield "on a GPU equal weights are not promised: some of its sums depend on the order of threads"
 
@@ -173,6 +181,39 @@ def _record(result: Reproduction) -> None:
     with tracking_errors(tracking_uri(), "recording the comparison"):
         client.set_tag(result.run_id, "reproduces", result.version)
         client.set_tag(result.run_id, "same_weights", str(result.same_weights).lower())
+
+
+def _on_this_machine(config: RunConfig, record: ModelRecord) -> RunConfig:
+    """Return the settings with the precision that `auto` was decided to be then."""
+    import torch
+
+    from ctan.precision import resolve_precision
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if resolve_precision(config.training.precision, device) == record.precision:
+        return config
+    training = config.training.model_copy(update={"precision": record.precision})
+    return config.model_copy(update={"training": training})
+
+
+@contextmanager
+def _threads(number: str) -> Iterator[None]:
+    """Compute with as many threads as then, also in processes that training starts."""
+    import torch
+
+    if not number.isdigit() or int(number) < 1:
+        yield
+        return
+    before, variable = torch.get_num_threads(), os.environ.get(_THREADS_VARIABLE)
+    torch.set_num_threads(int(number))
+    os.environ[_THREADS_VARIABLE] = number
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        os.environ.pop(_THREADS_VARIABLE)
+        if variable is not None:
+            os.environ[_THREADS_VARIABLE] = variable
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from ctan.files import storage_faults
 from ctan.progress import STEP_PREFIX
 
+PARENT_VARIABLE = "CTAN_PARENT_RUN"  # the MLflow run that the trainings of a pipeline run belong to
 OWN_NAMES = {
     "CTAN_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
     "CTAN_S3_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
@@ -48,6 +49,9 @@ class Clock:
 def step(name: str, what: str = "") -> Iterator[Clock]:
     """Prepare the process, announce a step, and say at its end how long it took."""
     prepare_step()
+    # Kubeflow's plugin hands every step the same run: trainings that went on in it would write into one another.
+    if shared := os.environ.pop("MLFLOW_RUN_ID", ""):
+        os.environ[PARENT_VARIABLE] = shared
     print(f"{STEP_PREFIX}{name} {what}".rstrip(), flush=True)
     clock = Clock()
     with storage_faults():  # of writing that is not ours, such as MLflow's of artifacts

@@ -22,6 +22,7 @@ def own_workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     for name in (
         "MLFLOW_TRACKING_URI",
         "MLFLOW_RUN_ID",
+        "CTAN_PARENT_RUN",
         "MLFLOW_EXPERIMENT_NAME",
         "CTAN_DEBUG",
         "CTAN_GIT_COMMIT",

@@ -53,6 +53,7 @@ class ModelRecord(Record):
         run_id, run_url, tracking_uri: its MLflow run.
         seen: the groups on the training side, its tuning fold included, which chose the epoch; None: not recorded, as
             in models of release 0.1.
+        machine: threads, instructions and processor of its training, see `ctan.provenance.machine_facts`.
         config: all settings of its training. A record for people and for training again; nothing else reads it.
     """
 
@@ -87,6 +88,7 @@ class ModelRecord(Record):
     run_id: str
     run_url: str = ""
     tracking_uri: str = ""
+    machine: Mapping[str, str] = {}
     seen: SeenGroups | None = None
     config: Mapping[str, Any]
 

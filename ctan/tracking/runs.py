@@ -19,6 +19,7 @@ from ctan.errors import TrackingError
 from ctan.files import sha256_of_file
 from ctan.provenance import git_commit, in_image
 from ctan.sources.buckets import is_remote
+from ctan.step_environment import PARENT_VARIABLE
 from ctan.tracking.closing import mark_killed
 from ctan.tracking.lineage import LATER_PIPELINE_RUNS, OWNER_MARK, PIPELINE_RUN
 from ctan.tracking.server import (
@@ -130,8 +131,8 @@ def training_run(
 ) -> Iterator[TrainingRun]:
     """Record one training as an MLflow run.
 
-    The run is `run_id` when a resumed training gives one that still exists, else the one the platform injects by
-    `MLFLOW_RUN_ID`, else a new one in the experiment `MLFLOW_EXPERIMENT_NAME` (default `ctan-<dataset>`). It ends
+    The run is `run_id` when a resumed training gives one that still exists, else a new one, below the run that the
+    platform injects by `MLFLOW_RUN_ID`, in the experiment `MLFLOW_EXPERIMENT_NAME` (default `ctan-<dataset>`). It ends
     FINISHED, FAILED on an exception, KILLED when interrupted; a killed process leaves it RUNNING, to be resumed.
 
     Args:
@@ -152,12 +153,12 @@ def training_run(
     import mlflow
 
     with tracking_errors(uri, "starting the run"):
-        existing = _run_to_adopt(client, run_id, uri)
+        parent, existing = _parent(), _run_to_adopt(client, run_id, uri)
         active = mlflow.start_run(
             run_id=existing,
             experiment_id=None if existing else _experiment_id(client, config),
             run_name=None if existing else f"{arch}-fold{fold}-seed{seed}",
-            tags=None if existing else dict(lineage or {}),  # at once: by these a run that is killed is found
+            tags=None if existing else {**parent, **(lineage or {})},  # at once: by these a run that is killed is found
             log_system_metrics=True,
         )
     status = "FAILED"
@@ -194,7 +195,6 @@ def _run_to_adopt(client: MlflowClient, run_id: str | None, uri: str) -> str | N
     """Return the run to go on with, None for a new one."""
     from mlflow.exceptions import MlflowException
 
-    injected = os.environ.pop("MLFLOW_RUN_ID", None)
     if run_id:
         try:
             if client.get_run(run_id).info.lifecycle_stage == "active":
@@ -209,7 +209,13 @@ def _run_to_adopt(client: MlflowClient, run_id: str | None, uri: str) -> str | N
             )
         place = without_password(uri)
         print(f"warning: run {run_id} {problem} at {place}; going on in another one", file=sys.stderr, flush=True)
-    return injected
+    return None
+
+
+def _parent() -> dict[str, str]:
+    """Return the tag by which MLflow shows a training below the run that the platform gave to all steps."""
+    parent = os.environ.pop("MLFLOW_RUN_ID", "") or os.environ.get(PARENT_VARIABLE, "")
+    return {"mlflow.parentRunId": parent} if parent else {}
 
 
 def _experiment_id(client: MlflowClient, config: RunConfig) -> str:

@@ -22,6 +22,7 @@ from ctan.inputs import Inputs
 from ctan.memory import keep_freed_memory
 from ctan.networks import count_macs, count_parameters, with_options
 from ctan.precision import Precision, autocast, resolve_precision
+from ctan.provenance import machine_facts
 from ctan.records import HISTORY_FILE, Grid, ModelRecord, SeenGroups
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Task, fitted, tasks_of
@@ -156,6 +157,7 @@ def train(
                 run_id=run.run_id,
                 run_url=run.url,
                 tracking_uri=run.tracking_uri,
+                machine=machine_facts(),
                 seen=SeenGroups.of(map(store.group_id, store.case_ids(split=SPLIT_TRAIN)), salt=pointer.data_hash),
                 config=config.model_dump(mode="json"),
                 **facts,

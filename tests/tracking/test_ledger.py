@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_a_ledger_of_release_0_1_is_read_and_sealed_by_the_next_decision(tmp_pat
 
 
 def test_no_mutation_is_read_as_another_history(ledger: Ledger) -> None:
-    attack(ledger, 300)
+    attack(ledger, int(os.environ.get("CTAN_MUTATIONS", "300")))
 
 
 def attack(ledger: Ledger, num_mutations: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ctan.errors import ConfigError, TrackingError
 from ctan.provenance import git_commit
+from ctan.records import ModelRecord
 from ctan.reproduce import _source_of
 from ctan.sources.origin import Origin
 from ctan.tracking.lineage import image_reference, lineage_tags
@@ -99,6 +100,29 @@ def test_a_folder_that_dvc_pinned_is_reproduced_from_its_version_as_the_folder_m
     assert _source_of(from_folder) == "dvc:https://git.example.org/team/data@c0ffee:kbp"
     assert _source_of(dataclasses.replace(ORIGIN, source="phantom:seed=1", pinned={}).tags()) == "phantom:seed=1"
     assert _source_of({}) == ""
+
+
+def test_what_is_not_as_it_was_on_the_machine_is_named() -> None:
+    """Before: "134 tensors differ", and not why."""
+    from ctan.datasets import get_dataset
+    from ctan.reproduce import _remarks, _threads
+    from tests.helpers.records import model_record
+    from tests.helpers.tracking import TASKS, small_config
+
+    def trained_on(**machine: str) -> ModelRecord:
+        return model_record("ctan", get_dataset("openkbp").spec, TASKS, small_config(), machine=machine)
+
+    was, now = trained_on(threads="4", instructions="AVX512", processor="A"), trained_on(threads="4", processor="B")
+    assert list(_remarks(was, now, {})) == ["processor was A, is now B"]
+    assert list(_remarks(was, was, {})) == []
+    assert "threads and processor of its training are not known" in next(iter(_remarks(trained_on(), now, {})))
+
+    import torch
+
+    before = torch.get_num_threads()
+    with _threads(str(before + 1)):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
 
 
 def nodes(node: Node) -> Iterator[Node]:

@@ -162,16 +162,24 @@ def test_a_resumed_training_whose_run_is_gone_gets_a_new_one(
 
 
 @pytest.mark.usefixtures("database")
-def test_an_injected_run_is_adopted_whatever_its_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_trainings_that_got_the_same_run_have_their_own_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, both wrote into the injected run, and the lineage of one architecture's version named the other."""
+    from ctan.step_environment import step
+
     prepare()
-    experiment = client().create_experiment("the platform's", artifact_location=tmp_path.as_uri())
-    injected = client().create_run(experiment).info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", injected)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
-    with open_run(tmp_path) as run:
-        pass
-    assert run.run_id == injected
-    assert client().get_run(injected).data.tags["arch"] == "ctan"
+    injected = client().create_run("0").info.run_id
+    found = []
+    for arch in ("stl", "hps"):
+        monkeypatch.setenv("MLFLOW_RUN_ID", injected)
+        with step("train"), training_run(CONFIG, pointer_at(tmp_path / "store"), arch, 0, 7) as run:
+            assert "MLFLOW_RUN_ID" not in os.environ
+        found.append(client().get_run(run.run_id).data.tags)
+    monkeypatch.delenv("CTAN_PARENT_RUN")
+    assert [tags["arch"] for tags in found] == ["stl", "hps"]
+    assert [tags["mlflow.parentRunId"] for tags in found] == [injected, injected]
+    assert "arch" not in client().get_run(injected).data.tags
 
 
 @pytest.mark.usefixtures("database")
