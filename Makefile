@@ -31,7 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RAW ?= data/openkbp
 OFFLINE_BASE ?= ctan-base:bookworm
 export TORCH BASE_IMAGE DOCKER_BUILD_FLAGS ALLOW_DIRTY
-.PHONY: help setup demo phantoms test test-fast lint format pipeline lock image test-containers release audit bench ui clean
+.PHONY: help setup demo phantoms test test-fast test-hard lint format pipeline lock image test-containers release audit bench ui clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ FAST := tests/metrics tests/networks tests/cases/test_geometry.py tests/evaluati
 
 test-fast: $(READY)  ## Run quick tests of many rooms: a minute of one core
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(FAST) $(ARGS)
+
+test-hard: $(READY)  ## Attack our own formats: 2,000 mutations of each
+	@CTAN_MUTATIONS=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -k mutation tests/records tests/training/test_checkpoint.py tests/tracking/test_ledger.py $(ARGS)
 
 lint: $(READY)  ## Check format, lint, types, the rooms' contracts, and that the compiled pipeline is up to date
 	@mkdir -p build

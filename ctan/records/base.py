@@ -85,7 +85,10 @@ class Record(Description):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; {cls.advice}")
         path = folder / cls.file
-        return cls.from_json(read_json(path, cls.advice), str(path))
+        value = read_json(path, cls.advice)
+        if isinstance(value, Mapping) and "files" in value and _SEAL not in value:  # earlier releases wrote neither
+            raise DataError(f"{path}: was changed after it was written (its hash is gone); {cls.advice}")
+        return cls.from_json(value, str(path))
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Self:

@@ -88,7 +88,7 @@ def read_comparison(folder: Path, model_dirs: Sequence[Path], pointer: StorePoin
     """
     path = folder / COMPARISON_FILE
     content = read_json(path, ComparisonRecord.advice)
-    record = ComparisonRecord.from_json(content, str(path))
+    record = ComparisonRecord.load(folder)
     for name, expected in (("store_key", pointer.key), ("data_hash", pointer.data_hash)):
         if getattr(record, name) != expected:
             raise DataError(
