@@ -81,7 +81,7 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
     config = _on_this_machine(config_from_values(record.config, str(model_dir / MODEL_FILE)), record)
     source = source or _source_of(version.tags)
     if not source:
-        raise DataError(f"{reference}: its tags do not say what it was trained on; give --source")
+        raise DataError(f"{reference}: this machine does not know what it was trained on; give --source")
     _, settings, origin = steps.resolve(source, config)
     steps.ingest(settings, origin, str(folder / "manifest"))
     steps.gate(steps.validate(str(folder / "manifest"), str(folder / "validated"), str(folder / "validation.html")))
@@ -125,7 +125,9 @@ def _source_of(tags: Mapping[str, str]) -> str:
     """Return what a version was trained on; of a folder that DVC pinned the version, as the folder moves on."""
     if tags.get("data_commit"):
         return "dvc:{data_repository}@{data_commit}:{data_path}".format_map(tags)
-    return tags.get("data_source", "")
+    from ctan.sources.places import recalled
+
+    return recalled(tags.get("data_source", ""))
 
 
 def _check_data(pointer_file: Path, record: ModelRecord, reference: str, source: str) -> None:

@@ -50,7 +50,9 @@ def resolve(source: str, config: RunConfig) -> tuple[str, str, str]:
     Returns:
         The source pinned to that version, the settings as YAML, and `ctan.sources.origin.Origin` as JSON.
     """
-    with step("resolve", source):
+    from ctan.sources.places import recorded
+
+    with step("resolve", recorded(source)):
         from ctan.sources.origin import Origin
 
         origin = Origin.of(source, config)
@@ -95,10 +97,11 @@ def ingest(
         contact_sheet: HTML file that receives pictures of a few cases of each split; empty: none.
     """
     from ctan.sources.origin import Origin
+    from ctan.sources.places import recorded
 
     started_from = Origin.from_json(origin)
     source = started_from.source
-    with step("ingest", source) as clock:
+    with step("ingest", recorded(source)) as clock:
         from ctan.intake.ingest import ingest as ingest_source
 
         clock.loaded()

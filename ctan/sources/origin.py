@@ -19,6 +19,7 @@ from ctan.errors import ConfigError, DataError
 from ctan.files import parse_json, read_json, sha256_of_json, write_json
 from ctan.sources import is_phantom, parse_phantom, source_folder
 from ctan.sources.contents import md5s_of, version_of
+from ctan.sources.places import recorded, remember
 from ctan.sources.synthetic import is_marked
 from ctan.sources.versions import DataVersion, is_version, resolve_version, tree_md5
 from ctan.tasks import tasks_of
@@ -67,6 +68,7 @@ class Origin:
         """
         synthetic = _is_synthetic(source)
         source, data_version, pinned = _version(source, config)
+        remember(source)
         known = {} if pinned is None else {name: value for name, value in pinned.to_json().items() if value}
         return cls(
             source,
@@ -90,7 +92,7 @@ class Origin:
             if name in self.pinned
         }
         return {
-            "data_source": self.source,
+            "data_source": recorded(self.source),
             "data_version": self.data_version,
             "settings_hash": self.settings_hash,
             "pipeline_code_hash": self.code_hash,
