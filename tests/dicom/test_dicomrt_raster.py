@@ -1,6 +1,7 @@
 """The rasteriser against areas by formula and against two independent ones, on hundreds of random shapes."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.helpers.dicom import circle
 
 SIZE = 40
 FINE = 6  # points a voxel and axis
+SHAPES = int(os.environ.get("CTAN_SHAPES", "150"))  # more of them in a long run
 LATTICES = (None, 1.0, 0.5, 1 / 3, 0.1)
 
 
@@ -113,7 +115,7 @@ def test_diagonal_edges_through_centres_take_one_side():
 
 def test_random_shapes_agree_with_two_other_rasterisers():
     rng = np.random.default_rng(2)
-    for number in range(150):
+    for number in range(SHAPES):
         points, lattice = star(rng, rng.uniform(16, 24, 2)), LATTICES[number % len(LATTICES)]
         points = points if lattice is None else np.round(points / lattice) * lattice
         if area(points) < 4:
@@ -127,7 +129,7 @@ def test_random_shapes_agree_with_two_other_rasterisers():
 
 def test_keyholes_holes_and_islands_agree_with_points():
     rng = np.random.default_rng(3)
-    for _ in range(20):
+    for _ in range(max(20, SHAPES // 8)):
         centre = rng.uniform(18, 22, 2)
         outer, hole, island = (star(rng, centre, radius) for radius in ((11, 14), (4, 5), (1.5, 2)))
         outer = ring(12, centre) if area(outer) < 200 else outer
