@@ -63,8 +63,21 @@ def evaluate(
     typer.echo("next: ctan compare")
 
 
-def compare(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
+def compare(
+    models: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer evaluates it
+        typer.Argument(
+            metavar="[RUN_OR_VERSION]...",
+            help="Any models: runs:/ID, models:/NAME/VERSION or folders, scored on the store at hand; what was "
+            "evaluated in --folder when left out.",
+        ),
+    ] = None,
+    overrides: o.Overrides = None,
+    folder: o.Folder = None,
+) -> None:
     """Put all evaluated models side by side and choose the best by the tuning cases.
+
+    Models of one architecture with other settings are named by what differs. Named models are compared alone.
 
     Example: ctan compare --set evaluation.num_bootstrap=2000
     """
@@ -72,16 +85,25 @@ def compare(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
     from ctan.records import ComparisonRecord
 
     outputs = o.StepFolder.of(folder)
-    models = [model for model in _models(outputs) if outputs.evaluation(model).is_dir()]
-    if not models:
+    if models:
+        from ctan.settings import read_config
+        from ctan.store import StorePointer
+        from ctan.tracking.side_by_side import compare_any
+
+        store, config = Path(outputs.needs_pointer()), read_config(outputs.needs_validated(), overrides or [])
+        show_comparison(compare_any(models, StorePointer.load(store), outputs.compared, config))
+        typer.echo(f"report in {outputs.compared / 'report.html'}")
+        return
+    evaluated = [model for model in _models(outputs) if outputs.evaluation(model).is_dir()]
+    if not evaluated:
         raise DataError(f"{outputs.root}: holds no evaluated model; run `ctan evaluate` first")
     for target in (outputs.comparison, outputs.best):
         shutil.rmtree(target, ignore_errors=True)
     steps.compare(
         outputs.needs_pointer(),
         outputs.needs_validated(),
-        [str(model) for model in models],
-        [str(outputs.evaluation(model)) for model in models],
+        [str(model) for model in evaluated],
+        [str(outputs.evaluation(model)) for model in evaluated],
         str(outputs.comparison),
         str(outputs.report),
         str(outputs.best),

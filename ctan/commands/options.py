@@ -165,6 +165,10 @@ class StepFolder:
         return self.root / "comparison"
 
     @property
+    def compared(self) -> Path:
+        return self.root / "compared"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 
