@@ -73,8 +73,9 @@ FAST := tests/metrics tests/networks tests/cases/test_geometry.py tests/evaluati
 test-fast: $(READY)  ## Run quick tests of many rooms: a minute of one core
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(FAST) $(ARGS)
 
-test-hard: $(READY)  ## Attack our own formats: 2,000 mutations of each
+test-hard: $(READY)  ## Attack our own formats with 2,000 mutations of each, the rasteriser with 1,500 shapes
 	@CTAN_MUTATIONS=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -k mutation tests/records tests/training/test_checkpoint.py tests/tracking/test_ledger.py $(ARGS)
+	@CTAN_SHAPES=1500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -k "random_shapes or keyholes" tests/dicom/test_dicomrt_raster.py $(ARGS)
 
 lint: $(READY)  ## Check format, lint, types, the rooms' contracts, and that the compiled pipeline is up to date
 	@mkdir -p build
