@@ -166,6 +166,8 @@ def _try_lock(client: MlflowClient, lock: str, owner: str, lease_seconds: float)
     try:
         client.create_registered_model(lock, tags=tags, description="held while a promotion decides; expires")
     except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False  # it was there, and was released while MLflow looked why the name is taken
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         with suppress(MlflowException):  # released in between
