@@ -24,6 +24,7 @@ th { font-weight: 600; font-size: .86rem; color: var(--soft); border-bottom: 2px
 th:first-child, td:first-child, .text td, .text th { text-align: left; }
 td strong { color: var(--accent); }
 caption { text-align: left; padding-bottom: .4em; }
+td .soft { font-size: inherit; }
 .scroll { overflow-x: auto; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 .card { background: var(--back); border: 1px solid var(--line); border-radius: 8px; padding: 16px 20px;
@@ -49,7 +50,9 @@ details > summary { cursor: pointer; color: var(--accent); margin: .6em 0; }
 pre { background: var(--back); border: 1px solid var(--line); border-radius: 6px; padding: 12px 14px; overflow-x: auto;
   font-size: .82rem; line-height: 1.45; }
 code { font-size: .9em; }
-@media print { body { padding: 0; max-width: none; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
+@media (max-width: 700px) { body { padding: 20px 14px 48px; } th, td { padding: .3em .4em; font-size: .84rem; } }
+@media print { .scroll { overflow: visible; } th, td { padding: .2em .35em; font-size: 7.5pt; }
+  td small { font-size: 6pt; white-space: normal; } body { padding: 0; max-width: none; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
 """
 
 

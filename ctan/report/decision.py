@@ -63,7 +63,7 @@ def _section(decision: Mapping[str, Any]) -> Markup:
         element("p", decision["reason"]),
         element("p", looks, class_="soft"),
         shown,
-        element("p", decision["where"], class_="soft"),
+        element("p", decision["where"].replace("`", ""), class_="soft"),
         id="decision",
     )
 
