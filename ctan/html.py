@@ -52,7 +52,8 @@ pre { background: var(--back); border: 1px solid var(--line); border-radius: 6px
 code { font-size: .9em; }
 @media (max-width: 700px) { body { padding: 20px 14px 48px; } th, td { padding: .3em .4em; font-size: .84rem; } }
 @media print { .scroll { overflow: visible; } th, td { padding: .2em .35em; font-size: 7.5pt; }
-  td small { font-size: 6pt; white-space: normal; } body { padding: 0; max-width: none; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
+  td small { font-size: 6pt; white-space: normal; } body { padding: 0; max-width: none; }
+  h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
 """
 
 
