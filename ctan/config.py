@@ -70,7 +70,7 @@ class DataConfig(Settings):
         False, description="add the signed distance to the targets (mm/50, clipped) as a channel"
     )
     num_folds: int = Field(5, ge=2, description="folds the training patients are divided into; fold f tunes")
-    split_seed: int = Field(0, ge=0, description="seed of the fold assignment")
+    split_seed: int = Field(0, ge=0, description="seed of sides and folds; another one is another table of sides")
     max_train_cases: int | None = Field(
         None, ge=2, description="use only N training cases: those of the lowest hash ranks, so fewer are part of more"
     )
@@ -80,6 +80,23 @@ class DataConfig(Settings):
     evaluation_share: float = Field(
         0.2, gt=0, lt=1, description="share of the cases that only measures, where there is no official split"
     )
+    test_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share that is sealed, likewise: reaches only `ctan evaluate MODEL SOURCE --split test`",
+    )
+    split: str = Field(
+        "",
+        description="a split of one's own, which fills the table of sides once: a CSV file case,split[,fold]; "
+        "nnU-Net's splits_final.json; or nnunet for the folds that nnU-Net makes itself",
+    )
+    evaluation_fold: int | None = Field(
+        None, ge=0, description="fold of nnU-Net's that measures instead of tuning; null: none"
+    )
+    sides: str = Field(
+        "", pattern=r"^[\w.-]*$", description="table of sides, beside the stores; empty: the data set's name"
+    )
     reading: ReadingConfig = ReadingConfig()
     options: dict[str, Any] = Field({}, description="settings of the data set's own, such as names of structures")
 
@@ -87,6 +104,12 @@ class DataConfig(Settings):
     @classmethod
     def _is_known(cls, name: str) -> str:
         return _known(plugins.DATASETS, name)
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> DataConfig:
+        if self.evaluation_share + self.test_share >= 1:
+            raise ValueError("evaluation_share and test_share leave nothing to train on; their sum must be below 1")
+        return self
 
 
 class ValidationConfig(Settings):

@@ -97,9 +97,8 @@ PARAMETERS = (
     Parameter(
         "store_root",
         "str",
-        "Folder or s3://bucket/prefix of the stores and the ledger, seen by every step.",
+        "Folder or s3://bucket/prefix of the stores, the table of sides and the ledger, seen by every step.",
         empty="in the workspace",
-        resolved=False,
     ),
     Parameter(
         "checkpoint_root",

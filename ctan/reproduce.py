@@ -82,7 +82,7 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
     source = source or _source_of(version.tags)
     if not source:
         raise DataError(f"{reference}: this machine does not know what it was trained on; give --source")
-    _, settings, origin = steps.resolve(source, config)
+    _, settings, origin = steps.resolve(source, config, store_root)
     steps.ingest(settings, origin, str(folder / "manifest"))
     steps.gate(steps.validate(str(folder / "manifest"), str(folder / "validated"), str(folder / "validation.html")))
     steps.preprocess(source, str(folder / "validated"), str(folder / "store.json"), store_root)

@@ -39,13 +39,14 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Metrics:
     return flat
 
 
-def resolve(source: str, config: RunConfig) -> tuple[str, str, str]:
-    """Fix what a run starts from: settings, and the version of the data as it is now.
+def resolve(source: str, config: RunConfig, store_root: str = "") -> tuple[str, str, str]:
+    """Fix what a run starts from: settings, the version of the data as it is now, and the side of every case.
 
     Args:
         source: folder of raw files, `s3://bucket/prefix`, `dvc:REPOSITORY@REVISION` or
             `phantom:train=N,validation=N,seed=N`.
         config: settings, see `resolve_config`.
+        store_root: folder or `s3://bucket/prefix` of the stores and the table of sides; empty: in the workspace.
 
     Returns:
         The source pinned to that version, the settings as YAML, and `ctan.sources.origin.Origin` as JSON.
@@ -53,11 +54,13 @@ def resolve(source: str, config: RunConfig) -> tuple[str, str, str]:
     from ctan.sources.places import recorded
 
     with step("resolve", recorded(source)):
+        from ctan.intake.sides import in_words, settle
         from ctan.sources.origin import Origin
 
-        origin = Origin.of(source, config)
-        data, settings, code = (value.removesuffix(".dir")[:40] for value in origin.hashes)
+        origin = settle(Origin.of(source, config), config, store_root)
+        data, settings, code, _ = (value.removesuffix(".dir")[:40] for value in origin.hashes)
         print(f"data {data}, settings {settings[:12]}, code {code[:12]}")
+        print(in_words(origin.sides))
     return origin.source, config.to_yaml(), origin.to_json()
 
 
@@ -106,7 +109,7 @@ def ingest(
 
         clock.loaded()
         config = config_from_text(settings)
-        summary = ingest_source(source, Path(manifest_dir), config, num_workers)
+        summary = ingest_source(source, Path(manifest_dir), config, num_workers, started_from.sides)
         replace(started_from, synthetic=summary.synthetic).save(Path(manifest_dir))
         print(summary)
         if contact_sheet:
@@ -203,7 +206,10 @@ def plan(manifest_dir: str) -> list[dict[str, str]]:
     """
     with step("plan"):
         from ctan.intake.planning import plan as plan_trainings
+        from ctan.intake.sides import in_words
+        from ctan.sources.origin import read_origin
 
+        print(in_words(read_origin(manifest_dir).sides))
         config = read_config(manifest_dir)
         items = plan_trainings(config)
         for item in items:

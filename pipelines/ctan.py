@@ -63,8 +63,8 @@ def ctan(
         inputs: What the networks see: ct, ct+targets or oracle. Empty: from the profile.
         max_train_cases: Use only N training cases. 0: from the profile.
         max_evaluation_cases: Use only N evaluation cases. 0: from the profile.
-        store_root: Folder or s3://bucket/prefix of the stores and the ledger, seen by every step. Empty: in the
-            workspace.
+        store_root: Folder or s3://bucket/prefix of the stores, the table of sides and the ledger, seen by every step.
+            Empty: in the workspace.
         checkpoint_root: Folder or s3://bucket/prefix of the checkpoints, seen by every step. Empty: in the workspace.
         model_name: Registered model. Empty: ctan-<dataset>; synthetic data add -phantom.
         promote: Whether the best model is registered and may become champion; without it models are only compared.
@@ -86,6 +86,7 @@ def ctan(
             inputs=inputs,
             max_train_cases=max_train_cases,
             max_evaluation_cases=max_evaluation_cases,
+            store_root=store_root,
             model_name=model_name,
             promote=promote,
             overrides=overrides,

@@ -23,8 +23,8 @@ def written(name: str, text: str) -> str:
         chosen = [parameter for parameter in PARAMETERS if parameter.resolved]
         text = _between(text, r"def resolve\(\n", r"\) -> ", "".join(f"    {p.name}: {p.kind},\n" for p in chosen))
         text = _between(text, r"    Args:\n", r"\n    Returns:", _described(chosen))
-        given = "".join(f"            {p.name}={p.name},\n" for p in chosen if p.name != "profile")
-        return _between(text, r"            profile,\n", r"        \),\n    \)\n", given)
+        given = "".join(f"            {p.name}={p.name},\n" for p in chosen if p.name not in ("profile", "store_root"))
+        return _between(text, r"            profile,\n", r"        \),\n        store_root,\n", given)
     function = Path(name).stem
     text = _between(text, rf"def {function}\(\n", r"\):\n", "".join(_declared(p, function) for p in PARAMETERS))
     text = _between(text, r"    Args:\n", r'    """\n', _described(PARAMETERS))

@@ -22,6 +22,7 @@ def resolve(
     inputs: str,
     max_train_cases: int,
     max_evaluation_cases: int,
+    store_root: str,
     model_name: str,
     promote: bool,
     overrides: list[str],
@@ -43,6 +44,8 @@ def resolve(
         inputs: What the networks see: ct, ct+targets or oracle. Empty: from the profile.
         max_train_cases: Use only N training cases. 0: from the profile.
         max_evaluation_cases: Use only N evaluation cases. 0: from the profile.
+        store_root: Folder or s3://bucket/prefix of the stores, the table of sides and the ledger, seen by every step.
+            Empty: in the workspace.
         model_name: Registered model. Empty: ctan-<dataset>; synthetic data add -phantom.
         promote: Whether the best model is registered and may become champion; without it models are only compared.
         overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others. Empty:
@@ -75,4 +78,5 @@ def resolve(
             promote=promote,
             overrides=overrides,
         ),
+        store_root,
     )

@@ -87,6 +87,7 @@ def ingest(
     profile: o.Profile = DEFAULT_PROFILE,
     dataset: o.Dataset = "openkbp",
     overrides: o.Overrides = None,
+    store_root: o.StoreRoot = "",
     workers: Workers = 0,
     folder: o.Folder = None,
 ) -> None:
@@ -99,7 +100,7 @@ def ingest(
     config = resolve_config(profile, dataset=dataset, overrides=overrides or [], source=source)
     outputs = o.StepFolder.of(folder)
     shutil.rmtree(outputs.manifest, ignore_errors=True)
-    _, settings, origin = steps.resolve(source, config)
+    _, settings, origin = steps.resolve(source, config, store_root)
     found = steps.ingest(settings, origin, str(outputs.manifest), workers or None, str(outputs.contact_sheet))
     if not found["num_cases"]:
         raise DataError(f"all {found['num_quarantined']:.0f} cases are in quarantine, see {outputs.manifest}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
 from ctan import steps
 from ctan.commands import options as o
-from ctan.errors import DataError
+from ctan.errors import ConfigError, DataError
 
 
 def train(
@@ -43,18 +43,42 @@ def train(
 
 def evaluate(
     model: Annotated[
-        Optional[list[Path]],  # noqa: UP045 - typer evaluates it
-        typer.Argument(help="Folders that `ctan train` wrote; all that lie in --folder when left out."),
+        Optional[list[str]],  # noqa: UP045 - typer evaluates it
+        typer.Argument(
+            metavar="[MODEL]... | MODEL SOURCE",
+            help="Folders that `ctan train` wrote; all that lie in --folder when left out. With --split test a "
+            "registered version, models:/NAME@ALIAS or models:/NAME/VERSION, and raw files.",
+        ),
     ] = None,
+    split: Annotated[
+        Optional[Literal["test"]],  # noqa: UP045 - typer evaluates it
+        typer.Option(help="Score a registered version on sealed test cases; every look is counted in the ledger."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 - typer evaluates it
+        typer.Option("--out", "-o", help="With --split test: folder for tables and report.", show_default="workspace"),
+    ] = None,
+    store_root: o.StoreRoot = "",
     overrides: o.Overrides = None,
     folder: o.Folder = None,
 ) -> None:
     """Score trained models at native resolution on tuning cases and evaluation split.
 
     Example: ctan evaluate workspace/steps/models/ctan-fold0-seed0
+
+    Example: ctan evaluate models:/ctan-openkbp@champion data/openkbp --split test
     """
+    if split == "test":
+        from ctan.sealed import score_on_test
+
+        if not model or len(model) != 2 or overrides:
+            raise ConfigError(
+                "--split test: expected MODEL SOURCE, such as models:/NAME@champion data/openkbp, no --set"
+            )
+        typer.echo(score_on_test(model[0], model[1], out, store_root))
+        return
     outputs = o.StepFolder.of(folder)
-    for one in model or _models(outputs):
+    for one in map(Path, model) if model else _models(outputs):
         target = outputs.evaluation(one)
         shutil.rmtree(target, ignore_errors=True)
         steps.evaluate(

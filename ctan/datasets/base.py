@@ -65,6 +65,14 @@ class Dataset(ABC):
         return self.options.model_dump(mode="json", exclude=set(self.not_decisive))
 
     @property
+    def pseudonyms(self) -> str:
+        """What tells one key of pseudonyms from another without revealing it; empty where ids are the files' own.
+
+        With another key everybody looks new: the table of sides refuses it.
+        """
+        return ""
+
+    @property
     @abstractmethod
     def spec(self) -> DataSpec:
         """The description of the data."""

@@ -72,7 +72,8 @@ def compare(
     store, tasks = open_store(pointer), _all_tasks(models)
     simple = Simple(store, tasks, config.evaluation)
     train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=models[0].record.fold)
-    simple_cases = pa.Table.from_pylist(simple.rows(train_ids, evaluation_cases(store)), SCHEMA)
+    simple_rows = simple.rows(train_ids, evaluation_cases(store)) if train_ids else []  # sealed: nothing to learn from
+    simple_cases = pa.Table.from_pylist(simple_rows, SCHEMA)
     in_grid = pc.field("arch") == GRID_FLOOR
     comparison = ComparisonRecord(
         dataset=pointer.dataset,
@@ -130,18 +131,19 @@ def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -
     for model in models:
         archs.setdefault(model.record.arch, []).append(model)
     reference = REFERENCE_ARCH if REFERENCE_ARCH in archs else next(iter(archs))
+    roles = [role for role in ROLES if any(model.rows(role).num_rows for model in models)]
     num_seeds = min(len({m.record.seed for m in group}) for group in archs.values())
     entries = [
-        ModelEntry.of(model.record, {role: scores(model.rows(role), tasks) for role in ROLES}) for model in models
+        ModelEntry.of(model.record, {role: scores(model.rows(role), tasks) for role in roles}) for model in models
     ]
     architectures = [
         ArchitectureEntry(
             arch=arch,
-            scores={role: _scores(group, role, tasks, config) for role in ROLES},
+            scores={role: _scores(group, role, tasks, config) for role in roles},
             structures=_structures(group),
             relative_improvement={}
             if arch == reference
-            else {role: _improvement(group, archs[reference], role, tasks, config) for role in ROLES},
+            else {role: _improvement(group, archs[reference], role, tasks, config) for role in roles},
         )
         for arch, group in archs.items()
     ]
@@ -200,6 +202,10 @@ def _best(models: list[_Model], tasks: tuple[Task, ...]) -> Choice:
 
     Folds tune on different cases: that one has the lowest error says how easy its cases are. The first fold is taken.
     """
+    if len(models) == 1:
+        only = models[0].record
+        reason = f"{only.arch} is the only architecture"
+        return Choice(arch=only.arch, fold=only.fold, seed=only.seed, model_index=0, reason=reason)
     errors = [selection_error(scores(model.rows(TUNING), tasks), tasks) for model in models]
     by_arch: dict[str, list[int]] = {}
     for index, model in enumerate(models):

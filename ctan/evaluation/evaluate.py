@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 
 def evaluation_cases(store: Store) -> list[str]:
-    """Return the cases that only measure and gate: the validation split, and test where there is one."""
-    return store.case_ids(split=SPLIT_VALIDATION) + store.case_ids(split=SPLIT_TEST)
+    """Return the cases that only measure: the validation split; of a sealed store, which holds nothing else, test."""
+    return store.case_ids(split=SPLIT_TEST if store.is_sealed else SPLIT_VALIDATION)
 
 
 def evaluation_hash(store: Store) -> str:

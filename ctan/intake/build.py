@@ -6,7 +6,7 @@ import multiprocessing
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ctan import limits, versions
-from ctan.cases import SPEC_FILE, DataSpec, check_same_spec
+from ctan.cases import SPEC_FILE, SPLIT_TRAIN, SPLIT_VALIDATION, DataSpec, check_same_spec
 from ctan.config import DataConfig, PreprocessConfig, RunConfig
 from ctan.errors import CaseError, DataError
 from ctan.files import atomic_path, sha256_of_file, sha256_of_json, write_json
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from ctan.cases import RawCase
     from ctan.datasets.base import Dataset
 
+OPEN_SIDES = (SPLIT_TRAIN, SPLIT_VALIDATION)
+
 
 @dataclass(frozen=True)
 class _Shard:
@@ -55,9 +57,16 @@ class _Shard:
 
 
 def preprocess(
-    source: str, manifest_dir: Path, store_root: str, config: RunConfig, num_workers: int | None = None
+    source: str,
+    manifest_dir: Path,
+    store_root: str,
+    config: RunConfig,
+    num_workers: int | None = None,
+    sides: Collection[str] = OPEN_SIDES,
 ) -> StorePointer:
     """Crop, resample and pack the cases of a manifest into a store.
+
+    Test cases are sealed: they are left out, so that nothing that trains, compares or promotes can see them.
 
     The store's name follows from the data, the settings and the code that shape it. When it exists already nothing is
     done; a build that was killed leaves nothing that a later one would use.
@@ -68,6 +77,7 @@ def preprocess(
         store_root: folder or `s3://bucket/prefix` that holds stores.
         config: the run's settings.
         num_workers: processes; None for as many as cores and memory allow.
+        sides: the cases of which sides are packed.
 
     Raises:
         ConfigError: when `store_root` is an address of another kind than `s3://bucket/prefix`.
@@ -78,6 +88,7 @@ def preprocess(
 
     dataset, spec = get_dataset(config.data), DataSpec.load(manifest_dir)
     manifest = read_manifest(manifest_dir / MANIFEST_FILE, SCHEMA(spec))
+    manifest = manifest.filter(pa.array([side in sides for side in manifest["split"].to_pylist()], pa.bool_()))
     quarantine = read_manifest(manifest_dir / QUARANTINE_FILE, QUARANTINE_SCHEMA)
     _check_manifest(manifest, manifest_dir, dataset)
     check_same_spec(dataset.spec, spec, str(manifest_dir / SPEC_FILE), "ingest the source again with these settings")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,11 @@ from ctan.cases import SPLIT_TRAIN, Case, RawCase
 from ctan.config import DataConfig, RunConfig
 from ctan.datasets import get_dataset
 from ctan.datasets.base import Dataset
-from ctan.errors import CaseError, ConfigError
+from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import write_json, write_text
 from ctan.intake.measure import case_row
 from ctan.intake.planning import PLAN_FILE, apply, propose
-from ctan.intake.splits import assign_folds, assign_splits, hash_rank
+from ctan.intake.sides import SIDES, Table, table_for
 from ctan.progress import track
 from ctan.reading import is_sane_spacing, printable
 from ctan.sources import is_phantom, open_source
@@ -65,7 +66,14 @@ class IngestSummary:
         return f"{self.num_cases} cases ({splits}) in {self.seconds:.1f} s{broken}{remarks}"
 
 
-def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | None = None) -> IngestSummary:
+def ingest(
+    source: str,
+    output_dir: Path,
+    config: RunConfig,
+    num_workers: int | None = None,
+    sides: Mapping[str, Any] | None = None,
+    only: Collection[str] = SIDES,
+) -> IngestSummary:
     """Read every case once, in parallel, and write the manifest.
 
     Args:
@@ -75,6 +83,8 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
         config: which data set, how many cases, how many folds.
         num_workers: processes, so that a case that kills or hangs one costs no other; None for as many as cores and
             memory allow; 0 for none: everything in this one, which starts faster and is not protected.
+        sides: of the origin: where the table of sides lies and what it says; None: divided as for the first time.
+        only: cases of these sides are read.
 
     Returns:
         What was found. That every case is broken is no error here: it is the verdict of `validate`, which writes a page
@@ -88,7 +98,11 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
     spec = dataset.spec
     check_dims(dataset, config)
     with open_source(source, dataset) as raw_dir:
-        cases = _chosen(dataset.find(raw_dir), dataset, config.data)
+        cases = dataset.find(raw_dir)
+        table = table_for(cases, config, sides or {})
+        cases = [case for case in _chosen(cases, table, config.data) if case.split in only]
+        if not cases:
+            raise DataError(f"the source has no {' or '.join(only)} case (see docs/data.md, sides)")
         remarks, synthetic = tuple(dataset.remarks(raw_dir)), is_phantom(source) or is_marked(raw_dir)
         measured = _measure_all(config.data, cases, num_workers)
         results = dict(track(measured, len(cases), "ingest"))
@@ -105,7 +119,8 @@ def ingest(source: str, output_dir: Path, config: RunConfig, num_workers: int | 
         if results[number].row is None
     ]
     remarks += _remarks_of_cases([(case.case_id, results[number].remarks) for number, case in enumerate(cases)])
-    _assign_folds(rows, dataset, config.data)
+    for row in rows:
+        row["fold"] = table.groups[row["group_id"]].fold(config.data.num_folds)
     training = [row for row in rows if row["split"] == SPLIT_TRAIN]
     proposals = propose(training, spec, config) if training else []
     config = apply(proposals, config)
@@ -134,32 +149,27 @@ def check_dims(dataset: Dataset, config: RunConfig) -> None:
         )
 
 
-def _chosen(cases: list[RawCase], dataset: Dataset, data: DataConfig) -> list[RawCase]:
-    """Give a side to cases without an official split, then keep as many of each side as the settings allow.
+def _chosen(cases: list[RawCase], table: Table, data: DataConfig) -> list[RawCase]:
+    """Give every case the side of its group, then keep as many of each side as the settings allow.
 
-    Sides come first: so a limit of one side leaves the other whole, and a case is on the same side in every subset.
+    Sides come first: so a limit of one side leaves the others whole. Kept are the lowest hash ranks, of training cases
+    the lowest of every fold in turn, so that no fold stays empty: fewer are always part of more.
     """
-    undecided = [case for case in cases if not case.split]
-    strata = [case.strata for case in undecided] if dataset.spec.strata else None
-    sides = assign_splits([case.group_id for case in undecided], data.evaluation_share, data.split_seed, strata)
-    cases = [case if case.split else replace(case, split=sides[case.group_id]) for case in cases]
-    train = [number for number, case in enumerate(cases) if case.split == SPLIT_TRAIN]
-    others = [number for number, case in enumerate(cases) if case.split != SPLIT_TRAIN]
-
-    def rank(number: int) -> tuple[str, str]:
-        return hash_rank(cases[number].group_id, data.split_seed), cases[number].case_id
-
-    kept = sorted(train, key=rank)[: data.max_train_cases] + sorted(others, key=rank)[: data.max_evaluation_cases]
+    rows = {case.group_id: table.groups[case.group_id] for case in cases}
+    cases = [replace(case, split=rows[case.group_id].side) for case in cases]
+    by_rank = sorted(range(len(cases)), key=lambda n: (rows[cases[n].group_id].rank, cases[n].case_id))
+    of_fold: Counter[int] = Counter()
+    turns: dict[int, int] = {}  # of the training cases of a fold: first, second, ...
+    for number in by_rank:
+        fold = rows[cases[number].group_id].fold(data.num_folds)
+        turns[number] = of_fold[fold] if fold != NO_FOLD else 0
+        of_fold[fold] += 1
+    kept: list[int] = []
+    for side in SIDES:
+        of_side = [number for number in by_rank if cases[number].split == side]
+        limit = data.max_train_cases if side == SPLIT_TRAIN else data.max_evaluation_cases
+        kept += sorted(of_side, key=turns.__getitem__)[:limit]
     return [cases[number] for number in sorted(kept)]
-
-
-def _assign_folds(rows: list[Row], dataset: Dataset, data: DataConfig) -> None:
-    """Give every row a fold, balanced by the strata of the data set."""
-    training = [row for row in rows if row["split"] == SPLIT_TRAIN]
-    strata = [tuple(row[name] for name in dataset.spec.strata) for row in training] if dataset.spec.strata else None
-    folds = assign_folds([row["group_id"] for row in training], data.num_folds, data.split_seed, strata)
-    for row in rows:
-        row["fold"] = folds[row["group_id"]] if row["split"] == SPLIT_TRAIN else NO_FOLD
 
 
 def _remarks_of_cases(found: list[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:

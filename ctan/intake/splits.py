@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ctan.cases import SPLIT_TRAIN, SPLIT_VALIDATION
+from ctan.cases import SPLIT_TRAIN
 
 
 def assign_folds(
@@ -49,35 +50,106 @@ def assign_folds(
 
 
 def assign_splits(
-    group_ids: Iterable[str], evaluation_share: float, seed: int, strata: Iterable[Hashable] | None = None
+    group_ids: Iterable[str], shares: Mapping[str, float], seed: int, strata: Iterable[Hashable] | None = None
 ) -> dict[str, str]:
-    """Set groups aside that only measure, where a data set has no official split.
+    """Divide groups into sides for the first time, where a data set has no official split.
 
-    Groups are ranked as in `assign_folds`, and one goes to the validation split whenever the cases there have fallen
-    behind their share of the cases so far by half the group's size or more. So the validation split has the share of
-    all cases within half the largest group, and of a stratum, where groups lie within one, within the largest group.
-    With two groups or more, neither split is empty, even where that misses the share by more.
+    Groups are ranked as in `assign_folds`, and one goes to the side whose cases have fallen furthest behind their share
+    of the cases so far, where that is half the group's size or more, else to training. So a single measuring side has
+    its share of all cases within half the largest group, and of a stratum, where groups lie within one, within the
+    largest group. With enough groups no side that has a share is empty, even where that misses the share by more.
 
     Args:
         group_ids: the group of every case; repeated when a group has several cases.
-        evaluation_share: share of the cases in the validation split, between 0 and 1.
+        shares: share of the cases by side, beside training, which has the rest.
         seed: another seed gives another division.
         strata: what the splits are balanced by, one value a case in the order of `group_ids`.
 
     Returns:
-        group id -> `"train"` or `"validation"`.
+        group id -> side.
     """
-    splits: dict[str, str] = {}
-    num_cases = num_validation = 0
+    sides: dict[str, str] = {}
+    num_cases = 0
+    taken = dict.fromkeys(shares, 0)
     for group in _ranked_groups(group_ids, seed, strata):
         num_cases += group.size
-        behind = evaluation_share * num_cases - num_validation >= group.size / 2
-        num_validation += group.size if behind else 0
-        splits[group.group_id] = SPLIT_VALIDATION if behind else SPLIT_TRAIN
-    if len(splits) > 1 and len(set(splits.values())) == 1:  # few or very unequal groups
-        last = next(reversed(splits))
-        splits[last] = SPLIT_TRAIN if splits[last] == SPLIT_VALIDATION else SPLIT_VALIDATION
-    return splits
+        behind = {side: share * num_cases - taken[side] for side, share in shares.items() if share}
+        side = max(behind, key=behind.__getitem__, default=SPLIT_TRAIN)
+        if behind and behind[side] >= group.size / 2:
+            taken[side] += group.size
+        else:
+            side = SPLIT_TRAIN
+        sides[group.group_id] = side
+    _fill_empty(sides, (SPLIT_TRAIN, *(side for side, share in shares.items() if share)))
+    return sides
+
+
+def _fill_empty(sides: dict[str, str], wanted: Sequence[str]) -> None:
+    """Give a side that got nothing, among few or very unequal groups, the last one of a side that has several."""
+    for side in wanted:
+        if side not in sides.values():
+            counts = Counter(sides.values())
+            spare = next((group for group in reversed(sides) if counts[sides[group]] > 1), None)
+            if spare is not None:
+                sides[spare] = side
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A group that has its place already.
+
+    Attributes:
+        place: its side or fold.
+        cases: number of its cases by stratum.
+    """
+
+    place: Any
+    cases: Mapping[Any, int]
+
+
+def join(
+    known: Iterable[Placed],
+    group_ids: Iterable[str],
+    shares: Mapping[Any, float],
+    seed: int,
+    strata: Iterable[Hashable] | None = None,
+) -> dict[str, Any]:
+    """Give later groups a place beside those that have one; these stay where they are.
+
+    Groups come in the order of a keyed hash, and each goes to the place (side, fold) that is furthest below its share
+    of the cases of the group's rarest stratum, the group counted; of equal ones to the furthest below its share of all
+    cases. So strata stay balanced to within the largest group, however few join at a time.
+
+    Args:
+        known: groups that have a place.
+        group_ids: the group of every case that has none.
+        shares: of all places that can be joined; they sum to 1.
+        seed: another seed gives another order.
+        strata: one value a case in the order of `group_ids`.
+
+    Returns:
+        group id -> place.
+    """
+    counts: dict[Hashable, Counter[Hashable]] = {place: Counter() for place in shares}
+    for group in known:
+        if group.place in counts:
+            counts[group.place].update(group.cases)
+    sums = {place: count.total() for place, count in counts.items()}
+    places: dict[str, Any] = {}
+    for new in sorted(_ranked_groups(group_ids, seed, strata), key=lambda one: hash_rank(one.group_id, seed)):
+        stratum = next(iter(new.cases))
+        of_stratum = sum(count[stratum] for count in counts.values()) + new.cases[stratum]
+        of_all = sum(sums.values()) + new.size
+
+        def behind(place: Hashable, stratum: Hashable = stratum, here: int = of_stratum, all_: int = of_all) -> Any:
+            share = shares[place]
+            return round(share * here - counts[place][stratum], 9), round(share * all_ - sums[place], 9)
+
+        place = max(shares, key=behind)
+        places[new.group_id] = place
+        counts[place].update(new.cases)
+        sums[place] += new.size
+    return places
 
 
 def hash_rank(group_id: str, seed: int) -> str:

@@ -40,7 +40,9 @@ def headline(data: ReportData) -> Markup:
     )
     roles = element(
         "p",
-        "Tuning cases choose, the evaluation split only measures: tuning cases are training cases that were set "
+        f"Sealed test cases: none of the {content.num_evaluation_cases} was trained on, chosen by or gated on."
+        if not content.num_tuning_cases
+        else "Tuning cases choose, the evaluation split only measures: tuning cases are training cases that were set "
         f"aside for choosing; the {content.num_evaluation_cases} evaluation cases had no say in any choice.",
         class_="soft",
     )

@@ -80,20 +80,59 @@ def create_object(uri: str, content: bytes) -> bool:
     Raises:
         DataError: no bucket, no access, no answer.
     """
+    return _put(uri, content, {"IfNoneMatch": "*"})
+
+
+def replace_object(uri: str, content: bytes, tag: str) -> bool:
+    """Put one small object unless it changed since it was read; say whether the content is there now.
+
+    Args:
+        uri: address.
+        content: to be there.
+        tag: of the state that is replaced, see `read_tagged`.
+
+    Raises:
+        DataError: no bucket, no access, no answer.
+    """
+    condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
+    return _put(uri, content, condition) and read_object(uri) == content  # a server that knows no conditions
+
+
+def _put(uri: str, content: bytes, condition: dict[str, str]) -> bool:
+    """Put an object on a condition, where the server knows conditions; say whether it was met."""
     from botocore.exceptions import ClientError
 
     client = _client()
     with asking(uri, "write"):
         try:
-            client.put_object(**place(uri), Body=content, IfNoneMatch="*")
+            client.put_object(**place(uri), Body=content, **condition)
         except ClientError as error:
             code = str(error.response["Error"].get("Code", ""))
-            if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+            if code in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409"):
                 return False
             if code not in ("NotImplemented", "501"):
                 raise
             client.put_object(**place(uri), Body=content)
     return True
+
+
+def read_tagged(uri: str) -> tuple[bytes | None, str]:
+    """Return the bytes of one small object and the tag of this state; None and an empty tag when it does not exist.
+
+    Raises:
+        DataError: no bucket, no access, no answer.
+    """
+    from botocore.exceptions import ClientError
+
+    client = _client()
+    with asking(uri, "read"):
+        try:
+            found = client.get_object(**place(uri))
+            return bytes(found["Body"].read()), str(found["ETag"])
+        except ClientError as error:
+            if error.response["Error"].get("Code") == "NoSuchKey":
+                return None, ""
+            raise
 
 
 def read_object_and_age(uri: str) -> tuple[bytes | None, float]:

@@ -46,6 +46,8 @@ class Origin:
         code_hash: of the versions of the code that decides results, see `ctan.versions`.
         pinned: what DVC knows of the version; empty for data that DVC does not pin.
         synthetic: the data are phantoms. Of a version that DVC pins only ingestion knows.
+        sides: which table says who trains and who measures, and the hash of what it says of this data, see
+            `ctan.intake.sides`; empty for phantoms.
     """
 
     source: str
@@ -54,6 +56,7 @@ class Origin:
     code_hash: str
     pinned: Mapping[str, str] = field(default_factory=dict)
     synthetic: bool = False
+    sides: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: str, config: RunConfig) -> Origin:
@@ -80,9 +83,14 @@ class Origin:
         )
 
     @property
-    def hashes(self) -> tuple[str, str, str]:
-        """Data, settings and code."""
-        return self.data_version, self.settings_hash, self.code_hash
+    def hashes(self) -> tuple[str, str, str, str]:
+        """Data, settings, code, and sides of the data."""
+        return self.data_version, self.settings_hash, self.code_hash, self.sides_hash
+
+    @property
+    def sides_hash(self) -> str:
+        """Of the sides and folds of this data; empty for phantoms, whose numbers decide them."""
+        return str(self.sides.get("hash", ""))
 
     def tags(self) -> dict[str, str]:
         """Return what MLflow runs and registered versions carry of it."""
@@ -96,6 +104,7 @@ class Origin:
             "data_version": self.data_version,
             "settings_hash": self.settings_hash,
             "pipeline_code_hash": self.code_hash,
+            **({"sides_hash": self.sides_hash} if self.sides else {}),
             **({"synthetic": "true"} if self.synthetic else {}),
         } | about_data
 

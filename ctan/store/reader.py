@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ctan.cases import DataSpec, StoredCase
+from ctan.cases import SPLIT_TEST, DataSpec, StoredCase
 from ctan.cases import geometry as geo
 from ctan.errors import CaseError, DataError
 from ctan.sources.buckets import is_remote
@@ -59,6 +59,11 @@ class Store:
             and (fold is None or row["fold"] == fold)
             and (not_fold is None or row["fold"] != not_fold)
         ]
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it holds test cases, which are packed apart from all others."""
+        return bool(self.case_ids(split=SPLIT_TEST))
 
     def group_id(self, case_id: str) -> str:
         """Return the patient or lesion of a case."""

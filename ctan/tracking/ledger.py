@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,14 @@ class Ledger:
     Args:
         store_root: folder or `s3://bucket/prefix` that holds the stores.
         model_name: of the registered model.
+        needed: what every line says; without it the line is damaged.
 
     Attributes:
         address: folder or address that holds ledgers.
     """
 
-    def __init__(self, store_root: str, model_name: str) -> None:
+    def __init__(self, store_root: str, model_name: str, needed: Sequence[str] = _NEEDED) -> None:
+        self._needed = needed
         check_root(store_root, "store_root")
         self._remote = is_remote(store_root)
         local = cache_folder("ledger", store_root) if self._remote else Path(store_root).expanduser() / "ledger"
@@ -156,7 +159,7 @@ class Ledger:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where} is damaged ({error}); restore the file from a backup") from error
-        missing = [name for name in _NEEDED if name not in entry] if isinstance(entry, dict) else list(_NEEDED)
+        missing = [name for name in self._needed if name not in entry] if isinstance(entry, dict) else self._needed
         if missing:
             raise DataError(f"{where} is damaged (lacks {', '.join(missing)}); restore the file from a backup")
         return entry

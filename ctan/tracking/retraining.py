@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-_TAGS = {"data": "data_version", "settings": "settings_hash", "code": "pipeline_code_hash"}
+_TAGS = {"data": "data_version", "settings": "settings_hash", "code": "pipeline_code_hash", "sides": "sides_hash"}
 _NUM_SHOWN = 12  # characters of a hash
 
 
@@ -110,7 +110,7 @@ def _unchanged(situation: Situation) -> str:
         place = "the champion"
     else:
         place = f"which did not beat the champion, version {champion.version}"
-    what = ", ".join(f"{name} {_short(value)}" for name, value in now.items())
+    what = ", ".join(f"{name} {_short(value)}" for name, value in now.items() if value)
     return f"version {version.version}, {place}, comes from the same {what}"
 
 

@@ -18,6 +18,8 @@ from ctan.config import DataConfig
 from ctan.datasets import get_dataset
 from ctan.errors import ConfigError, DataError
 from ctan.intake.ingest import _chosen, ingest
+from ctan.intake.own_split import OwnSplit
+from ctan.intake.sides import Table
 from ctan.settings import config_from_yaml, load_config
 from ctan.sources import open_source, parse_phantom
 from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, read_manifest
@@ -243,7 +245,8 @@ def test_settings_limit_the_number_of_cases_to_those_of_the_lowest_hash_ranks(wr
 
 def sides_of(config, cases, dataset="stoic"):
     data = DataConfig.model_validate({"dataset": dataset, **config})
-    chosen = _chosen(cases, get_dataset(dataset), data)
+    table = Table().joined(cases, data, bool(get_dataset(dataset).spec.strata), OwnSplit())
+    chosen = _chosen(cases, table, data)
     return {split: [c.case_id for c in chosen if c.split == split] for split in ("train", "validation")}
 
 

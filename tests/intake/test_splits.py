@@ -95,8 +95,8 @@ def test_strata_do_not_make_the_order_of_the_cases_matter(cases, num_folds, shar
     folds = assign_folds(group_ids, num_folds, seed, strata)
     assert folds == assign_folds(other_ids, num_folds, seed, other_strata)
     assert set(folds) == set(group_ids)
-    splits = assign_splits(group_ids, share, seed, strata)
-    assert splits == assign_splits(other_ids, share, seed, other_strata)
+    splits = assign_splits(group_ids, {"validation": share}, seed, strata)
+    assert splits == assign_splits(other_ids, {"validation": share}, seed, other_strata)
     assert set(splits) == set(group_ids)
 
 
@@ -137,7 +137,7 @@ def test_every_case_needs_a_stratum():
 @given(cases.map(pure), shares, st.integers(0, 5))
 def test_the_validation_split_has_its_share_of_the_cases_and_of_every_stratum(cases, share, seed):
     group_ids, strata = columns(cases)
-    splits = assign_splits(group_ids, share, seed, strata)
+    splits = assign_splits(group_ids, {"validation": share}, seed, strata)
     assert set(splits.values()) == {"train", "validation"} or len(splits) == 1
     largest = largest_group(group_ids)
     rescued = Counter(splits.values()).most_common()[-1][1] == 1  # the only group of a split may have been put there
@@ -150,26 +150,28 @@ def test_the_validation_split_has_its_share_of_the_cases_and_of_every_stratum(ca
 
 @given(st.integers(10, 400), st.integers(0, 5))
 def test_the_share_is_exact_to_half_a_case_with_one_case_a_group(num_cases, seed):
-    chosen = list(assign_splits([f"pt_{n}" for n in range(num_cases)], 0.2, seed).values())
+    chosen = list(assign_splits([f"pt_{n}" for n in range(num_cases)], {"validation": 0.2}, seed).values())
     assert abs(chosen.count("validation") - 0.2 * num_cases) <= 0.5
 
 
 def test_two_groups_are_one_for_each_split_and_one_alone_is_for_training():
     for share in (0.01, 0.99):
-        assert sorted(assign_splits(["a", "b"], share, seed=0).values()) == ["train", "validation"]
-    assert assign_splits(["a"], 0.2, seed=0) == {"a": "train"}
-    assert assign_splits([], 0.2, seed=0) == {}
+        assert sorted(assign_splits(["a", "b"], {"validation": share}, seed=0).values()) == ["train", "validation"]
+    assert assign_splits(["a"], {"validation": 0.2}, seed=0) == {"a": "train"}
+    assert assign_splits([], {"validation": 0.2}, seed=0) == {}
 
 
 def test_another_seed_splits_differently():
     lesions = [f"HAM_{n}" for n in range(100)]
-    assert assign_splits(lesions, 0.2, seed=0) != assign_splits(lesions, 0.2, seed=1)
+    assert assign_splits(lesions, {"validation": 0.2}, seed=0) != assign_splits(lesions, {"validation": 0.2}, seed=1)
 
 
 def test_splits_are_pinned_so_that_another_platform_or_version_must_agree():
     lesions = [f"HAM_{n:07d}" for n in range(8)]
     strata = ["nv", "nv", "nv", "mel", "nv", "mel", "nv", "nv"]
-    assert assign_splits(lesions, 0.25, 0, strata) == dict.fromkeys(lesions, "train") | PINNED_VALIDATION
+    assert (
+        assign_splits(lesions, {"validation": 0.25}, 0, strata) == dict.fromkeys(lesions, "train") | PINNED_VALIDATION
+    )
     assert assign_folds(lesions, 2, 0, strata) == PINNED_STRATIFIED
 
 
@@ -183,7 +185,7 @@ def test_every_diagnosis_of_ham10000_is_spread_evenly_over_folds_and_splits():
         rows = list(csv.DictReader(stream))
     lesions, diagnosis = [row["lesion_id"] for row in rows], [row["dx"] for row in rows]
     folds = assign_folds(lesions, 5, 0, diagnosis)
-    splits = assign_splits(lesions, 0.2, 0, diagnosis)
+    splits = assign_splits(lesions, {"validation": 0.2}, 0, diagnosis)
     assert len(folds) == len(splits) == 7470
     sizes = Counter(folds[lesion] for lesion in lesions)
     assert max(sizes.values()) - min(sizes.values()) <= 2

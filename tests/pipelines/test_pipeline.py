@@ -77,12 +77,10 @@ def test_retraining_depends_on_one_unnamed_output(retrain_spec: dict[str, Any]) 
 
 
 def test_every_setting_parameter_is_handed_to_the_step_that_resolves_them(spec: dict[str, Any]) -> None:
-    """The step that resolves the settings gets all of them but the two folders that later steps use."""
+    """The step that resolves the settings gets all of them but the folder that training alone uses."""
     handed = spec["root"]["dag"]["tasks"]["resolve"]["inputs"]["parameters"]
     assert {name: value["componentInputParameter"] for name, value in handed.items()} == {
-        name: name
-        for name in spec["root"]["inputDefinitions"]["parameters"]
-        if name not in ("store_root", "checkpoint_root")
+        name: name for name in spec["root"]["inputDefinitions"]["parameters"] if name != "checkpoint_root"
     }
 
 

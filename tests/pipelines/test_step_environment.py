@@ -33,7 +33,7 @@ def resolved(source: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_step_reads_a_bucket_with_our_names_alone(server: S3Server, bucket: str) -> None:
-    server.put(bucket, {"raw/pt_1/ct.csv": b"1,2\n"})
+    server.put(bucket, {"raw/train-pats/pt_1/ct.csv": b"1,2\n"})
     ours = {
         "CTAN_S3_ACCESS_KEY_ID": ACCESS_KEY,
         "CTAN_S3_SECRET_ACCESS_KEY": SECRET_KEY,

@@ -44,6 +44,7 @@ def test_nothing_is_to_do_when_the_champion_comes_from_the_same(site: Site) -> N
         ({"data_version": "b" * 32 + ".dir"}, "data aaaaaaaaaaaa -> bbbbbbbbbbbb"),
         ({"settings_hash": "6" * 64}, "settings 555555555555 -> 666666666666"),
         ({"code_hash": "d" * 64}, "code cccccccccccc -> dddddddddddd"),
+        ({"sides": {"hash": "e" * 64}}, "sides unknown -> eeeeeeeeeeee"),
     ],
 )
 def test_what_changed_is_named(site: Site, change: dict[str, str], said: str) -> None:

@@ -82,6 +82,11 @@ class Prostate(Dataset):
             licence="your own data: de-identified here, still medical data of people; keep it inside your institution",
         )
 
+    @property
+    def pseudonyms(self) -> str:
+        """The pseudonym of nobody, another one with every key."""
+        return self._pseudonymiser().pseudonym("nobody")
+
     def find(self, raw_dir: Path) -> list[RawCase]:
         """List the cases of the patients, by pseudonym, whatever the folders are; see `prostate.patients`.
 
