@@ -12,6 +12,7 @@ import typer
 from ctan import __version__
 from ctan.commands import cluster, data, models, registry, store
 from ctan.commands.lineage import lineage, reproduce
+from ctan.commands.predict import predict
 from ctan.commands.retrain import retrain
 from ctan.commands.run import config, run
 from ctan.commands.schedule import schedule
@@ -36,6 +37,7 @@ for command in (
     models.evaluate,
     models.compare,
     models.promote,
+    predict,
     ui,
     config,
     cluster.submit,

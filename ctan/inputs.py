@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import DataSpec, ImageSpec, StoredCase
+from ctan.cases import POSSIBLE_DOSE_MASK, Case, DataSpec, ImageSpec, StoredCase
 from ctan.config import DataConfig
 from ctan.errors import DataError
 
@@ -49,6 +49,26 @@ class Inputs:
             return spec.image.num_channels
         num_organs = len(spec.organs) if self.shown == "oracle" else 0
         return spec.image.num_channels + 2 + int(self.signed_distance) + num_organs
+
+    def lacking(self, case: Case, spec: DataSpec) -> list[str]:
+        """Say what a case lacks of what the channels are made of; nothing when it has all.
+
+        Args:
+            case: at native resolution.
+            spec: of the model's data.
+        """
+        lacking = [] if spec.image.name in case.images else [f"an image {spec.image.name!r}"]
+        if self.shown == "ct" or not spec.has_dose:
+            return lacking
+        if not any(name in case.masks for name in spec.targets):
+            lacking.append(f"a contoured target ({', '.join(spec.targets)})")
+        if POSSIBLE_DOSE_MASK not in case.masks:
+            lacking.append(f"where dose is possible ({POSSIBLE_DOSE_MASK})")
+        if self.mask == "known" and "dose" not in case.doses:
+            lacking.append("a dose (an earlier ctan cut one of its inputs from the dose grid: train it again)")
+        if self.shown == "oracle" and not any(name in case.masks for name in spec.organs):
+            lacking.append(f"contoured organs ({', '.join(spec.organs)})")
+        return lacking
 
     def mirrored_channels(self, spec: DataSpec) -> list[int]:
         """Return the order of the channels after a left-right flip: paired organs (`oracle`) change places."""

@@ -142,6 +142,20 @@ def config_from_values(values: Mapping[str, Any], where: str) -> RunConfig:
     return _build(dict(values), where)
 
 
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], where: str) -> RunConfig:
+    """Return settings that were recorded as plain values, some of them changed.
+
+    Args:
+        values: what `RunConfig.model_dump` returned, maybe in an earlier ctan.
+        overrides: `FIELD=VALUE`.
+        where: they come from, for messages.
+
+    Raises:
+        ConfigError: naming the field and what is allowed.
+    """
+    return _build(_with(migrate_settings(dict(values), where), _parse_overrides(list(overrides))), where)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")

@@ -138,14 +138,15 @@ def _run(
                 result = _answer(worker)
                 if isinstance(result, CtanError):
                     raise result
-                if worker.position is not None:
-                    yield worker.position, result
+                position = worker.position
                 if left and worker.process.is_alive():
-                    worker.give(*left.popleft(), seconds)
+                    worker.give(*left.popleft(), seconds)  # before the result is handed out: it works on meanwhile
                 else:
                     worker.end()
                     workers.remove(worker)
                     workers += [_start(function)] if left else []
+                if position is not None:
+                    yield position, result
     finally:
         for worker in workers:
             worker.end()

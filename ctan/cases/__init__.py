@@ -11,6 +11,7 @@ from ctan.cases.case import (
     StoredCase,
     levels_of,
 )
+from ctan.cases.prediction import Prediction
 from ctan.cases.spec import CT, SPEC_FILE, Augmentation, DataSpec, ImageSpec, check_same_spec
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Case",
     "DataSpec",
     "ImageSpec",
+    "Prediction",
     "RawCase",
     "StoredCase",
     "check_same_spec",

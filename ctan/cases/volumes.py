@@ -45,6 +45,23 @@ def to_case_axes(image: SimpleITK.Image) -> tuple[npt.NDArray[Any], tuple[float,
     return np.ascontiguousarray(array), (y, x, z)
 
 
+def from_case_axes(array: npt.NDArray[Any], direction: Sequence[float]) -> npt.NDArray[Any]:
+    """Undo `to_case_axes`: return a volume (posterior, left, inferior) as the (z, y, x) array of an image.
+
+    Args:
+        array: on the grid of a case.
+        direction: the image's nine direction cosines, row by row, as SimpleITK has them.
+    """
+    import SimpleITK as sitk
+
+    plain = array.astype(np.uint8) if array.dtype == bool else array
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.transpose(plain, (2, 0, 1))))
+    image.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, -1))
+    nearest = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines([float(value) for value in direction])
+    found: npt.NDArray[Any] = sitk.GetArrayFromImage(sitk.DICOMOrient(image, nearest))
+    return found.astype(bool) if array.dtype == bool else found
+
+
 def stored_ct(hounsfield: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     """Return HU as stored: HU + 1024, rounded, clipped to 0..4095."""
     return np.clip(np.rint(hounsfield.astype(np.float32)) + HU_OFFSET, 0, MAX_CT).astype(np.uint16)

@@ -6,21 +6,22 @@ from typing import cast
 
 from ctan import plugins
 from ctan.config import DataConfig
-from ctan.datasets.base import Dataset
+from ctan.datasets.base import Dataset, Purpose
 
 
-def get_dataset(config: DataConfig | str) -> Dataset:
+def get_dataset(config: DataConfig | str, purpose: Purpose = "train") -> Dataset:
     """Return the data set that the settings name.
 
     Args:
         config: settings of the data set, or its name for the default ones.
+        purpose: what its cases are read for.
 
     Raises:
         ConfigError: listing the known names, or naming a setting that the data set does not have.
     """
     name = config if isinstance(config, str) else config.dataset
     made = plugins.load(plugins.DATASETS, name, "data.dataset")
-    return cast(Dataset, made(DataConfig(dataset=name) if isinstance(config, str) else config))
+    return cast(Dataset, made(DataConfig(dataset=name) if isinstance(config, str) else config, purpose))
 
 
 def is_described_by_source(name: str) -> bool:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK
 from ctan.cases.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, stored_ct, to_case_axes
 from ctan.dicom.anatomy import check_body, check_sides, check_targets
-from ctan.dicom.contours import structures_of
+from ctan.dicom.contours import Structures, structures_of
 from ctan.dicom.deidentify import Pseudonymiser, quiet_pydicom
 from ctan.dicom.dose import dose_on, prescription_of
 from ctan.dicom.doses import plans_of
@@ -40,7 +40,7 @@ class Planning:
         spacing_mm: voxel edge per axis.
         ct: (D, H, W) uint16, HU + 1024.
         masks: (D, H, W) bool: contoured structures, `"possible_dose_mask"` (the body), `"dose_known"` (the dose grid).
-        dose: (D, H, W) float32 Gy; 0 outside the body and where it is not known.
+        dose: (D, H, W) float32 Gy; 0 outside the body and where it is not known; None when it was not asked for.
         prescription_gy: the highest level; None when it is not known.
         levels_gy: target -> prescribed dose, of those contoured whose level is known.
         num_unknown_rois: ROIs whose names match no structure.
@@ -51,7 +51,7 @@ class Planning:
     spacing_mm: tuple[float, float, float]
     ct: npt.NDArray[np.uint16]
     masks: Mapping[str, npt.NDArray[np.bool_]]
-    dose: npt.NDArray[np.float32]
+    dose: npt.NDArray[np.float32] | None
     prescription_gy: float | None
     levels_gy: Mapping[str, float]
     num_unknown_rois: int
@@ -59,8 +59,16 @@ class Planning:
     remarks: tuple[str, ...]
 
 
-def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, config: DicomConfig) -> Planning:
+def read_planning(
+    files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, config: DicomConfig, to_predict: bool = False
+) -> Planning:
     """Read one patient's files.
+
+    Args:
+        files: of the patient.
+        pseudonymiser: makes pseudonyms of what identifies.
+        config: how files are read.
+        to_predict: doses are not read, and a structure set need not be there.
 
     Raises:
         DataError: naming the kind of file, what was expected and what was found, and nothing that identifies anybody.
@@ -74,29 +82,38 @@ def read_planning(files: Iterable[DicomFile], pseudonymiser: Pseudonymiser, conf
         lists_only = config.prescription_gy and not (config.sum_beams or config.sum_plans)
         plans = [] if lists_only else plans_of(by_kind["RTPLAN"], by_kind["RTDOSE"], config.sum_plans)
         prescription_gy = config.prescription_gy or prescription_of(plans)
-        structure_set = _structure_set(by_kind["RTSTRUCT"], plans or by_kind["RTPLAN"])
+        structure_set = None
+        if by_kind["RTSTRUCT"] or not to_predict:
+            structure_set = _structure_set(by_kind["RTSTRUCT"], plans or by_kind["RTPLAN"])
         made_on = by_kind["RTPLAN"] if not plans and len(by_kind["RTPLAN"]) == 1 else plans
-        planned_on = _planned_on(structure_set, made_on, config)
         ct = volume_of(by_kind["CT"], structure_set)
-        structures = structures_of(structure_set, ct, config)
-        dose_image, known = dose_on(ct, by_kind["RTDOSE"], plans, prescription_gy, config)
+        planned_on: tuple[str, ...] = ()
+        structures = Structures({}, 0, (), {})
+        if structure_set is not None:
+            planned_on = _planned_on(structure_set, made_on, config)
+            structures = structures_of(structure_set, ct, config)
+        planned = None if to_predict else dose_on(ct, by_kind["RTDOSE"], plans, prescription_gy, config)
         targets = {name: structures.numbers[name] for name in config.targets if name in structures.masks}
         levels_gy = levels_of(plans, targets, config)
     hounsfield, spacing_mm = to_case_axes(ct.image)
     in_case = {name: _in_case_axes(mask, ct.image) for name, mask in structures.masks.items()}
     signs = judged_ct_numbers([*ct.signs, *signs_of_wrong_ct_numbers(hounsfield)])
-    drawn, in_grid = in_case.pop(BODY, None), _in_case_axes(known, ct.image)
+    drawn = in_case.pop(BODY, None)
     body = body_of(hounsfield) if drawn is None else drawn
     fit = _fit(hounsfield, drawn, in_case) + check_sides(in_case, config.mirrored_pairs, body)
-    if not (body & in_grid).any():
-        raise DataError("RTDOSE: its grid does not meet the body; dose and CT are not of the same patient or frame")
-    check_targets(in_case, config.targets, in_grid)
+    known, dose = {}, None
+    if planned is not None:
+        in_grid = _in_case_axes(planned[1], ct.image)
+        if not (body & in_grid).any():
+            raise DataError("RTDOSE: its grid does not meet the body; dose and CT are not of the same patient or frame")
+        check_targets(in_case, config.targets, in_grid)
+        known, dose = {DOSE_KNOWN: in_grid}, to_case_axes(planned[0])[0] * (body & in_grid)
     order = [name for name in config.structures if name in in_case]
     return Planning(
         spacing_mm=spacing_mm,
         ct=stored_ct(hounsfield),
-        masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: body, DOSE_KNOWN: in_grid},
-        dose=to_case_axes(dose_image)[0] * (body & in_grid),
+        masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: body, **known},
+        dose=dose,
         prescription_gy=max(levels_gy.values(), default=prescription_gy),
         levels_gy=levels_gy,
         num_unknown_rois=structures.num_unknown,
@@ -150,8 +167,6 @@ def _structure_set(found: Sequence[Dataset], plans: Sequence[Dataset]) -> Datase
         found: structure sets of the patient.
         plans: the plan of the dose, or all plans where the settings give the prescription.
     """
-    if not found:
-        raise DataError("no RTSTRUCT; expected a CT series, an RTSTRUCT and an RTDOSE")
     if len(found) == 1:
         return found[0]
     items = [item for plan in plans for item in plan.get("ReferencedStructureSetSequence") or ()]

@@ -45,15 +45,34 @@ class CtVolume:
     signs: tuple[str, ...] = ()
 
 
-def volume_of(slices: Sequence[Dataset], reference: Dataset) -> CtVolume:
-    """Return the volume of the series that a structure set refers to.
+@dataclass(frozen=True)
+class Stack:
+    """The slices of one CT series in the order of their planes, and where their voxels lie.
+
+    Attributes:
+        slices: along the normal.
+        first: centre of the first voxel (x, y, z) in mm.
+        directions: unit vectors along a row, along a column, and across slices.
+        spacing_mm: in the order of the directions.
+        frame: FrameOfReferenceUID.
+    """
+
+    slices: tuple[Dataset, ...]
+    first: npt.NDArray[np.float64]
+    directions: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+    spacing_mm: tuple[float, float, float]
+    frame: str
+
+
+def stack_of(slices: Sequence[Dataset], reference: Dataset | None) -> Stack:
+    """Return the series that a structure set refers to; pixels are not looked at, and need not be there.
 
     Args:
         slices: every CT image of the patient, in any order.
-        reference: the RTSTRUCT.
+        reference: the RTSTRUCT; None where there is none.
 
     Raises:
-        DataError: when the series is not clear, not complete, oblique, or a slice cannot be decoded.
+        DataError: when the series is not clear, not complete or oblique.
     """
     chosen = _referred(_by_series(slices), reference)
     rows, columns = _common_plane(chosen)
@@ -64,13 +83,26 @@ def volume_of(slices: Sequence[Dataset], reference: Dataset) -> CtVolume:
     if len(frames) > 1 or "" in frames:
         found = "none in some slices" if "" in frames else f"{len(frames)}"
         raise DataError(f"CT: expected one frame of reference, found {found}")
-    voxels, signs = _hounsfields(ordered, normal)
-    down, across = numbers_of(ordered[0], "PixelSpacing", 2)
-    image = image_of(
-        voxels, numbers_of(ordered[0], "ImagePositionPatient", 3), (rows, columns, normal), (across, down, spacing_mm)
-    )
-    instances = tuple(str(s.get("SOPInstanceUID", "")) for s in ordered)
-    return CtVolume(image, frames.pop(), str(ordered[0].get("SeriesInstanceUID", "")), instances, tuple(signs))
+    down, across = (float(edge) for edge in numbers_of(ordered[0], "PixelSpacing", 2))
+    first = numbers_of(ordered[0], "ImagePositionPatient", 3)
+    return Stack(tuple(ordered), first, (rows, columns, normal), (across, down, spacing_mm), frames.pop())
+
+
+def volume_of(slices: Sequence[Dataset], reference: Dataset | None) -> CtVolume:
+    """Return the volume of the series that a structure set refers to.
+
+    Args:
+        slices: every CT image of the patient, in any order.
+        reference: the RTSTRUCT; None where there is none.
+
+    Raises:
+        DataError: when the series is not clear, not complete, oblique, or a slice cannot be decoded.
+    """
+    stack = stack_of(slices, reference)
+    voxels, signs = _hounsfields(stack.slices, stack.directions[2])
+    image = image_of(voxels, stack.first, stack.directions, stack.spacing_mm)
+    instances = tuple(str(s.get("SOPInstanceUID", "")) for s in stack.slices)
+    return CtVolume(image, stack.frame, str(stack.slices[0].get("SeriesInstanceUID", "")), instances, tuple(signs))
 
 
 def image_of(
@@ -126,10 +158,10 @@ def _by_series(slices: Sequence[Dataset]) -> dict[str, list[Dataset]]:
     return series
 
 
-def _referred(series: dict[str, list[Dataset]], reference: Dataset) -> list[Dataset]:
+def _referred(series: dict[str, list[Dataset]], reference: Dataset | None) -> list[Dataset]:
     """Return the series that a structure set was drawn on, by series, or by image where it names no series."""
     named, images = set(), set()
-    for frame in reference.get("ReferencedFrameOfReferenceSequence") or ():
+    for frame in (reference.get("ReferencedFrameOfReferenceSequence") if reference is not None else None) or ():
         for study in frame.get("RTReferencedStudySequence") or ():
             for item in study.get("RTReferencedSeriesSequence") or ():
                 named.add(str(item.get("SeriesInstanceUID", "")))
@@ -143,9 +175,8 @@ def _referred(series: dict[str, list[Dataset]], reference: Dataset) -> list[Data
     if found or (not named and not images):
         if len(series) == 1:
             return next(iter(series.values()))
-        raise DataError(
-            f"CT: {len(series)} series ({sizes} slices) and RTSTRUCT does not say which one it was drawn on; keep one"
-        )
+        unclear = "no RTSTRUCT" if reference is None else "RTSTRUCT does not say which one it was drawn on"
+        raise DataError(f"CT: {len(series)} series ({sizes} slices) and {unclear}; keep one")
     raise DataError(
         f"RTSTRUCT refers to another CT series than the {len(series)} found ({sizes} slices); export the planning CT"
     )

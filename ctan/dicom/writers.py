@@ -15,21 +15,26 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    ExplicitVRLittleEndian,
-    RTDoseStorage,
-    RTPlanStorage,
-    RTStructureSetStorage,
-)
+from pydicom.uid import UID, CTImageStorage, RTDoseStorage, RTPlanStorage, RTStructureSetStorage
 
+from ctan.dicom.objects import (
+    Image,
+    WrittenRoi,
+    item,
+    new_object,
+    number,
+    numbers,
+    reference,
+    set_dose,
+    set_pixels,
+    set_structures,
+)
 from ctan.dicom.outlines import ZYX, Contour
 
 Position = Literal["HFS", "HFP", "FFS", "FFP"]
@@ -130,24 +135,24 @@ def write_ct_series(
     header.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     header.FrameOfReferenceUID = frame_uid or patient.frame_uid
     header.PatientPosition = position
-    header.ImageOrientationPatient = _numbers(cosines, 6)
-    header.PixelSpacing = _numbers(spacing_mm[1:])
-    header.SliceThickness = _number(spacing_mm[0])
+    header.ImageOrientationPatient = numbers(cosines, 6)
+    header.PixelSpacing = numbers(spacing_mm[1:])
+    header.SliceThickness = number(spacing_mm[0])
     header.KVP, header.AcquisitionNumber, header.RescaleType = "120", 1, "HU"
     if padding is not None:
         header.PixelPaddingValue = padding_value
-    for number in range(num_slices):  # in the order of acquisition, from the feet or from the head
-        z = number if flip[0] > 0 else num_slices - 1 - number
+    for index in range(num_slices):  # in the order of acquisition, from the feet or from the head
+        z = index if flip[0] > 0 else num_slices - 1 - index
         slope, intercept = scales[z]
         stored = np.rint((hounsfield[z].astype(np.float64) - intercept) / slope).astype(np.int16)
         if padding is not None:
             stored[padding[z]] = padding_value
         header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = written.instance_uids[z]
-        header.InstanceNumber = number + 1
-        header.ImagePositionPatient = _numbers(first + number * spacing_mm[0] * across)
+        header.InstanceNumber = index + 1
+        header.ImagePositionPatient = numbers(first + index * spacing_mm[0] * across)
         header.RescaleSlope, header.RescaleIntercept = str(slope), str(intercept)
-        _pixels(header, stored[:: flip[1], :: flip[2]], signed=True)
-        _save(header, folder / f"{series}_{names[number]:04d}.dcm")
+        set_pixels(header, stored[:: flip[1], :: flip[2]], signed=True)
+        _save(header, folder / f"{series}_{names[index]:04d}.dcm")
     return written
 
 
@@ -167,33 +172,16 @@ def write_rtstruct(
         patient, RTStructureSetStorage, patient.uid("structures"), "RTSTRUCT", patient.uid("structures", 0)
     )
     header.StructureSetLabel, header.StructureSetDate, header.StructureSetTime = "PLAN", patient.study_date, "120000"
-    images = DicomSequence([_reference(CTImageStorage, uid) for uid in series.instance_uids])
-    in_series = _item(SeriesInstanceUID=series.series_uid, ContourImageSequence=images)
-    study = _item(
-        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # detached study management, as every vendor writes it
-        ReferencedSOPInstanceUID=header.StudyInstanceUID,
-        RTReferencedSeriesSequence=[in_series],
-    )
-    header.ReferencedFrameOfReferenceSequence = DicomSequence(
-        [_item(FrameOfReferenceUID=frame_uid, RTReferencedStudySequence=[study])]
-    )
-    header.StructureSetROISequence, header.ROIContourSequence = DicomSequence(), DicomSequence()
-    header.RTROIObservationsSequence = DicomSequence()
-    for number, (name, contours) in enumerate(structures.items(), start=1):
-        header.StructureSetROISequence.append(
-            _item(
-                ROINumber=number, ReferencedFrameOfReferenceUID=frame_uid, ROIName=name, ROIGenerationAlgorithm="MANUAL"
-            )
+    rois = [
+        WrittenRoi(
+            name,
+            next((kind for start, kind in _INTERPRETED.items() if name.lower().startswith(start)), "ORGAN"),
+            [(contour, _nearest(contour, series)) for contour in contours],
         )
-        roi = _item(ROIDisplayColor=[255, 40 * number % 256, 90 * number % 256])
-        if contours:
-            roi.ContourSequence = DicomSequence([_contour(contour, series) for contour in contours])
-        roi.ReferencedROINumber = number
-        header.ROIContourSequence.append(roi)
-        kind = next((kind for start, kind in _INTERPRETED.items() if name.lower().startswith(start)), "ORGAN")
-        header.RTROIObservationsSequence.append(
-            _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType=kind, ROIInterpreter="")
-        )
+        for name, contours in structures.items()
+    ]
+    images = [(CTImageStorage, uid) for uid in series.instance_uids]
+    set_structures(header, rois, images, series.series_uid, frame_uid, 2)
     _save(header, path)
 
 
@@ -236,25 +224,18 @@ def write_rtdose(
     if reverse:
         first = first + np.array([0, 0, flip[0] * along[-1]])
         along = -along
-    header.FrameOfReferenceUID = frame_uid or patient.frame_uid
-    header.ImageOrientationPatient = _numbers(cosines, 6)
-    header.ImagePositionPatient = _numbers(first)
-    header.PixelSpacing = _numbers(spacing_mm[1:])
-    header.SliceThickness = ""
-    header.GridFrameOffsetVector = _numbers(along if offsets == "relative" else first[2] + flip[0] * along)
-    header.FrameIncrementPointer = 0x3004000C
-    header.NumberOfFrames = dose.shape[0]
-    header.DoseUnits, header.DoseType, header.DoseSummationType = units, "PHYSICAL", summation
-    header.DoseGridScaling = f"{step:.10g}"
     values = np.rint(dose / step).astype(np.int64)
     if values.min() < 0 or values.max() >= 2**bits:
         raise ValueError(f"dose {dose.min():g}..{dose.max():g} does not fit {bits} bits in steps of {step:g}")
     stored = values.astype(f"uint{bits}")[:: flip[0] * (-1 if reverse else 1), :: flip[1], :: flip[2]]
-    _pixels(header, stored, signed=False)
-    plan = _reference(RTPlanStorage, patient.uid("plan"))
+    places = along if offsets == "relative" else first[2] + flip[0] * along
+    frame = frame_uid or patient.frame_uid
+    set_dose(header, stored, f"{step:.10g}", first, list(cosines), (spacing_mm[1], spacing_mm[2]), places, frame)
+    header.DoseUnits, header.DoseSummationType = units, summation
+    plan = reference(RTPlanStorage, patient.uid("plan"))
     if beam is not None:
-        beams = DicomSequence([_item(ReferencedBeamNumber=beam)])
-        group = _item(ReferencedFractionGroupNumber=1, ReferencedBeamSequence=beams)
+        beams = DicomSequence([item(ReferencedBeamNumber=beam)])
+        group = item(ReferencedFractionGroupNumber=1, ReferencedBeamSequence=beams)
         plan.ReferencedFractionGroupSequence = DicomSequence([group])
     header.ReferencedRTPlanSequence = DicomSequence([plan])
     _save(header, path)
@@ -280,30 +261,26 @@ def write_rtplan(
     header.RTPlanGeometry = "PATIENT"
     header.FrameOfReferenceUID = patient.frame_uid
     if prescription_gy is not None:
-        target = _item(
+        target = item(
             DoseReferenceNumber=1,
             DoseReferenceStructureType="SITE",
             DoseReferenceDescription="PTV",
             DoseReferenceType="TARGET",
-            TargetPrescriptionDose=_number(prescription_gy),
+            TargetPrescriptionDose=number(prescription_gy),
         )
         header.DoseReferenceSequence = DicomSequence([target])
-    group = _item(
+    group = item(
         FractionGroupNumber=1,
         NumberOfFractionsPlanned=num_fractions,
         NumberOfBeams=len(beams),
         NumberOfBrachyApplicationSetups=0,
     )
-    group.ReferencedBeamSequence = DicomSequence([_item(ReferencedBeamNumber=n + 1) for n in range(len(beams))])
+    group.ReferencedBeamSequence = DicomSequence([item(ReferencedBeamNumber=n + 1) for n in range(len(beams))])
     header.FractionGroupSequence = DicomSequence([group])
-    header.PatientSetupSequence = DicomSequence([_item(PatientSetupNumber=1, PatientPosition=position)])
+    header.PatientSetupSequence = DicomSequence([item(PatientSetupNumber=1, PatientPosition=position)])
     kind = {"BeamType": "DYNAMIC", "RadiationType": "PHOTON", "TreatmentDeliveryType": "TREATMENT"}
-    header.BeamSequence = DicomSequence(
-        [_item(BeamNumber=n + 1, BeamName=name, **kind) for n, name in enumerate(beams)]
-    )
-    header.ReferencedStructureSetSequence = DicomSequence(
-        [_reference(RTStructureSetStorage, patient.uid("structures"))]
-    )
+    header.BeamSequence = DicomSequence([item(BeamNumber=n + 1, BeamName=name, **kind) for n, name in enumerate(beams)])
+    header.ReferencedStructureSetSequence = DicomSequence([reference(RTStructureSetStorage, patient.uid("structures"))])
     _save(header, path)
 
 
@@ -330,65 +307,18 @@ def _plane(
 
 def _object(patient: PatientHeader, sop_class: UID, instance: UID, modality: str, series: UID) -> Dataset:
     """Return the part that every object has."""
-    header = Dataset()
-    header.file_meta = FileMetaDataset()
-    header.file_meta.MediaStorageSOPClassUID = sop_class
-    header.file_meta.MediaStorageSOPInstanceUID = instance
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header.file_meta.ImplementationClassUID = UID("2.25.171104395093746203906217186437265463871")
-    header.file_meta.ImplementationVersionName = "CTAN_PHANTOM"
-    header.SpecificCharacterSet = "ISO_IR 192"
-    header.SOPClassUID, header.SOPInstanceUID = sop_class, instance
-    header.StudyInstanceUID, header.SeriesInstanceUID = patient.uid("study"), series
-    header.Modality, header.Manufacturer = modality, "ctan"
+    header = new_object(sop_class, instance, modality, patient.uid("study"), series, "CTAN_PHANTOM")
     header.PatientName, header.PatientID = patient.patient_name, patient.patient_id
     header.PatientBirthDate, header.PatientSex = patient.birth_date, patient.sex
     header.StudyDate, header.StudyTime, header.StudyID = patient.study_date, "120000", "1"
-    header.AccessionNumber = header.PositionReferenceIndicator = ""
     header.ReferringPhysicianName, header.InstitutionName = "PHANTOM^REFERRING", "PHANTOM CLINIC"  # must never get out
-    header.SeriesNumber, header.InstanceNumber = 1, 1
     return header
 
 
-def _pixels(header: Dataset, stored: npt.NDArray[Any], signed: bool) -> None:
-    bits = 8 * stored.itemsize
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-    header.Rows, header.Columns = stored.shape[-2:]
-    header.BitsAllocated, header.BitsStored, header.HighBit = bits, bits, bits - 1
-    header.PixelRepresentation = int(signed)
-    header.PixelData = np.ascontiguousarray(stored).astype(stored.dtype.newbyteorder("<")).tobytes()
-    header["PixelData"].VR = "OW"
-
-
-def _contour(contour: Contour, series: CtSeries) -> Dataset:
-    item = Dataset()
-    nearest = int(np.argmin(np.abs(np.array(series.z_mm) - contour[0, 2])))
-    item.ContourImageSequence = DicomSequence([_reference(CTImageStorage, series.instance_uids[nearest])])
-    item.ContourGeometricType = "POINT" if len(contour) == 1 else "CLOSED_PLANAR"
-    item.NumberOfContourPoints = len(contour)
-    item.ContourData = _numbers(contour.ravel(), 2)
-    return item
-
-
-def _reference(sop_class: str, instance: str) -> Dataset:
-    return _item(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=instance)
-
-
-def _item(**values: Any) -> Dataset:
-    item = Dataset()
-    for keyword, value in values.items():
-        setattr(item, keyword, DicomSequence(value) if keyword.endswith("Sequence") else value)
-    return item
-
-
-def _number(value: float, decimals: int = 4) -> str:
-    """Return a decimal string of at most 16 characters, the same on every platform."""
-    text = f"{value:.{decimals}f}".rstrip("0").rstrip(".")
-    return "0" if text in ("-0", "") else text
-
-
-def _numbers(values: Any, decimals: int = 4) -> list[str]:
-    return [_number(float(value), decimals) for value in values]
+def _nearest(contour: Contour, series: CtSeries) -> Image:
+    """Return the image whose plane is nearest to a contour."""
+    index = int(np.argmin(np.abs(np.array(series.z_mm) - contour[0, 2])))
+    return CTImageStorage, series.instance_uids[index]
 
 
 def _save(header: Dataset, path: Path) -> None:

@@ -198,8 +198,7 @@ def _measure(data: DataConfig, case: RawCase) -> _Measured:
     """Read and measure a case. Whatever happens on the way is this case's fault, except for wrong settings."""
     dataset = get_dataset(data)
     try:
-        found = dataset.read(case)
-        _check(found, case)
+        found = read_case(dataset, case)
         row = case_row(found, dataset.spec, NO_FOLD)
         pa.Table.from_pylist([row], SCHEMA(dataset.spec))  # numbers and texts that the manifest cannot hold
         return _Measured(row, found.remarks)
@@ -209,6 +208,23 @@ def _measure(data: DataConfig, case: RawCase) -> _Measured:
         raise
     except Exception as error:
         return _Measured(reason=_unexpected(error))
+
+
+def read_case(dataset: Dataset, raw: RawCase) -> Case:
+    """Read a case and check what holds of every case; whatever goes wrong on the way is this case's fault.
+
+    Raises:
+        CaseError: with the reason.
+        ConfigError: when the settings are wrong.
+    """
+    try:
+        found = dataset.read(raw)
+        _check(found, raw)
+    except (CaseError, ConfigError):
+        raise
+    except Exception as error:
+        raise CaseError(raw.case_id, _unexpected(error)) from error
+    return found
 
 
 def _check(found: Case, raw: RawCase) -> None:

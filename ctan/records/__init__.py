@@ -20,9 +20,11 @@ from ctan.records.names import (
     FIGURES_FILE,
     HISTORY_FILE,
     MODEL_FILE,
+    PREDICTION_FILE,
     TUNING,
     WEIGHTS_FILE,
 )
+from ctan.records.prediction import AskedModel, PredictionRecord
 from ctan.records.seen import SeenGroups
 
 __all__ = [
@@ -34,9 +36,11 @@ __all__ = [
     "FIGURES_FILE",
     "HISTORY_FILE",
     "MODEL_FILE",
+    "PREDICTION_FILE",
     "TUNING",
     "WEIGHTS_FILE",
     "ArchitectureEntry",
+    "AskedModel",
     "BaselineEntry",
     "Choice",
     "ComparisonRecord",
@@ -46,6 +50,7 @@ __all__ = [
     "ModelEntry",
     "ModelRecord",
     "Number",
+    "PredictionRecord",
     "Record",
     "SeenGroups",
     "Training",

@@ -50,6 +50,7 @@ class ModelRecord(Record):
         precision, device: of its training.
         num_parameters, macs_per_case, epochs, step_seconds: what it costs.
         store_key, data_hash, code_hash, config_hash: what it was made from.
+        versions: of the code that made the store, see `ctan.versions.of_store`; none of models of earlier releases.
         run_id, run_url, tracking_uri: its MLflow run.
         seen: the groups on the training side, its tuning fold included, which chose the epoch; None: not recorded, as
             in models of release 0.1.
@@ -85,6 +86,7 @@ class ModelRecord(Record):
     data_hash: str
     code_hash: str
     config_hash: str
+    versions: Mapping[str, int] = {}
     run_id: str
     run_url: str = ""
     tracking_uri: str = ""

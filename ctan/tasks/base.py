@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases import Prediction
 from ctan.metrics import MetricSums, PatientMetric
 
 if TYPE_CHECKING:
@@ -190,6 +191,11 @@ class Task(ABC):
 
     # What is predicted
 
+    def lacks(self, case: Case, spec: DataSpec) -> str:
+        """Say what a case lacks so that the answer has its unit, such as a prescription; usually nothing."""
+        del case, spec
+        return ""
+
     def unflipped(self, output: Tensor, axis: int, left_right: bool) -> Tensor:
         """Return what was predicted of a mirrored image as if it had not been mirrored.
 
@@ -216,6 +222,17 @@ class Task(ABC):
         """
         del reference
         return prediction if self.head == "image" else resample(prediction, 0.0)
+
+    def answer(self, native: Array) -> Prediction:
+        """Return what `to_native` returned by names that formats can write.
+
+        By default a map by the task's name, or one number.
+        """
+        if self.head == "dense":
+            return Prediction(maps={self.name: native})
+        values = [float(value) for value in native]
+        named = {self.name: values[0]} if len(values) == 1 else {f"{self.name}_{n}": v for n, v in enumerate(values)}
+        return Prediction(numbers=named)
 
     def truth(self, stored: StoredCase, structures: tuple[str, ...]) -> Array | None:
         """Return the truth on the working grid as a perfect network would predict it, for the floor of the grid.

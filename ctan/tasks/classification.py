@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases import Prediction
 from ctan.errors import DataError
 from ctan.metrics import AUC as AreaUnderCurve
 from ctan.metrics import PROBABILITY, BalancedAccuracy, Brier, MacroAUC, PatientMetric, probability_rows
@@ -81,6 +82,9 @@ class Classification(Task):
     def error(self, output: Tensor, target: dict[str, Tensor]) -> float:
         wrong = output.argmax(dim=1) != target["label"]
         return wrong[target["known"]].float().mean().item() if target["known"].any() else 0.0
+
+    def answer(self, native: Array) -> Prediction:
+        return Prediction(probabilities={self.name: dict(zip(self.classes, map(float, native), strict=True))})
 
     def rows(self, native: Array, reference: Case, spec: DataSpec, config: EvaluationConfig) -> list[Row]:
         """Return the probability of every class, `planned` 1 for the true one; none where the label is not known."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import POSSIBLE_DOSE_MASK, levels_of
+from ctan.cases import POSSIBLE_DOSE_MASK, Prediction, levels_of
 from ctan.metrics import PatientMetric, dvh_curve, score_dose
 from ctan.tasks.base import Array, Baselines, Cut, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
 
@@ -68,6 +68,12 @@ class DoseRegression(Task):
         dose = output.float().clamp_min(0) * prescription_gy
         return (dose - target["dose"]).abs()[mask].mean().item() / DOSE_SCORE.scale
 
+    def lacks(self, case: Case, spec: DataSpec) -> str:
+        """Say that a dose which is scaled by the case's own prescription needs one."""
+        if "prescription_gy" not in spec.facts or "prescription_gy" in case.facts:
+            return ""
+        return "the prescribed dose is not known (RTPLAN, or --set data.options.prescription_gy=60)"
+
     def rescaled(self, prediction: npt.NDArray[np.float32], stored: StoredCase) -> npt.NDArray[np.float32]:
         if self.scale_gy == stored.prescription_gy:
             return prediction
@@ -77,6 +83,9 @@ class DoseRegression(Task):
         """Return (D, H, W) Gy: at least 0, and 0 outside the possible-dose mask."""
         upsampled = resample(prediction.reshape(prediction.shape[-3:]), 0.0)
         return np.where(reference.masks[POSSIBLE_DOSE_MASK], np.maximum(upsampled, 0), 0).astype(np.float32)
+
+    def answer(self, native: Array) -> Prediction:
+        return Prediction(doses={"dose": native})
 
     def truth(self, stored: StoredCase, structures: tuple[str, ...]) -> Array:
         return stored.dose

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases import Prediction
 from ctan.metrics import PatientMetric, dice, hd95_mm, thresholded_jaccard
 from ctan.tasks.base import Array, Baselines, Cut, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
 
@@ -82,6 +83,9 @@ class Segmentation(Task):
     def to_native(self, prediction: Array, reference: Case, resample: Resample) -> Array:
         """Upsample probabilities, then threshold: (S, D, H, W) bool."""
         return super().to_native(prediction, reference, resample) >= 0.5
+
+    def answer(self, native: Array) -> Prediction:
+        return Prediction(masks=dict(zip(self.structures, native, strict=True)))
 
     def truth(self, stored: StoredCase, structures: tuple[str, ...]) -> Array:
         return stored.masks[[structures.index(name) for name in self.structures]].astype(np.float32)

@@ -154,6 +154,7 @@ def train(
                 data_hash=pointer.data_hash,
                 code_hash=key.code_hash,
                 config_hash=config.hash(),
+                versions=store.versions,
                 run_id=run.run_id,
                 run_url=run.url,
                 tracking_uri=run.tracking_uri,

@@ -45,6 +45,7 @@ def read_content(
     described: FolderDescription,
     options: FolderOptions,
     limits: ReadingConfig,
+    with_masks: bool = True,
 ) -> Content:
     """Read the image and the masks of one case. A mask file that is missing: its structures are unknown.
 
@@ -56,6 +57,7 @@ def read_content(
         described: what the folder holds.
         options: how strictly it is read.
         limits: bounds of sizes that the settings give.
+        with_masks: else the image alone.
 
     Raises:
         DataError: naming the file inside the folder, what was expected and what was found.
@@ -86,7 +88,7 @@ def read_content(
     masks: Masks = {}
     if label_map and described.label_map and (root / (name := label_map.replace("{case}", case_id))).is_file():
         masks |= _from_label_map(values_of(label_map, True), described.label_map, name)
-    for structure, pattern in described.masks.items():
+    for structure, pattern in described.masks.items() if with_masks else ():
         if (root / (name := pattern.replace("{case}", case_id))).is_file():
             masks[structure] = _from_mask(values_of(pattern, True), name)
     if described.empty_masks == "unknown":

@@ -54,6 +54,11 @@ _FIELDS: dict[int, dict[str, tuple[int, str, int]]] = {
         "srow": (400, "f8", 12),
     },
 }
+# field -> (offset, bytes), of what is about the voxels or their origin: greatest and smallest value shown, text
+_LEFT_EMPTY = {
+    348: {"cal_max": (124, 4), "cal_min": (128, 4), "descrip": (148, 80), "aux_file": (228, 24)},
+    540: {"cal_max": (192, 8), "cal_min": (200, 8), "descrip": (240, 80), "aux_file": (320, 24)},
+}
 _MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unit of length: unknown, metres, mm, microns
@@ -113,6 +118,39 @@ def read_nifti(
     if slope == 0 or not (math.isfinite(slope) and math.isfinite(inter)) or (slope, inter) == (1, 0):
         return raw.astype(np.float32), grid
     return (raw * slope + inter).astype(np.float32), grid
+
+
+def with_voxels(content: bytes, voxels: npt.NDArray[Any], description: str, limits: ReadingConfig) -> bytes:
+    """Return a file with the header of another one and other voxels; extensions are left out.
+
+    Args:
+        content: bytes of the other file, zipped or not.
+        voxels: (z, y, x), of the same shape.
+        description: of at most 79 ASCII characters.
+        limits: bounds of sizes that the settings give.
+
+    Returns:
+        The file, not zipped.
+    """
+    content = _unzipped(content, limits.max_inflated_bytes)
+    header = _header(content)
+    size = 348 if content[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") else 540
+    changed = bytearray(content[:size] + bytes(4))  # no extensions follow
+    dtype = np.dtype(header.order + voxels.dtype.str[1:])
+    numbers: dict[str, float] = {"slope": 1, "inter": 0, "vox_offset": len(changed) + (-len(changed) % 16)}
+    numbers["datatype"] = next(code for code, name in _TYPES.items() if np.dtype(name) == voxels.dtype)
+    for name, value in numbers.items():
+        offset, kind, _ = _FIELDS[size][name]
+        field = np.array([value], np.dtype(header.order + kind)).tobytes()
+        changed[offset : offset + len(field)] = field
+    for name, (offset, length) in _LEFT_EMPTY[size].items():
+        changed[offset : offset + length] = bytes(length)
+        if name == "descrip":
+            changed[offset : offset + len(description)] = description.encode("ascii")
+    offset = _FIELDS[size]["datatype"][0] + 2
+    changed[offset : offset + 2] = np.array([8 * dtype.itemsize], np.dtype(header.order + "i2")).tobytes()
+    padding = bytes(int(numbers["vox_offset"]) - len(changed))
+    return bytes(changed) + padding + np.ascontiguousarray(voxels).astype(dtype).tobytes()
 
 
 def _unzipped(content: bytes, most_bytes: int) -> bytes:

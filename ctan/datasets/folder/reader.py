@@ -8,20 +8,22 @@ patient. Ids of cases and groups are used as they are: nothing here de-identifie
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ctan import versions
-from ctan.cases import SPLIT_TEST, Case, DataSpec, RawCase
+from ctan.cases import SPLIT_TEST, Case, DataSpec, Prediction, RawCase
 from ctan.datasets.base import Dataset
 from ctan.datasets.folder.content import Content, read_content
 from ctan.datasets.folder.description import FolderDescription
 from ctan.datasets.folder.load import DESCRIPTION_FILE, load_description
 from ctan.datasets.folder.nnunet import NNUNET_FILE
 from ctan.datasets.folder.options import FolderOptions
+from ctan.datasets.folder.predicting import image_files, images_to_predict, matches
 from ctan.datasets.folder.table import Table, known_of, place_of, read_table, strata_of
+from ctan.datasets.folder.write import write_like
+from ctan.datasets.outputs import Asked, arrays_of
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests, sha256_of_json
 
@@ -34,6 +36,9 @@ class Folder(Dataset):
     name = "folder"
     version = 1
     uses: ClassVar[Mapping[str, int]] = {"metaimage": versions.METAIMAGE, "pictures": versions.PICTURES}
+    to_train = ("images", "mask or row")
+    to_predict = ("images",)
+    reads_volumes = True
     masks_may_be_empty = True
     Options = FolderOptions
     options: FolderOptions
@@ -84,6 +89,8 @@ class Folder(Dataset):
             DataError: when the folder is missing, holds no image or no mask at all, or its description or table is
                 damaged or not the one that the settings were made from.
         """
+        if self.purpose == "predict":
+            return images_to_predict(raw_dir, self.description)
         if not raw_dir.is_dir():
             raise DataError(f"{raw_dir}: the folder does not exist")
         if load_description(raw_dir) != self.description:
@@ -172,6 +179,8 @@ class Folder(Dataset):
 
     def _read(self, raw: RawCase) -> Case:
         described = self.description
+        if self.purpose == "predict":
+            return self._image_alone(raw)
         is_test = raw.split == SPLIT_TEST and described.test is not None
         files = described.test.files if is_test and described.test else described.image.files
         root = raw.path.parents[len(PurePosixPath(files[0]).parts) - 1]
@@ -200,6 +209,38 @@ class Folder(Dataset):
             facts=known.facts if known else {},
         )
 
+    def _image_alone(self, raw: RawCase) -> Case:
+        described = self.description
+        root, files = image_files(raw, described)
+        content = read_content(root, raw.case_id, files, "", described, self.options, self.config.reading, False)
+        return Case(
+            case_id=raw.case_id,
+            group_id=raw.group_id,
+            split=raw.split,
+            spacing_mm=content.spacing_mm,
+            images={described.image.spec().name: content.image},
+            masks={},
+            doses={},
+            sha256=sha256_of_digests(content.digests),
+        )
+
+    def parts(self, raw: RawCase) -> list[Path]:
+        """List the files of the image."""
+        root, files = image_files(raw, self.description)
+        return [root / name for name in files]
+
+    def write(self, raw: RawCase, case: Case, prediction: Prediction, asked: Asked, folder: Path) -> None:
+        """Write structures and maps in the format of the image, on its grid; pictures as PNG."""
+        if self.description.image.is_picture:
+            super().write(raw, case, prediction, asked, folder)
+            return
+        root, files = image_files(raw, self.description)
+        options = self.options
+        try:
+            write_like(root / files[0], arrays_of(prediction), folder, options.nifti_matrix, self.config.reading)
+        except DataError as error:
+            raise CaseError(raw.case_id, f"{files[0]}: {error}") from error
+
     def write_phantoms(
         self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()
     ) -> None:
@@ -209,22 +250,8 @@ class Folder(Dataset):
         write_folder_phantoms(output_dir, num_train, num_validation, seed, defects)
 
 
-def matches(root: Path, pattern: str) -> dict[str, Path]:
-    """Return case id -> file of a pattern, in the order of the ids; hidden files are left out."""
-    first, *others = re.escape(pattern).split(re.escape("{case}"))
-    expression = re.compile(
-        first + r"(?P<case>[^/]+)" + "".join(r"(?P=case)" + part if n else part for n, part in enumerate(others))
-    )
-    found: dict[str, Path] = {}
-    for path in root.glob(pattern.replace("{case}", "*")):
-        match = expression.fullmatch(path.relative_to(root).as_posix())
-        if match and path.is_file() and not match["case"].startswith("."):
-            found[match["case"]] = path
-    return dict(sorted(found.items()))
-
-
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
 
 
-__all__ = ["Folder", "matches"]
+__all__ = ["Folder"]

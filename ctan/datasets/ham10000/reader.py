@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan import versions
-from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
+from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, Prediction, RawCase
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.ham10000.format import IMAGE_FOLDERS, MASK_ENDING, MASK_FOLDERS
 from ctan.datasets.ham10000.table import CLASSES, OFFICIAL_NUMBERS, SOURCE, TABLE_FILE, read_table
-from ctan.datasets.listing import File, files_in
+from ctan.datasets.listing import File, files_in, files_of_kind, ids_of
+from ctan.datasets.outputs import Asked, write_plain, write_png
 from ctan.datasets.pictures import TURNED, decode_mask, decode_picture
 from ctan.errors import CaseError, DataError
 from ctan.files import sha256_of_digests
@@ -67,6 +69,8 @@ class HAM10000(Dataset):
 
     name = "ham10000"
     version = 1
+    to_train = ("picture", "mask", "row")
+    to_predict = ("picture",)
     tables = (TABLE_FILE,)
     uses: ClassVar[Mapping[str, int]] = {"pictures": versions.PICTURES}
     spec = DataSpec(
@@ -96,6 +100,8 @@ class HAM10000(Dataset):
         Raises:
             DataError: when the folder holds no picture or no folder of masks, or the table as a whole is damaged.
         """
+        if self.purpose == "predict":
+            return _anywhere(raw_dir)
         pictures = _pictures(raw_dir)
         if not pictures:
             expected = ", ".join(f"{folder}/ISIC_<7 digits>.jpg" for folder in IMAGE_FOLDERS)
@@ -158,9 +164,18 @@ class HAM10000(Dataset):
             CaseError: naming the file, what was expected and what was found.
         """
         try:
-            return _read(raw, self.config.reading)
+            if "mask" in self.needed:
+                return _read(raw, self.config.reading)
+            return _picture_alone(raw, self.config.reading)
         except DataError as error:
             raise CaseError(raw.case_id, str(error)) from error
+
+    def write(self, raw: RawCase, case: Case, prediction: Prediction, asked: Asked, folder: Path) -> None:
+        """Write the lesion as the data set has masks, `<image id>_segmentation.png`, as viewers show the picture."""
+        del asked
+        write_plain(case, replace(prediction, masks={}), folder)
+        for mask in prediction.masks.values():
+            write_png(mask, folder / f"{raw.case_id}{MASK_ENDING}")
 
     def expectations(self, limits: ValidationConfig) -> list[Expectation]:
         """Return what must hold of age, sex, place, confirmation and the lesion's share of the picture.
@@ -213,6 +228,32 @@ def _pictures(root: Path) -> dict[str, list[Path]]:
             if path.suffix.lower() in _PICTURES and not path.name.startswith("."):
                 found.setdefault(printable(path.stem), []).append(path)
     return dict(sorted(found.items()))
+
+
+def _anywhere(source: Path) -> list[RawCase]:
+    """List the pictures to predict, at any depth, or the one that was given."""
+    paths = [path for path in files_of_kind(source, _PICTURES) if not path.name.endswith(MASK_ENDING)]
+    if not paths:
+        raise DataError(f"{source}: no pictures to predict, expected JPEG files, or folders with some; found none")
+    root = source.parent if source.is_file() else source
+    ids = ids_of(paths, root, _PICTURES)
+    return [RawCase(case_id, case_id, "", path) for case_id, path in zip(ids, paths, strict=True)]
+
+
+def _picture_alone(raw: RawCase, limits: ReadingConfig) -> Case:
+    """Read a picture of which nothing is known."""
+    (image, turned), digest = _decoded(raw.path, lambda content: decode_picture(content, limits), limits)
+    return Case(
+        case_id=raw.case_id,
+        group_id=raw.group_id,
+        split=raw.split,
+        spacing_mm=(1.0, 1.0),  # not known
+        images={RGB.name: image},
+        masks={},
+        doses={},
+        sha256=sha256_of_digests({"image": digest}),
+        remarks=(TURNED,) if turned else (),
+    )
 
 
 def _read(raw: RawCase, limits: ReadingConfig) -> Case:

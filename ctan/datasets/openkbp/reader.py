@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,17 +20,19 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import CT, POSSIBLE_DOSE_MASK, Augmentation, Case, DataSpec, RawCase
+from ctan.cases import CT, POSSIBLE_DOSE_MASK, Augmentation, Case, DataSpec, Prediction, RawCase
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
-from ctan.datasets.listing import File, files_in
+from ctan.datasets.listing import File, files_below, files_in, ids_of
 from ctan.datasets.openkbp.format import ORGANS, SHAPE, SPLIT_FOLDERS, TARGETS
+from ctan.datasets.outputs import Asked, Record, write_plain
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests
 from ctan.reading import is_plain_id, is_sane_spacing, plain_number, printable, read_bytes
 from ctan.tasks import DoseRegression, Segmentation
 
-_REQUIRED = ("ct", "dose", POSSIBLE_DOSE_MASK, "voxel_dimensions")
+_CT, _DOSE, _SPACING = "ct", "dose", "voxel_dimensions"
+_VALUES = (_CT, _DOSE, POSSIBLE_DOSE_MASK, _SPACING)  # files that are no structure
 _PAIRS = (("LeftParotid", "RightParotid"),)
 _MAX_CT = 4095
 _NUM_VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
@@ -41,6 +44,8 @@ class OpenKBP(Dataset):
 
     name = "openkbp"
     version = 1
+    to_train = ("ct.csv", "dose.csv", f"{POSSIBLE_DOSE_MASK}.csv", "voxel_dimensions.csv")
+    to_predict = ("ct.csv", "voxel_dimensions.csv")
     spec = DataSpec(
         dataset="openkbp",
         spatial_dims=3,
@@ -80,6 +85,8 @@ class OpenKBP(Dataset):
         Raises:
             DataError: when the folder is missing or holds no patient.
         """
+        if self.purpose == "predict":
+            return _anywhere(raw_dir)
         cases = [RawCase(item.name, item.name, split, Path(item)) for item, split in _patients(raw_dir)]
         if not cases:
             expected = ", ".join(f"{folder}/pt_<n>/ct.csv" for folder in SPLIT_FOLDERS)
@@ -100,10 +107,9 @@ class OpenKBP(Dataset):
             CaseError: naming the file, what was expected and what was found.
         """
         contents = _read_files(raw, self.config.reading)
-        missing = [f"{name}.csv" for name in _REQUIRED if name not in contents]
-        if missing:
+        if missing := self.missing([f"{name}.csv" for name in contents]):
             raise CaseError(raw.case_id, f"{', '.join(missing)} missing; every patient needs them")
-        known = {*_REQUIRED, *self.spec.structures}
+        known = {*_VALUES, *self.spec.structures}
         unknown = [f"{printable(name)}.csv" for name in contents if name not in known]
         if unknown:
             raise CaseError(
@@ -117,9 +123,12 @@ class OpenKBP(Dataset):
             if name in contents
         }
         ct = _parsed(raw.case_id, "ct", lambda: read_values(contents["ct"], _NUM_VOXELS, np.uint16, 0, _MAX_CT))
-        dose = _parsed(raw.case_id, "dose", lambda: read_values(contents["dose"], _NUM_VOXELS, np.float32))
-        if dose.min() < 0:
-            raise CaseError(raw.case_id, f"dose.csv: negative dose {dose.min():.3f} Gy")
+        doses = {}
+        if "dose.csv" in self.needed:
+            dose = _parsed(raw.case_id, _DOSE, lambda: read_values(contents[_DOSE], _NUM_VOXELS, np.float32))
+            if dose.min() < 0:
+                raise CaseError(raw.case_id, f"dose.csv: negative dose {dose.min():.3f} Gy")
+            doses[_DOSE] = dose
         digests = {f"{name}.csv": hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         return Case(
             case_id=raw.case_id,
@@ -128,9 +137,24 @@ class OpenKBP(Dataset):
             spacing_mm=_read_spacing(raw.case_id, contents["voxel_dimensions"]),
             images={"ct": ct},
             masks=masks,
-            doses={"dose": dose},
+            doses=doses,
             sha256=sha256_of_digests(digests),
         )
+
+    def write(self, raw: RawCase, case: Case, prediction: Prediction, asked: Asked, folder: Path) -> None:
+        """Write the dose as the challenge takes it, `<patient>.csv`, and structures as the contours of the data set."""
+        from ctan.datasets.openkbp.write import write_prediction
+
+        del asked
+        write_prediction(raw.case_id, prediction, folder)
+        write_plain(case, replace(prediction, masks={}, doses={}), folder)
+
+    def gather(self, records: Sequence[Record], folder: Path) -> None:
+        """Put the doses of all patients into one folder, what is packed and sent to the challenge."""
+        from ctan.datasets.openkbp.write import write_submission
+
+        write_submission([str(record["case_id"]) for record in records], folder)
+        super().gather(records, folder)
 
     def remarks(self, raw_dir: Path) -> list[str]:
         """Name the folders that look like patients and have no number; every patient speaks for itself."""
@@ -168,6 +192,14 @@ class OpenKBP(Dataset):
         if defects:
             raise ConfigError(f"defects: OpenKBP's phantoms have none to plant, found {', '.join(defects)}")
         write_openkbp_phantoms(output_dir, num_train, num_validation, seed)
+
+
+def _anywhere(raw_dir: Path) -> list[RawCase]:
+    """List the patients to predict: folders with a `ct.csv` at any depth, or the folder itself."""
+    folders = sorted(Path(file).parent for file in files_below(raw_dir) if file.name == f"{_CT}.csv")
+    if not folders:
+        raise DataError(f"{raw_dir}: no patient, expected a folder with ct.csv, or folders with one; found none")
+    return [RawCase(name, name, "", path) for path, name in zip(folders, ids_of(folders, raw_dir), strict=True)]
 
 
 def _root(raw_dir: Path) -> Path:

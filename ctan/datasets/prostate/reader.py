@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ctan import versions
-from ctan.cases import CT, SPLIT_TRAIN, Augmentation, Case, DataSpec, RawCase
+from ctan.cases import CT, SPLIT_TRAIN, Augmentation, Case, DataSpec, Prediction, RawCase
 from ctan.config import ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.listing import File, files_below
+from ctan.datasets.outputs import Asked, write_plain
 from ctan.datasets.prostate.patients import Group, groups_of, same_id
 from ctan.dicom.deidentify import Pseudonymiser, read_key
 from ctan.dicom.names import RoiNames
@@ -45,6 +46,8 @@ class Prostate(Dataset):
     name = "prostate"
     version = 2
     looks_inside = True
+    to_train = ("CT", "RTSTRUCT", "RTDOSE")
+    to_predict = ("CT",)
     Options = DicomConfig
     uses: ClassVar[Mapping[str, int]] = {"dicom": versions.DICOM}
     not_decisive = frozenset({"key_file"})  # other keys give other ids, which tell
@@ -167,10 +170,12 @@ class Prostate(Dataset):
         Raises:
             CaseError: naming the kind of file, what was expected and what was found.
         """
-        files = raw.files if isinstance(raw, PlanningRawCase) else tuple(scan(files_below(raw.path, hidden=True)))
-        pseudonymiser = self._pseudonymiser()
+        files = _files_of(raw)
+        pseudonymiser, kinds = self._pseudonymiser(), {file.kind for file in files}
+        if "unreadable" not in kinds and (missing := self.missing(kinds)):
+            raise CaseError(raw.case_id, f"no {', no '.join(missing)}; expected {', '.join(self.needed)}")
         try:
-            planning = read_planning(files, pseudonymiser, self.options)
+            planning = read_planning(files, pseudonymiser, self.options, to_predict=self.purpose == "predict")
         except DataError as error:
             raise CaseError(raw.case_id, str(error)) from None  # causes may quote values of the files
         except Exception as error:  # what no check foresaw costs its case, not the run
@@ -186,12 +191,31 @@ class Prostate(Dataset):
             spacing_mm=planning.spacing_mm,
             images={"ct": planning.ct},
             masks=planning.masks,
-            doses={"dose": planning.dose},
+            doses={} if planning.dose is None else {"dose": planning.dose},
             sha256=planning.sha256,
             facts={"prescription_gy": float(planning.prescription_gy or 0)} if known else {},
             levels_gy=planning.levels_gy,
             remarks=planning.remarks,
         )
+
+    def parts(self, raw: RawCase) -> list[Path]:
+        """List the patient's DICOM files."""
+        return [file.path for file in _files_of(raw)]
+
+    def write(self, raw: RawCase, case: Case, prediction: Prediction, asked: Asked, folder: Path) -> None:
+        """Write a dose as RTDOSE and structures as RTSTRUCT, see `ctan.dicom.predicted`."""
+        from ctan.dicom.predicted import DOSE_FILE, STRUCTURES_FILE, Identity, PlanningCt, write_dose, write_structures
+
+        try:
+            ct = PlanningCt.read(_files_of(raw))
+        except DataError as error:
+            raise CaseError(raw.case_id, str(error)) from None
+        identity = Identity(asked.key, raw.group_id, asked.identified, asked.model)
+        if "dose" in prediction.doses:
+            write_dose(folder / DOSE_FILE, prediction.doses["dose"], ct, identity)
+        if prediction.masks:
+            write_structures(folder / STRUCTURES_FILE, prediction.masks, ct, identity)
+        write_plain(case, replace(prediction, masks={}, doses={}), folder)
 
     def expectations(self, limits: ValidationConfig) -> list[Expectation]:
         """Return that the prescription is known and plausible, every target contoured and near its prescribed dose."""
@@ -263,6 +287,10 @@ class Prostate(Dataset):
 
     def _pseudonymiser(self) -> Pseudonymiser:
         return Pseudonymiser(read_key(self.options.key_file))
+
+
+def _files_of(raw: RawCase) -> tuple[DicomFile, ...]:
+    return raw.files if isinstance(raw, PlanningRawCase) else tuple(scan(files_below(raw.path, hidden=True)))
 
 
 def _study(files: Sequence[DicomFile], pseudonymiser: Pseudonymiser) -> str:

@@ -27,11 +27,12 @@ from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
 from ctan.cases.volumes import is_axis_aligned, stored_ct, to_case_axes
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
-from ctan.datasets.listing import files_in
+from ctan.datasets.listing import files_in, files_of_kind, ids_of
 from ctan.datasets.metaimage import Volume, read_mha
+from ctan.datasets.outputs import TABLE_FILE, Record, csv_of
 from ctan.datasets.stoic.format import COLUMNS, IMAGES, REFERENCE
 from ctan.errors import CaseError, DataError
-from ctan.files import sha256_of_digests
+from ctan.files import sha256_of_digests, write_text
 from ctan.reading import is_plain_id, printable, read_bytes
 from ctan.tasks import Classification
 
@@ -74,6 +75,8 @@ class STOIC(Dataset):
     name = "stoic"
     version = 1
     uses: ClassVar[Mapping[str, int]] = {"metaimage": versions.METAIMAGE}
+    to_train = ("scan", "row")
+    to_predict = ("scan",)
     tables = (REFERENCE,)
     spec = DataSpec(
         dataset="stoic",
@@ -105,6 +108,8 @@ class STOIC(Dataset):
         Raises:
             DataError: when there is no scan, or `metadata/reference.csv` cannot be read or lacks a column.
         """
+        if self.purpose == "predict":
+            return _anywhere(raw_dir)
         paths = _scans(raw_dir)
         if not paths:
             found = "the folder is empty" if raw_dir.is_dir() and not any(raw_dir.iterdir()) else "found none"
@@ -147,13 +152,7 @@ class STOIC(Dataset):
         Raises:
             CaseError: naming the file, what was expected and what was found.
         """
-        if not is_plain_id(raw.case_id):
-            raise CaseError(raw.case_id, f"{printable(raw.path.name)}: expected the name <PatientID>.mha, in digits")
-        try:
-            rows = _read_reference(raw.path.parents[2], self.config.reading).get(raw.case_id, [])
-            labels, row = _labels(raw.case_id, rows)
-        except DataError as error:
-            raise CaseError(raw.case_id, f"reference.csv: {str(error).removeprefix(f'{REFERENCE}: ')}") from error
+        labels, row = self._row_of(raw) if "row" in self.needed else ({}, "")
         try:
             volume = read_mha(raw.path, _stored_slice, np.uint16, self.config.reading)
             facts = _facts(volume.header.fields)
@@ -175,6 +174,25 @@ class STOIC(Dataset):
             labels=labels,
             facts=facts,
         )
+
+    def _row_of(self, raw: RawCase) -> tuple[dict[str, str], str]:
+        """Return the labels of a scan, and the row that they come from."""
+        if not is_plain_id(raw.case_id):
+            raise CaseError(raw.case_id, f"{printable(raw.path.name)}: expected the name <PatientID>.mha, in digits")
+        try:
+            rows = _read_reference(raw.path.parents[2], self.config.reading).get(raw.case_id, [])
+            return _labels(raw.case_id, rows)
+        except DataError as error:
+            raise CaseError(raw.case_id, f"reference.csv: {str(error).removeprefix(f'{REFERENCE}: ')}") from error
+
+    def gather(self, records: Sequence[Record], folder: Path) -> None:
+        """Write `predictions.csv` with the columns of the challenge, probabilities in place of 0 and 1."""
+        rows = []
+        for record in records:
+            covid, severe = (record["probabilities"].get(name, {}) for name in ("covid", "severity"))
+            values = (covid.get(COVID[1], ""), severe.get(SEVERITY[1], ""))
+            rows.append(dict(zip(COLUMNS, (record["case_id"], *values), strict=True)))
+        write_text(folder / TABLE_FILE, csv_of(rows))
 
     def expectations(self, limits: ValidationConfig) -> list[Expectation]:
         """Return that scans show air and tissue at a plausible spacing, and that ages and labels make sense."""
@@ -219,6 +237,15 @@ class STOIC(Dataset):
         from ctan.datasets.stoic.phantom import write_stoic_phantoms
 
         write_stoic_phantoms(output_dir, num_train, num_validation, seed, defects)
+
+
+def _anywhere(source: Path) -> list[RawCase]:
+    """List the scans to predict, at any depth, or the one that was given."""
+    paths = files_of_kind(source, (".mha",))
+    if not paths:
+        raise DataError(f"{source}: no scans to predict, expected .mha files, or folders with some; found none")
+    ids = ids_of(paths, source.parent if source.is_file() else source, (".mha",))
+    return [RawCase(case_id, case_id, "", path) for case_id, path in zip(ids, paths, strict=True)]
 
 
 def _scans(raw_dir: Path) -> list[Path]:

@@ -1,0 +1,211 @@
+"""One case at native resolution through one or several models, and back to its own grid.
+
+A case that fits the working grid is placed on it as in training, so that what is predicted is what `ctan evaluate`
+scores. A larger one is covered by overlapping windows of the working grid, blended with Gaussian weights as in
+Isensee et al., "nnU-Net", Nature Methods 18 (2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from ctan.cases import POSSIBLE_DOSE_MASK, Case, DataSpec, Prediction, StoredCase
+from ctan.cases import geometry as geo
+from ctan.cases.working import to_working
+from ctan.errors import CaseError
+from ctan.inference import LoadedModel
+from ctan.inputs import network_input
+from ctan.tasks import Task
+
+_OVERLAP = 0.5  # of neighbouring windows
+_SIGMA = 0.125  # of the weights, as a share of a window
+_LEAST_WEIGHT = 1e-3
+_SLICES = 2  # the axis of a volume that slices are counted along
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was predicted of one case.
+
+    Attributes:
+        case: that was asked about, with what was filled in.
+        prediction: on its grid.
+        warnings: what a person should know, a sentence each.
+        num_windows: that covered it.
+        uncovered: slices that nothing was predicted for, (first, last) of each run, counted from 1.
+    """
+
+    case: Case
+    prediction: Prediction
+    warnings: tuple[str, ...]
+    num_windows: int
+    uncovered: tuple[tuple[int, int], ...]
+
+
+def ask(models: Sequence[LoadedModel], case: Case) -> Answer:
+    """Predict one case.
+
+    Args:
+        models: of one architecture; their outputs are averaged before anything is thresholded.
+        case: at native resolution; the truth, where it is known, is not looked at.
+
+    Raises:
+        CaseError: naming what the models need and the case lacks.
+    """
+    model, warnings = models[0], list(case.remarks)
+    spec = model.spec
+    case, filled = _with_possible_dose(case, model)
+    warnings += filled
+    if lacking := model.inputs.lacking(case, spec):
+        raise CaseError(case.case_id, f"the model needs {' and '.join(lacking)}, which the case does not have")
+    tasks = []
+    for task in model.tasks:
+        if lacks := task.lacks(case, spec):
+            warnings.append(f"{task.name} is not predicted: {lacks}")
+        else:
+            tasks.append(task)
+    if not tasks:
+        raise CaseError(case.case_id, "; ".join(warnings[len(case.remarks) :]))
+    native: dict[str, npt.NDArray[np.generic]] = {}
+    num_windows = 1
+    uncovered: tuple[tuple[int, int], ...] = ()
+    for grid in _grids(case, model):
+        chosen = [task for task in tasks if grid.takes(task)]
+        if not chosen:
+            continue
+        outputs = _predicted(models, grid, chosen)
+        resample = partial(_to_native, geometry=grid.geometry)
+        native |= {task.name: task.to_native(outputs[task.name], case, resample) for task in chosen}
+        if any(task.head == "dense" for task in chosen):
+            num_windows = len(list(grid.windows(model.record.grid.shape)))
+            uncovered = _uncovered(grid.geometry)
+    prediction = Prediction.joined(task.answer(native[task.name]) for task in tasks)
+    for name, mask in prediction.masks.items():
+        if not mask.any():
+            warnings.append(f"{name}: nothing was found")
+    if told := _declared(case, spec, uncovered):
+        warnings.append(told)
+    return Answer(case, prediction, tuple(dict.fromkeys(warnings)), num_windows, uncovered)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A case on a grid of the model's voxels; heads that make a map and those that make a vector may need two."""
+
+    stored: StoredCase
+    geometry: geo.Geometry
+    heads: tuple[str, ...]
+
+    def takes(self, task: Task) -> bool:
+        return task.head in self.heads
+
+    def windows(self, shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+        """Yield the places of windows that cover the grid, evenly spread."""
+        starts = []
+        for size, window in zip(self.geometry.shape, shape, strict=True):
+            count = math.ceil((size - window) / (window * (1 - _OVERLAP))) + 1
+            starts.append([round(float(start)) for start in np.linspace(0, size - window, count)])
+        for corner in product(*starts):
+            yield tuple(slice(start, start + size) for start, size in zip(corner, shape, strict=True))
+
+
+def _grids(case: Case, model: LoadedModel) -> list[_Grid]:
+    """Return the working grid as in training, and a larger one for maps where the patient does not fit into it."""
+    spec, grid = model.spec, model.record.grid
+    stored, geometry = to_working(case, spec, grid.shape, grid.spacing_mm)
+    image = case.images[spec.image.name]
+    if spec.whole_image:
+        return [_Grid(stored, geometry, ("dense", "image"))]
+    needed = _extent(case, image, spec)
+    sizes = [math.ceil(extent / ratio - 1e-6) for extent, ratio in zip(needed, geometry.ratio, strict=True)]
+    shape = tuple(max(size, own) for size, own in zip(sizes, grid.shape, strict=True))
+    if shape == tuple(grid.shape):
+        return [_Grid(stored, geometry, ("dense", "image"))]
+    larger = to_working(case, spec, shape, grid.spacing_mm)
+    return [_Grid(stored, geometry, ("image",)), _Grid(*larger, ("dense",))]
+
+
+def _extent(case: Case, image: npt.NDArray[np.generic], spec: DataSpec) -> tuple[int, ...]:
+    """Return the size in voxels of the box around the patient and where dose is possible."""
+    body = geo.body_mask(image, spec.image.body_threshold)
+    if spec.has_dose:
+        body = body | case.masks[POSSIBLE_DOSE_MASK]
+    return geo.occupied_extent(body, 0.5)
+
+
+def _predicted(models: Sequence[LoadedModel], grid: _Grid, tasks: Sequence[Task]) -> dict[str, Floats]:
+    """Return what the models say on a grid, averaged over them and blended over windows."""
+    model = models[0]
+    channels = network_input(grid.stored, model.spec, model.inputs)
+    shape = model.record.grid.shape
+    dense = [task for task in tasks if task.head == "dense"]
+    sums = {task.name: np.zeros((task.num_outputs, *grid.geometry.shape), np.float32) for task in dense}
+    outputs: dict[str, Floats] = {}
+    total, weights = np.zeros(grid.geometry.shape, np.float32), _gaussian(shape)
+    windows = list(grid.windows(shape))
+    for window in windows:
+        image = channels[(slice(None), *window)][None]
+        answers = [one.predict_batch(image) for one in models]
+        found = {task.name: np.mean([answer[task.name][0] for answer in answers], axis=0) for task in tasks}
+        if len(windows) == 1:
+            outputs = found
+            break
+        total[window] += weights
+        for task in dense:
+            sums[task.name][(slice(None), *window)] += found[task.name] * weights
+    else:
+        outputs = {name: value / total for name, value in sums.items()}
+    return {task.name: task.rescaled(outputs[task.name].astype(np.float32), grid.stored) for task in tasks}
+
+
+def _gaussian(shape: Sequence[int]) -> Floats:
+    """Return the weights of a window, 1 in its middle."""
+    weights: Floats = np.ones((), np.float32)
+    for size in shape:
+        places = (np.arange(size) - (size - 1) / 2) / (size * _SIGMA)
+        weights = (weights[..., None] * np.exp(-0.5 * places**2)).astype(np.float32)
+    return np.maximum(weights / weights.max(), np.float32(_LEAST_WEIGHT))
+
+
+def _to_native(array: npt.NDArray[np.generic], pad_value: float, geometry: geo.Geometry) -> Floats:
+    return geo.to_native(array, geometry, pad_value).astype(np.float32, copy=False)
+
+
+def _with_possible_dose(case: Case, model: LoadedModel) -> tuple[Case, list[str]]:
+    """Give a case without a possible-dose mask the body for one, where the network does not see it."""
+    spec = model.spec
+    if not spec.has_dose or POSSIBLE_DOSE_MASK in case.masks or model.inputs.shown != "ct":
+        return case, []
+    body = geo.body_mask(case.images[spec.image.name], spec.image.body_threshold)
+    said = "no possible-dose mask: the dose is cut off at the body as the CT shows it"
+    return replace(case, masks={**case.masks, POSSIBLE_DOSE_MASK: body}), [said]
+
+
+def _uncovered(geometry: geo.Geometry) -> tuple[tuple[int, int], ...]:
+    """Return the runs of slices whose centres lie outside the working grid."""
+    if len(geometry.native_shape) <= _SLICES:
+        return ()
+    number = geometry.native_shape[_SLICES]
+    places = (np.arange(number) + 0.5 - geometry.corner[_SLICES]) / geometry.ratio[_SLICES]
+    inside = np.flatnonzero((places >= 0) & (places <= geometry.shape[_SLICES]))
+    if not len(inside):
+        return ((1, number),)
+    runs = [(1, int(inside[0])), (int(inside[-1]) + 2, number)]
+    return tuple((first, last) for first, last in runs if first <= last)
+
+
+def _declared(case: Case, spec: DataSpec, uncovered: Sequence[tuple[int, int]]) -> str:
+    """Say which slices with a part of the patient have no prediction; nothing where all have."""
+    if spec.image.body_threshold is None or not uncovered:
+        return ""
+    shown = np.asarray(geo.body_mask(case.images[spec.image.name], spec.image.body_threshold).any(axis=(0, 1)))
+    runs = [f"{first} to {last}" for first, last in uncovered if shown[first - 1 : last].any()]
+    return f"slices {' and '.join(runs)} (from the head) are not predicted: outside the model's grid" if runs else ""
