@@ -13,7 +13,7 @@ import yaml
 pytest.importorskip("kfp")
 
 import components
-from ctan import steps
+from ctan.steps.numbers import numbers_of
 from tests.helpers.compiled import COMPILED, RETRAIN
 
 STEPS = ("resolve", "ingest", "validate", "gate", "preprocess", "plan", "train", "evaluate", "compare", "promote")
@@ -105,7 +105,7 @@ def test_a_component_is_one_import_and_one_call(step: str) -> None:
 
 def test_no_metric_of_a_step_ends_in_a_dot() -> None:
     """The total loss stands among the losses of the tasks under an empty name."""
-    found = steps._numbers({"epochs": 3, "losses": {"": 0.5, "dose": 0.25}, "broken": float("inf")})
+    found = numbers_of({"epochs": 3, "losses": {"": 0.5, "dose": 0.25}, "broken": float("inf")})
     assert found == {"epochs": 3.0, "losses": 0.5, "losses.dose": 0.25}
 
 

@@ -1,224 +1,23 @@
-"""One function a pipeline step: plain values and paths in, metrics out.
-
-Both the pipeline's components and the `ctan` command call these. `resolve` fixes settings and data version; ingestion
-writes them beside the manifest, and each later step reads them there. Imports of the heavy libraries happen inside the
-steps: every step is a new process.
-"""
+"""From a prepared store to a judged model: see `ctan.steps`."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctan.config import RunConfig
 from ctan.errors import DataError
 from ctan.files import atomic_path, write_json, write_text
-from ctan.settings import config_from_text, read_config, resolve_config
+from ctan.settings import read_config
 from ctan.step_environment import step
+from ctan.steps.numbers import Metrics, numbers_of
 from ctan.workspace import workspace
 
 if TYPE_CHECKING:
     from ctan.store import StorePointer
 
-Metrics = dict[str, float]
 Metadata = dict[str, Any]  # of an artifact of the pipeline
-
-
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> Metrics:
-    """Return the finite numbers of a nested mapping, flat, with names that KFP and MLflow both take."""
-    flat: Metrics = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}".rstrip(".")  # the total among the losses has no name of its own
-        if isinstance(value, Mapping):
-            flat |= _numbers(value, f"{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"):
-            flat[name] = float(value)
-    return flat
-
-
-def resolve(source: str, config: RunConfig, store_root: str = "") -> tuple[str, str, str]:
-    """Fix what a run starts from: settings, the version of the data as it is now, and the side of every case.
-
-    Args:
-        source: folder of raw files, `s3://bucket/prefix`, `dvc:REPOSITORY@REVISION` or
-            `phantom:train=N,validation=N,seed=N`.
-        config: settings, see `resolve_config`.
-        store_root: folder or `s3://bucket/prefix` of the stores and the table of sides; empty: in the workspace.
-
-    Returns:
-        The source pinned to that version, the settings as YAML, and `ctan.sources.origin.Origin` as JSON.
-    """
-    from ctan.sources.places import recorded
-
-    with step("resolve", recorded(source)):
-        from ctan.intake.sides import in_words, settle
-        from ctan.sources.origin import Origin
-
-        origin = settle(Origin.of(source, config), config, store_root)
-        data, settings, code, _ = (value.removesuffix(".dir")[:40] for value in origin.hashes)
-        print(f"data {data}, settings {settings[:12]}, code {code[:12]}")
-        print(in_words(origin.sides))
-    return origin.source, config.to_yaml(), origin.to_json()
-
-
-def check(model_name: str, settings: str, origin: str, finding: str) -> str:
-    """Say whether training again could give another model than the registry has already.
-
-    Args:
-        model_name: registered model; empty for that of the settings.
-        settings: second value of `resolve`.
-        origin: third value of `resolve`.
-        finding: JSON file that receives what was found.
-
-    Returns:
-        `"retrain"` or `"unchanged"`.
-    """
-    with step("check", model_name):
-        from ctan.sources.origin import Origin
-        from ctan.tracking.retraining import check as check_registry
-
-        name = model_name or config_from_text(settings).model_name
-        verdict = check_registry(name, Origin.from_json(origin))
-        write_json(Path(finding), vars(verdict))
-        print(verdict)
-    return "retrain" if verdict.needed else "unchanged"
-
-
-def ingest(
-    settings: str, origin: str, manifest_dir: str, num_workers: int | None = None, contact_sheet: str = ""
-) -> Metrics:
-    """Read and measure every raw case; broken ones go to quarantine.
-
-    Args:
-        settings: second value of `resolve`.
-        origin: third value of `resolve`; names the source.
-        manifest_dir: receives the tables, the settings and the origin.
-        num_workers: processes; None for one a core.
-        contact_sheet: HTML file that receives pictures of a few cases of each split; empty: none.
-    """
-    from ctan.sources.origin import Origin
-    from ctan.sources.places import recorded
-
-    started_from = Origin.from_json(origin)
-    source = started_from.source
-    with step("ingest", recorded(source)) as clock:
-        from ctan.intake.ingest import ingest as ingest_source
-
-        clock.loaded()
-        config = config_from_text(settings)
-        summary = ingest_source(source, Path(manifest_dir), config, num_workers, started_from.sides)
-        replace(started_from, synthetic=summary.synthetic).save(Path(manifest_dir))
-        print(summary)
-        if contact_sheet:
-            from ctan.intake.look import show_few
-
-            show_few(source, Path(manifest_dir), Path(contact_sheet), config)
-    return _numbers(vars(summary))
-
-
-def validate(
-    manifest_dir: str,
-    validated_dir: str,
-    report: str,
-    metrics: dict[str, Any] | None = None,
-    overrides: Sequence[str] = (),
-) -> str:
-    """Check a manifest against the expectations of its data set.
-
-    Args:
-        manifest_dir: output of `ingest`.
-        validated_dir: receives the same tables with the failed cases in quarantine.
-        report: HTML file.
-        metrics: receives the numbers of cases.
-        overrides: settings to change for this step.
-
-    Returns:
-        The verdict, for `gate`.
-    """
-    with step("validate") as clock:
-        from ctan.sources.origin import read_origin
-        from ctan.validation import validate as validate_manifest
-
-        clock.loaded()
-        config = read_config(manifest_dir, overrides)
-        started_from = read_origin(manifest_dir)
-        summary = validate_manifest(Path(manifest_dir), Path(validated_dir), Path(report), config)
-        started_from.save(Path(validated_dir))
-        print(summary)
-        if metrics is not None:
-            metrics.update(_numbers(vars(summary)))
-    return summary.verdict
-
-
-def gate(verdict: str) -> None:
-    """Raise `GateError` unless validation passed.
-
-    Args:
-        verdict: of `validate`.
-    """
-    with step("gate"):
-        from ctan.validation import stop_unless_passed
-
-        stop_unless_passed(verdict)
-
-
-def preprocess(
-    source: str,
-    manifest_dir: str,
-    pointer: str,
-    store_root: str = "",
-    overrides: Sequence[str] = (),
-    num_workers: int | None = None,
-) -> Metrics:
-    """Pack the cases of a manifest into a store; nothing is done when the store holds them already.
-
-    Args:
-        source: what was ingested.
-        manifest_dir: output of `validate`.
-        pointer: JSON file that receives the pointer to the store.
-        store_root: folder or `s3://bucket/prefix` of the stores; empty: in the workspace.
-        overrides: settings to change for this step.
-        num_workers: processes; None for one a core.
-    """
-    with step("preprocess") as clock:
-        from ctan.intake.build import preprocess as preprocess_source
-
-        clock.loaded()
-        config = read_config(manifest_dir, overrides)
-        root = store_root or str(workspace() / "store")
-        result = preprocess_source(source, Path(manifest_dir), root, config, num_workers)
-        result.save(Path(pointer))
-        print(f"store {result.key}: {result.num_cases} cases, data {result.data_hash[:12]}")
-    return {"num_cases": float(result.num_cases)}
-
-
-def plan(manifest_dir: str) -> list[dict[str, str]]:
-    """List the trainings, and say what promotion will be able to decide about them.
-
-    Args:
-        manifest_dir: output of `validate`.
-
-    Raises:
-        ConfigError: when it will never be able to compare them with the champion.
-    """
-    with step("plan"):
-        from ctan.intake.planning import plan as plan_trainings
-        from ctan.intake.sides import in_words
-        from ctan.sources.origin import read_origin
-
-        print(in_words(read_origin(manifest_dir).sides))
-        config = read_config(manifest_dir)
-        items = plan_trainings(config)
-        for item in items:
-            print("train {arch}, fold {fold}, seed {seed}".format_map(item))
-        if config.promotion.enabled:
-            from ctan.tracking.outlook import outlook
-
-            print("\n".join(outlook(Path(manifest_dir), config)))
-    return items
 
 
 def train(
@@ -269,7 +68,7 @@ def train(
             f"{arch}: {summary.epochs} epochs, loss {summary.losses['']:.4f}, "
             f"{summary.num_parameters:,} parameters, {summary.step_seconds:.3f} s a step, run {summary.run_id}"
         )
-    return _numbers(vars(summary))
+    return numbers_of(vars(summary))
 
 
 def evaluate(
@@ -300,7 +99,7 @@ def evaluate(
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         summary = evaluate_model(_store(pointer, manifest_dir), Path(model_dir), Path(evaluation_dir), config)
-        scores = _numbers(summary.scores)
+        scores = numbers_of(summary.scores)
         log_results(record.run_id, scores, [Path(evaluation_dir) / CASES_FILE])
         _point_to_run(metadata, model_dir)
         for name, value in scores.items():
@@ -348,7 +147,7 @@ def compare(
             shutil.copytree(model_dirs[best.model_index], folder)
         _point_to_run(metadata, best_dir)
         print(in_words(comparison))
-    return _numbers(comparison.best_model.scores)
+    return numbers_of(comparison.best_model.scores)
 
 
 def promote(
@@ -398,7 +197,7 @@ def promote(
         if metadata is not None:
             metadata["mlflow_model_version"] = result.where
         print(result)
-    return _numbers(vars(result))
+    return numbers_of(vars(result))
 
 
 def _store(pointer: str, manifest_dir: str) -> StorePointer:
@@ -429,19 +228,3 @@ def _point_to_run(metadata: Metadata | None, model_dir: str) -> None:
 
         record = ModelRecord.load(Path(model_dir))
         metadata["mlflow_run_id"], metadata["mlflow_run_url"] = record.run_id, record.run_url
-
-
-__all__ = [
-    "check",
-    "compare",
-    "evaluate",
-    "gate",
-    "ingest",
-    "plan",
-    "preprocess",
-    "promote",
-    "resolve",
-    "resolve_config",
-    "train",
-    "validate",
-]
