@@ -34,6 +34,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+NumProcesses = Literal["auto"] | Annotated[int, Field(ge=1)]
+
+
 class NoOptions(Settings):
     """Settings of a plug that has none of its own."""
 
@@ -188,7 +191,7 @@ class TrainingConfig(Settings):
     """Optimisation. The schedule is fixed: the final EMA weights are what is evaluated."""
 
     epochs: int = Field(10, ge=1, description="passes over the training cases")
-    batch_size: int = Field(1, ge=1, description="cases a step")
+    batch_size: int = Field(1, ge=1, description="cases a step, of all processes together")
     learning_rate: float = Field(1e-3, gt=0, description="AdamW, after warm-up")
     min_learning_rate: float = Field(1e-6, ge=0, description="end of the cosine")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising learning rate")
@@ -218,6 +221,9 @@ class TrainingConfig(Settings):
         1.5, ge=0, description="minutes between two checkpoints, which are written in the background"
     )
     num_workers: int = Field(0, ge=0, description="processes that load cases; 0: in the training process")
+    num_processes: NumProcesses = Field(
+        "auto", description="processes that share each step's cases; auto: one for every visible GPU, one on a CPU"
+    )
 
 
 class EvaluationConfig(Settings):
@@ -228,6 +234,9 @@ class EvaluationConfig(Settings):
     test_time_flip: bool = Field(False, description="average with the prediction for the flipped image")
     num_figure_cases: int = Field(2, ge=0, description="cases shown in the report with slices and DVH")
     hd95: bool = Field(False, description="also compute HD95 in mm (slow on the native grid)")
+    num_processes: NumProcesses = Field(
+        "auto", description="processes that share the cases; auto: one for every visible GPU, one on a CPU"
+    )
 
 
 class PromotionConfig(Settings):

@@ -1,4 +1,4 @@
-"""Task losses in float32, on the same scales for every architecture.
+"""Task losses in float32 (float64 of float64), on the same scales for every architecture.
 
 `B` batch, `S` structures, `K` classes, `...` spatial axes.
 """
@@ -16,6 +16,11 @@ _DICE_SMOOTH = 1.0
 _DOSE_WEIGHT = 10.0  # MAE / 70 Gy alone is about 0.06 against about 1 for contouring
 
 
+def _full(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or as it is in float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def segmentation_loss(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
     """Return soft Dice plus binary cross-entropy, averaged over the known (case, structure) pairs.
 
@@ -30,9 +35,9 @@ def segmentation_loss(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
     Returns:
         Scalar; 0 with zero gradient when nothing is known.
     """
-    x = logits.flatten(2)[known].float()  # (pairs, voxels)
+    x = _full(logits.flatten(2)[known])  # (pairs, voxels)
     if not len(x):
-        return logits.float().sum() * 0
+        return _full(logits).sum() * 0
     y = masks.flatten(2)[known].to(x.dtype)
     return _DiceCrossEntropy.apply(x, y).mean()
 
@@ -76,7 +81,7 @@ def dose_loss(output: Tensor, dose: Tensor, mask: Tensor) -> Tensor:
     """
     errors = [
         (predicted[inside] - planned[inside]).abs().mean() if inside.any() else predicted.sum() * 0
-        for predicted, planned, inside in zip(output.float(), dose, mask.bool(), strict=True)
+        for predicted, planned, inside in zip(_full(output), dose, mask.bool(), strict=True)
     ]
     return _DOSE_WEIGHT * torch.stack(errors).mean()
 
@@ -93,9 +98,10 @@ def classification_loss(logits: Tensor, label: Tensor, known: Tensor, class_weig
         class_weights: K weights, or none for equal ones.
     """
     if not known.any():
-        return logits.float().sum() * 0
-    weight = torch.tensor(class_weights, dtype=torch.float32, device=logits.device) if class_weights else None
-    return functional.cross_entropy(logits[known].float(), label[known], weight=weight, reduction="none").mean()
+        return _full(logits).sum() * 0
+    x = _full(logits[known])
+    weight = torch.tensor(class_weights, dtype=x.dtype, device=x.device) if class_weights else None
+    return functional.cross_entropy(x, label[known], weight=weight, reduction="none").mean()
 
 
 def regression_loss(output: Tensor, number: Tensor, known: Tensor) -> Tensor:
@@ -107,5 +113,6 @@ def regression_loss(output: Tensor, number: Tensor, known: Tensor) -> Tensor:
         known: (B,) bool.
     """
     if not known.any():
-        return output.float().sum() * 0
-    return functional.smooth_l1_loss(output[known, 0].float(), number[known].float())
+        return _full(output).sum() * 0
+    x = _full(output[known, 0])
+    return functional.smooth_l1_loss(x, number[known].to(x.dtype))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 
 from ctan.files import storage_faults
 from ctan.progress import STEP_PREFIX
@@ -47,14 +47,20 @@ class Clock:
 
 @contextmanager
 def step(name: str, what: str = "") -> Iterator[Clock]:
-    """Prepare the process, announce a step, and say at its end how long it took."""
+    """Prepare the process, announce a step, and say at its end how long it took.
+
+    Of several processes that `torchrun` started for one step only the first speaks.
+    """
     prepare_step()
     # Kubeflow's plugin hands every step the same run: trainings that went on in it would write into one another.
     if shared := os.environ.pop("MLFLOW_RUN_ID", ""):
         os.environ[PARENT_VARIABLE] = shared
-    print(f"{STEP_PREFIX}{name} {what}".rstrip(), flush=True)
-    clock = Clock()
-    with storage_faults():  # of writing that is not ours, such as MLflow's of artifacts
-        yield clock
-    loading, working = clock.loaded_at - clock.start, time.monotonic() - clock.loaded_at
-    print(f"{STEP_PREFIX}done, {loading:.1f} s loading libraries, {working:.1f} s work", flush=True)
+    with ExitStack() as stack:
+        if os.environ.get("RANK", "0") != "0":
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
+        print(f"{STEP_PREFIX}{name} {what}".rstrip(), flush=True)
+        clock = Clock()
+        with storage_faults():  # of writing that is not ours, such as MLflow's of artifacts
+            yield clock
+        loading, working = clock.loaded_at - clock.start, time.monotonic() - clock.loaded_at
+        print(f"{STEP_PREFIX}done, {loading:.1f} s loading libraries, {working:.1f} s work", flush=True)

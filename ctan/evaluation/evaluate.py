@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +21,16 @@ from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, write_cases
 from ctan.evaluation.figures import DVH_SCHEMA, pictures
 from ctan.evaluation.grids import Cases, on_grid
-from ctan.evaluation.scoring import Scored, score_case
+from ctan.evaluation.scoring import score_case
 from ctan.evaluation.summary import scores
 from ctan.files import atomic_path, sha256_of_json
+from ctan.launch import run_in_processes
 from ctan.progress import track
-from ctan.records import DVH_FILE, FIGURES_FILE, HISTORY_FILE, EvaluationRecord, Grid
+from ctan.records import DVH_FILE, FIGURES_FILE, HISTORY_FILE, EvaluationRecord, Grid, ModelRecord
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Row, tasks_of
 
 if TYPE_CHECKING:
-    from ctan.cases import Case
     from ctan.inference import LoadedModel
 
 
@@ -61,7 +62,8 @@ def evaluate(
 ) -> EvaluationRecord:
     """Predict every tuning and evaluation case and score it on the native grid.
 
-    A model of another working grid than the store's gets its own, made from the native images.
+    A model of another working grid than the store's gets its own, made from the native images. Several processes share
+    the cases where the settings say so; the tables are the same.
 
     Args:
         pointer: the store.
@@ -78,11 +80,32 @@ def evaluate(
         DataError: when a role has no case, the model cannot be loaded, is of another data set, or of another working
             grid in a store without native images, its predictions are not finite, or `output_dir` holds something else.
     """
+    from ctan.ranks import are_started, num_processes
+
+    number = num_processes(
+        config.evaluation.num_processes, pointer.num_cases, "evaluation.num_processes", "a number of cases of"
+    )
+    given = (pointer, model_dir, output_dir, config, wanted)
+    if number == 1 or are_started():
+        return evaluate_here(*given)
+    again = "Evaluating again starts anew."
+    function = "ctan.evaluation.evaluate:evaluate_here"
+    record: EvaluationRecord = run_in_processes(function, number, *given, again=again)
+    return record
+
+
+def evaluate_here(
+    pointer: StorePointer, model_dir: Path, output_dir: Path, config: RunConfig, wanted: Collection[str]
+) -> EvaluationRecord:
+    """Evaluate in this process, which is one of several where `torchrun` started it. See `evaluate`."""
     from ctan.inference import load_network
+    from ctan.ranks import Ranks
 
     started = time.monotonic()
+    ranks = Ranks.here()
     _check_output(output_dir)
-    store = open_store(pointer)
+    with ranks.one_a_machine_first():
+        store = open_store(pointer)
     model = load_network(model_dir, config.evaluation.test_time_flip)
     record = model.record
     if record.dataset != pointer.dataset:
@@ -99,21 +122,16 @@ def evaluate(
     for role, case_ids in roles.items():
         if not case_ids:
             raise DataError(f"store {pointer.key} has no {role} cases; ingest more cases")
-    figure_ids = roles.get(EVALUATION, [])[: config.evaluation.num_figure_cases]
+    figure_ids = set(roles.get(EVALUATION, [])[: config.evaluation.num_figure_cases])
     todo = [(role, case_id) for role, case_ids in roles.items() for case_id in case_ids]
-    rows: list[Row] = []
-    curves: list[Row] = []
-    figures: dict[str, Any] = {}
     named = {"arch": record.arch, "fold": record.fold, "seed": record.seed}
-    what = f"evaluate {record.arch}"
-    for role, reference, scored in track(_score(store, cases, model, todo, config), len(todo), what):
-        identity = {**named, "role": role, "case_id": reference.case_id, "group_id": reference.group_id}
-        rows += [{**identity, **row} for row in scored.rows]
-        if role == EVALUATION and reference.case_id in figure_ids:
-            figures |= pictures(reference, scored.native, model.tasks, store.spec)
-            for task in model.tasks:
-                found = task.curves(scored.native[task.name], reference, store.spec)
-                curves += [{**named, **row} for row in found]
+    own = ranks.share(todo)
+    scored = (_evaluated(store, cases, model, role, case_id, case_id in figure_ids, config) for role, case_id in own)
+    shown = track(scored, len(own), f"evaluate {record.arch}") if ranks.is_main else scored
+    everything = ranks.joined(list(shown), len(todo))
+    rows = [{**named, **row} for found in everything for row in found.rows]
+    curves = [{**named, **row} for found in everything for row in found.curves]
+    figures = {name: picture for found in everything for name, picture in found.figures.items()}
 
     table = pa.Table.from_pylist(rows, SCHEMA)
     by_role = {role: scores(table.filter(pc.field("role") == role), model.tasks) for role in roles}
@@ -123,6 +141,21 @@ def evaluate(
         seconds=round(time.monotonic() - started, 1),
         store_key=pointer.key,
     )
+    if ranks.is_main:
+        _write(output_dir, model_dir, table, curves, figures, summary, record)
+    ranks.wait()
+    return summary
+
+
+def _write(
+    output_dir: Path,
+    model_dir: Path,
+    table: pa.Table,
+    curves: list[Row],
+    figures: dict[str, Any],
+    summary: EvaluationRecord,
+    record: ModelRecord,
+) -> None:
     with atomic_path(output_dir) as folder:
         folder.mkdir()
         write_cases(table, folder / CASES_FILE)
@@ -134,7 +167,6 @@ def evaluate(
         record.save(folder)
         if output_dir.exists():
             shutil.rmtree(output_dir)
-    return summary
 
 
 def _check_output(output_dir: Path) -> None:
@@ -144,10 +176,23 @@ def _check_output(output_dir: Path) -> None:
         raise DataError(f"{output_dir}: exists and is no earlier evaluation; give another output folder")
 
 
-def _score(
-    store: Store, cases: Cases, model: LoadedModel, todo: list[tuple[str, str]], config: RunConfig
-) -> Iterator[tuple[str, Case, Scored]]:
-    for role, case_id in todo:
-        reference = store.reference(case_id)
-        prediction = model.predict(cases.load(case_id))
-        yield role, reference, score_case(cases, reference, model.tasks, prediction, config.evaluation)
+@dataclass(frozen=True)
+class _Evaluated:
+    """What one case adds to the tables and figures."""
+
+    rows: list[Row]
+    curves: list[Row]
+    figures: dict[str, Any]
+
+
+def _evaluated(
+    store: Store, cases: Cases, model: LoadedModel, role: str, case_id: str, is_figure: bool, config: RunConfig
+) -> _Evaluated:
+    reference = store.reference(case_id)
+    scored = score_case(cases, reference, model.tasks, model.predict(cases.load(case_id)), config.evaluation)
+    identity = {"role": role, "case_id": case_id, "group_id": reference.group_id}
+    rows: list[Row] = [{**identity, **row} for row in scored.rows]
+    if not (is_figure and role == EVALUATION):
+        return _Evaluated(rows, [], {})
+    curves = [row for task in model.tasks for row in task.curves(scored.native[task.name], reference, store.spec)]
+    return _Evaluated(rows, curves, pictures(reference, scored.native, model.tasks, store.spec))

@@ -94,13 +94,15 @@ def evaluate(
     record = ModelRecord.load(Path(model_dir))
     with step("evaluate", f"{record.arch}, fold {record.fold}, seed {record.seed}") as clock:
         from ctan.evaluation import evaluate as evaluate_model
+        from ctan.ranks import is_main_process
         from ctan.tracking import log_results
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         summary = evaluate_model(_store(pointer, manifest_dir), Path(model_dir), Path(evaluation_dir), config)
         scores = numbers_of(summary.scores)
-        log_results(record.run_id, scores, [Path(evaluation_dir) / CASES_FILE])
+        if is_main_process():
+            log_results(record.run_id, scores, [Path(evaluation_dir) / CASES_FILE])
         _point_to_run(metadata, model_dir)
         for name, value in scores.items():
             print(f"{name}: {value:.4g}")

@@ -169,12 +169,22 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
-        """Return this task's scalar loss in float32.
+        """Return this task's scalar loss in float32: a mean over the `loss_count` things that are known of the batch.
 
         Args:
             output: (B, num_outputs, ...) raw head output.
             target: this task's entry of the batch, see each kind of task.
         """
+
+    def loss_count(self, target: dict[str, Tensor]) -> Tensor | int:
+        """Return how many things of a batch `loss` is a mean over: its cases, unless a kind says otherwise.
+
+        Processes that share a batch weigh their losses by it, so that together they compute the loss of the batch.
+
+        Args:
+            target: this task's entry of the batch.
+        """
+        return len(next(iter(target.values())))
 
     @abstractmethod
     def activate(self, output: Tensor) -> Tensor:

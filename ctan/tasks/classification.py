@@ -76,6 +76,9 @@ class Classification(Task):
 
         return classification_loss(output, target["label"], target["known"], self.class_weights)
 
+    def loss_count(self, target: dict[str, Tensor]) -> Tensor:
+        return target["known"].sum()
+
     def activate(self, output: Tensor) -> Tensor:
         return output.float().softmax(dim=1)
 

@@ -95,6 +95,9 @@ class Regression(Task):
 
         return regression_loss(output, target["number"], target["known"])
 
+    def loss_count(self, target: dict[str, Tensor]) -> Tensor:
+        return target["known"].sum()
+
     def activate(self, output: Tensor) -> Tensor:
         return output.float() * self._spread + self.centre
 

@@ -68,6 +68,9 @@ class Segmentation(Task):
 
         return segmentation_loss(output, target["masks"], target["known"])
 
+    def loss_count(self, target: dict[str, Tensor]) -> Tensor:
+        return target["known"].sum()
+
     def activate(self, output: Tensor) -> Tensor:
         return output.float().sigmoid()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ctan.config import RunConfig
 from ctan.inputs import Inputs, network_input
+from ctan.ranks import Ranks
 from ctan.store import Store
 from ctan.tasks import Task
 from ctan.training.augment import augment
@@ -19,10 +20,19 @@ from ctan.training.augment import augment
 Batch = dict[str, Any]
 
 
+class Wanted(NamedTuple):
+    """A case of an epoch, and whether it counts."""
+
+    epoch: int
+    case: int
+    counts: bool = True
+
+
 class TrainingCases(Dataset[Batch]):
     """The cases of one side of a fold.
 
-    An item is `{"case_id": str, "image": (C, ...) float32, "targets": {task: {...}}}`, see `ctan.tasks`.
+    An item is `{"case_id": str, "image": (C, ...) float32, "targets": {task: {...}}, "key": int, "counts": bool}`, see
+    `ctan.tasks`; `key` is a function of (seed, epoch, case), `counts` False of a case that only fills a place.
 
     Args:
         store: where the cases lie.
@@ -41,48 +51,73 @@ class TrainingCases(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.case_ids)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Batch:
-        """Return the item of `index`, or of `(epoch, index)` for a training set."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, wanted: int | Wanted) -> Batch:
+        """Return the item of an index, or of what a training set's order wants."""
+        epoch, index, counts = wanted if isinstance(wanted, Wanted) else Wanted(0, wanted)
         case_id = self.case_ids[index]
         case = self.store.load(case_id)
+        entropy = [self.seed or 0, epoch, zlib.crc32(case_id.encode())]
         if self.seed is not None:
-            rng = np.random.default_rng([self.seed, epoch, zlib.crc32(case_id.encode())])
-            case = augment(case, self.store.spec, self.config.training, rng)
+            case = augment(case, self.store.spec, self.config.training, np.random.default_rng(entropy))
         targets = {
             task.name: {k: np.asarray(v, order="C") for k, v in task.target(case, self.store.spec.structures).items()}
             for task in self.tasks
         }
-        return {"case_id": case_id, "image": network_input(case, self.store.spec, self.inputs), "targets": targets}
+        image = network_input(case, self.store.spec, self.inputs)
+        key = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return {"case_id": case_id, "image": image, "targets": targets, "key": key, "counts": counts}
 
 
-class EpochOrder(Sampler[tuple[int, int]]):
-    """A new random order every epoch, the same for every architecture; can start in the middle of an epoch."""
+class EpochOrder(Sampler[list[Wanted]]):
+    """Batches in a new random order every epoch, the same for every architecture and any number of processes.
 
-    def __init__(self, num_cases: int, seed: int) -> None:
-        self.num_cases, self.seed = num_cases, seed
+    Every step takes the next `batch_size` cases of one permutation, and this process its share of them. A process left
+    without one, in a last batch that is smaller, works on a case that does not count, so that all take the same steps.
+
+    Args:
+        num_cases: of an epoch.
+        batch_size: cases a step, of all processes together.
+        seed: of the order.
+        ranks: this process among those that share a batch.
+    """
+
+    def __init__(self, num_cases: int, batch_size: int, seed: int, ranks: Ranks) -> None:
+        self.num_cases, self.batch_size, self.seed, self.ranks = num_cases, batch_size, seed, ranks
         self.epoch, self.num_skipped = 0, 0
 
     def start(self, epoch: int, num_skipped: int = 0) -> None:
-        """Set the epoch (from 0) and how many of its cases were seen already."""
+        """Set the epoch (from 0) and how many of its steps were done already."""
         self.epoch, self.num_skipped = epoch, num_skipped
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_cases)
-        return iter([(self.epoch, int(index)) for index in order[self.num_skipped :]])
+    def __iter__(self) -> Iterator[list[Wanted]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_cases).tolist()
+        for start in range(self.num_skipped * self.batch_size, self.num_cases, self.batch_size):
+            batch = order[start : start + self.batch_size]
+            own = self.ranks.share(batch)
+            yield [Wanted(self.epoch, index, bool(own)) for index in own or batch[:1]]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of a whole epoch."""
+        return -(-self.num_cases // self.batch_size)
 
     def __len__(self) -> int:
-        return self.num_cases - self.num_skipped
+        return self.steps_per_epoch - self.num_skipped
 
 
 def make_loader(cases: TrainingCases, order: EpochOrder | None, config: RunConfig) -> DataLoader[Batch]:
-    """Return batches of the cases, in their own order when `order` is None."""
+    """Return batches of the cases; when `order` is None one by one in their own order."""
     return DataLoader(
         cases,
-        batch_size=config.training.batch_size if order else 1,
-        sampler=order,
+        batch_sampler=order,
         num_workers=config.training.num_workers,
         collate_fn=default_collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # so that starting a loader does not draw from the global generator
     )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch with its tensors on a device."""
+    targets = {task: {k: v.to(device, non_blocking=True) for k, v in t.items()} for task, t in batch["targets"].items()}
+    return {**batch, "image": batch["image"].to(device, non_blocking=True), "targets": targets}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 from ctan import plugins
@@ -19,24 +20,28 @@ from ctan.config import RunConfig
 from ctan.errors import ConfigError, DataError
 from ctan.inference import save_network
 from ctan.inputs import Inputs
+from ctan.launch import run_in_processes
 from ctan.memory import keep_freed_memory
 from ctan.networks import count_macs, count_parameters, with_options
 from ctan.precision import Precision, autocast, resolve_precision
 from ctan.provenance import machine_facts
+from ctan.ranks import Ranks, are_started, num_processes
 from ctan.records import HISTORY_FILE, Grid, ModelRecord, SeenGroups
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Task, fitted, tasks_of
 from ctan.tracking.lineage import OWNER_MARK
-from ctan.tracking.runs import TrainingRun, training_run
+from ctan.tracking.runs import training_run
+from ctan.training.balance import gradient_figures, task_gradients
 from ctan.training.checkpoint import CheckpointKey, Position
 from ctan.training.checkpoints import Checkpoints
 from ctan.training.console import Console
-from ctan.training.data import Batch, EpochOrder, TrainingCases, make_loader
+from ctan.training.data import Batch, EpochOrder, TrainingCases, make_loader, to_device
 from ctan.training.history import write_history
 from ctan.training.optim import clip_gradients
+from ctan.training.parallel import check_equal
 from ctan.training.session import Best, Session
+from ctan.training.step import Step
 from ctan.training.stopping import Stop, stopping
-from ctan.training.weighting import gradient_cosines
 
 
 @dataclass(frozen=True)
@@ -91,30 +96,53 @@ def train(
             bucket cannot be used.
     """
     plugins.check(plugins.NETWORKS, arch, "arch")
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    precision = resolve_precision(config.training.precision, accelerator.device)
-    torch.use_deterministic_algorithms(accelerator.device.type == "cpu", warn_only=True)
+    settings = config.training
+    wanted = num_processes(
+        settings.num_processes, settings.batch_size, "training.num_processes", "a training.batch_size of"
+    )
+    given = (pointer, arch, fold, seed, config, checkpoint_root, model_dir, lineage)
+    if wanted == 1 or are_started():
+        return train_here(*given)
+    again = "Training again with the same settings goes on from the last checkpoint."
+    summary: TrainSummary = run_in_processes("ctan.training.loop:train_here", wanted, *given, again=again)
+    return summary
+
+
+def train_here(
+    pointer: StorePointer,
+    arch: str,
+    fold: int,
+    seed: int,
+    config: RunConfig,
+    checkpoint_root: str | Path,
+    model_dir: Path,
+    lineage: Mapping[str, str] | None = None,
+) -> TrainSummary:
+    """Train in this process, which is one of several where `torchrun` started it. See `train`."""
+    ranks = Ranks.here()
+    _check_batch(config, ranks)
+    precision = resolve_precision(config.training.precision, ranks.device)
+    torch.use_deterministic_algorithms(ranks.device.type == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    set_seed(seed)
+    _seed_everything(seed)
 
-    store = open_store(pointer)
+    with ranks.one_a_machine_first():
+        store = open_store(pointer)
     train_ids, tuning_ids = _cases_of(store, fold, config)
     tasks = fitted(tasks_of(store.spec), store.labels(train_ids), store.numbers(train_ids))
-    order = EpochOrder(len(train_ids), seed)
-    loader = accelerator.prepare(make_loader(TrainingCases(store, train_ids, tasks, config, seed), order, config))
-    tuning = make_loader(TrainingCases(store, tuning_ids, tasks, config, None), None, config)
-    session = Session.start(arch, tasks, store.spec, config, len(loader), accelerator)
+    order = EpochOrder(len(train_ids), config.training.batch_size, seed, ranks)
+    loader = make_loader(TrainingCases(store, train_ids, tasks, config, seed), order, config)
+    tuning = make_loader(TrainingCases(store, ranks.share(tuning_ids), tasks, config, None), None, config)
+    session = Session.start(arch, tasks, store.spec, config, order.steps_per_epoch, ranks)
 
     key = CheckpointKey.of(pointer, arch, tasks, fold, seed, config)
     checkpoints = Checkpoints(checkpoint_root, key, config.training.checkpoint_minutes)
-    console = Console(
-        f"{arch} fold {fold} seed {seed}", config.training.epochs, len(loader), not accelerator.is_main_process
-    )
-    with checkpoints.owned(console.say, accelerator.is_main_process) as left, stopping() as stop:
-        accelerator.wait_for_everyone()
-        saved = checkpoints.load()
+    label = f"{arch} fold {fold} seed {seed}"
+    console = Console(label, config.training.epochs, order.steps_per_epoch, not ranks.is_main)
+    with checkpoints.owned(console.say, ranks.is_main) as left, stopping() as stop:
+        saved = ranks.from_main(checkpoints.load() if ranks.is_main else None)
         if saved is not None:
             session.restore(saved)
             console.say(
@@ -123,50 +151,54 @@ def train(
                 else f"resumed after {session.position.epoch} epochs and {session.position.step} steps"
             )
         facts = _facts(session, config)
-        loop = _Loop(accelerator, session, tasks, config, precision, loader, order, tuning, console, checkpoints, stop)
-        origin = {**(lineage or {}), OWNER_MARK: checkpoints.address}
-        with training_run(config, pointer, arch, fold, seed, session.run_id or left or None, origin) as run:
-            session.run_id = run.run_id
-            checkpoints.owner.note_run(run.run_id)
-            stop.marks += [run.mark_killed, checkpoints.owner.drop]
-            run.set_tags(
-                {"precision": precision, "device": accelerator.device.type, **{k: str(v) for k, v in facts.items()}}
-            )
-            with console.live():
-                loop.run(run)
-            record = ModelRecord(
-                arch=arch,
-                fold=fold,
-                seed=seed,
-                spec=store.spec,
-                inputs=Inputs.of(config.data),
-                tasks=tasks,
-                in_channels=session.network.in_channels,
-                network=with_options(arch, config.network),
-                grid=Grid.of(config.preprocess),
-                compute_precision=config.training.precision,
-                test_time_flip=config.evaluation.test_time_flip,
-                precision=precision,
-                device=accelerator.device.type,
-                epochs=session.position.epoch,
-                step_seconds=session.seconds / max(1, session.num_steps_done),
-                store_key=pointer.key,
-                data_hash=pointer.data_hash,
-                code_hash=key.code_hash,
-                config_hash=config.hash(),
-                versions=store.versions,
-                run_id=run.run_id,
-                run_url=run.url,
-                tracking_uri=run.tracking_uri,
-                machine=machine_facts(),
-                seen=SeenGroups.of(map(store.group_id, store.case_ids(split=SPLIT_TRAIN)), salt=pointer.data_hash),
-                config=config.model_dump(mode="json"),
-                **facts,
-            )
-            if accelerator.is_main_process:
+        loop = _Loop(
+            ranks, session, tasks, config, precision, loader, order, tuning, len(tuning_ids), console, checkpoints, stop
+        )
+        if ranks.is_main:
+            origin = {**(lineage or {}), OWNER_MARK: checkpoints.address}
+            with training_run(config, pointer, arch, fold, seed, session.run_id or left or None, origin) as run:
+                session.run_id = run.run_id
+                checkpoints.owner.note_run(run.run_id)
+                stop.marks += [run.mark_killed, checkpoints.owner.drop]
+                described = {"precision": precision, "device": ranks.device.type, "num_processes": str(ranks.size)}
+                run.set_tags(described | {name: str(value) for name, value in facts.items()})
+                with console.live():
+                    loop.run(run.log_epoch)
+                record = ModelRecord(
+                    arch=arch,
+                    fold=fold,
+                    seed=seed,
+                    spec=store.spec,
+                    inputs=Inputs.of(config.data),
+                    tasks=tasks,
+                    in_channels=session.network.in_channels,
+                    network=with_options(arch, config.network),
+                    grid=Grid.of(config.preprocess),
+                    compute_precision=config.training.precision,
+                    test_time_flip=config.evaluation.test_time_flip,
+                    precision=precision,
+                    device=ranks.device.type,
+                    epochs=session.position.epoch,
+                    step_seconds=session.seconds / max(1, session.num_steps_done),
+                    store_key=pointer.key,
+                    data_hash=pointer.data_hash,
+                    code_hash=key.code_hash,
+                    config_hash=config.hash(),
+                    versions=store.versions,
+                    run_id=run.run_id,
+                    run_url=run.url,
+                    tracking_uri=run.tracking_uri,
+                    machine=machine_facts(),
+                    seen=SeenGroups.of(map(store.group_id, store.case_ids(split=SPLIT_TRAIN)), salt=pointer.data_hash),
+                    config=config.model_dump(mode="json"),
+                    **facts,
+                )
                 write_history(model_dir / HISTORY_FILE, session.history)
                 save_network(model_dir, session.evaluated_weights(config), record)
                 run.log_model(model_dir)
+        else:
+            loop.run()
+        ranks.wait()
         return TrainSummary(
             arch=arch,
             fold=fold,
@@ -174,11 +206,25 @@ def train(
             run_id=session.run_id,
             epochs=session.position.epoch,
             losses={row["task"]: row["loss"] for row in session.history if row["epoch"] == session.position.epoch},
-            step_seconds=record.step_seconds,
+            step_seconds=session.seconds / max(1, session.num_steps_done),
             best_epoch=session.best.epoch + 1,
             best_tuning_error=session.best.error if session.best.epoch >= 0 else None,
             **facts,
         )
+
+
+def _check_batch(config: RunConfig, ranks: Ranks) -> None:
+    if ranks.size > config.training.batch_size:
+        raise ConfigError(
+            f"{ranks.size} processes were started for a training.batch_size of {config.training.batch_size}, the cases "
+            f"a step of all processes together: start fewer, or raise it"
+        )
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _cases_of(store: Store, fold: int, config: RunConfig) -> tuple[list[str], list[str]]:
@@ -203,9 +249,16 @@ def _facts(session: Session, config: RunConfig) -> dict[str, int]:
     }
 
 
+Log = Callable[[int, Mapping[str, float]], None]
+
+
+def _log_nothing(_: int, __: Mapping[str, float]) -> None:
+    pass
+
+
 @dataclass
 class _Loop:
-    accelerator: Accelerator
+    ranks: Ranks
     session: Session
     tasks: Sequence[Task]
     config: RunConfig
@@ -213,47 +266,48 @@ class _Loop:
     loader: DataLoader[Batch]
     order: EpochOrder
     tuning: DataLoader[Batch]
+    num_tuning: int
     console: Console
     checkpoints: Checkpoints
     stop: Stop
 
-    def run(self, run: TrainingRun) -> None:
-        """Train until the schedule is complete or early stopping says so."""
-        self.network = self.accelerator.prepare_model(self.session.network)
+    def run(self, log: Log = _log_nothing) -> None:
+        """Train until the schedule is complete or early stopping says so.
+
+        Args:
+            log: told of the figures of an epoch.
+        """
         while not self.session.finished:
             epoch = self.session.position.epoch
             seconds_before = self.session.seconds
-            self._train_epoch(epoch, run)
+            self._train_epoch(epoch, log)
+            check_equal(self.session.network, self.ranks)
             losses = self._end_epoch(epoch)
             error = self._tune(epoch)
             note = f", tuning error {error:.4f}" if error is not None else ""
-            run.log_epoch(epoch + 1, self._values(losses, error))
+            log(epoch + 1, self._values(losses, error))
             self.session.position = Position(epoch + 1)
             self.session.finished = epoch + 1 >= self.config.training.epochs or self._stops_early(epoch)
             self._save_if_due()
             self.console.epoch(epoch, losses, self.session.seconds - seconds_before, note)
 
-    def _train_epoch(self, epoch: int, run: TrainingRun) -> None:
+    def _train_epoch(self, epoch: int, log: Log) -> None:
         session, position = self.session, self.session.position
-        self.order.start(epoch, position.step * self.config.training.batch_size * self.accelerator.num_processes)
-        self.network.train()
+        step = Step(session.network, session.weighting, self.tasks, self.precision, self.ranks)
+        self.order.start(epoch, position.step)
+        session.network.train()
         started = time.perf_counter()
         for batch in self.loader:
-            with autocast(self.accelerator.device, self.precision):
-                outputs = self.network(batch["image"])
-            losses = {task.name: task.loss(outputs[task.name], batch["targets"][task.name]) for task in self.tasks}
-            total = session.weighting(losses)
-            self._check_finite(total, batch)
+            losses = self._losses(step, batch)
             if self.config.training.gradient_cosine and position.step == 0:
-                cosines = gradient_cosines(losses, list(session.network.parameters()))
-                run.log_epoch(epoch + 1, {f"gradient_cosine/{a}/{b}": value for (a, b), value in cosines.items()})
-            session.optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(total)
+                of_tasks = {task.name: losses[task.name] for task in self.tasks}
+                log(epoch + 1, gradient_figures(task_gradients(of_tasks, step.parameters, self.ranks)))
+            step.backward(losses[""])
             clip_gradients(session.network.independent_parts(), self.config.training.gradient_clip)
             session.optimizer.step()
             session.schedule.step()
             session.ema.update_parameters(session.network)
-            for name, value in {"": total, **losses}.items():
+            for name, value in losses.items():
                 session.sums[name] = session.sums.get(name, 0.0) + value.item()
             position.step += 1
             session.num_steps_done += 1
@@ -262,12 +316,14 @@ class _Loop:
             self.console.step(epoch, position.step, self._means())
             self._save_if_due()
 
-    def _check_finite(self, total: torch.Tensor, batch: Batch) -> None:
-        if not torch.isfinite(total):
+    def _losses(self, step: Step, batch: Batch) -> dict[str, torch.Tensor]:
+        try:
+            return step.forward(batch)
+        except DataError as error:
             raise DataError(
-                f"the loss became {total.item()} at case {', '.join(batch['case_id'])} in epoch "
-                f"{self.session.position.epoch + 1}: try a smaller training.learning_rate or training.precision=fp32"
-            )
+                f"{error} in epoch {self.session.position.epoch + 1}: try a smaller training.learning_rate or "
+                f"training.precision=fp32"
+            ) from error
 
     def _means(self) -> dict[str, float]:
         return {name: value / self.session.position.step for name, value in self.session.sums.items()}
@@ -303,15 +359,15 @@ class _Loop:
         every = self.config.training.tuning_every or (1 if self.config.training.early_stopping_patience else 0)
         if not every or ((epoch + 1) % every and epoch + 1 < self.config.training.epochs):
             return None
-        network, device = self.session.ema.module.eval(), self.accelerator.device
-        errors: list[float] = []
-        for batch in self.tuning:
-            if self.stop.is_wanted:
+        network, found = self.session.ema.module.eval(), []
+        for cpu_batch in self.tuning:
+            if self.stop.is_wanted and self.ranks.size == 1:
                 self.stop.end()  # in the middle of an epoch's end there is nothing to save
-            with autocast(device, self.precision):
-                outputs = network(batch["image"].to(device))
-            targets = {task: {k: v.to(device) for k, v in t.items()} for task, t in batch["targets"].items()}
-            errors += [task.error(outputs[task.name], targets[task.name]) for task in self.tasks]
+            batch = to_device(cpu_batch, self.ranks.device)
+            with autocast(self.ranks.device, self.precision):
+                outputs = network(batch["image"])
+            found.append([task.error(outputs[task.name], batch["targets"][task.name]) for task in self.tasks])
+        errors = [error for of_case in self.ranks.joined(found, self.num_tuning) for error in of_case]
         error = sum(errors) / len(errors)
         if error < self.session.best.error:
             weights = {name: value.cpu().clone() for name, value in network.state_dict().items()}
@@ -333,8 +389,11 @@ class _Loop:
 
     def _save_if_due(self) -> None:
         """Save when it is time, when training is complete, and before it ends because somebody wants it to."""
-        last = self.session.finished or self.stop.is_wanted
-        if self.accelerator.is_main_process and (last or self.checkpoints.is_due):
+        stops = self.ranks.any(self.stop.is_wanted)  # after the same step everywhere
+        last = self.session.finished or stops
+        if self.ranks.is_main and (last or self.checkpoints.is_due):
             self.checkpoints.save(self.session.state(), last)
-        if self.stop.is_wanted and not self.session.finished:
-            self.stop.end()
+        if stops and not self.session.finished:
+            if self.stop.is_wanted:
+                self.stop.end()
+            raise SystemExit(128 + signal.SIGTERM)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
@@ -16,9 +15,11 @@ from ctan.cases import DataSpec
 from ctan.config import RunConfig
 from ctan.inputs import Inputs
 from ctan.networks import Network, build_network
+from ctan.ranks import Ranks
 from ctan.tasks import Task
 from ctan.training.checkpoint import Position, restore_rng_state, rng_state
 from ctan.training.optim import make_ema, make_optimizer, make_schedule
+from ctan.training.parallel import prepare
 from ctan.training.weighting import WEIGHTINGS, EqualWeighting
 
 
@@ -67,14 +68,13 @@ class Session:
         spec: DataSpec,
         config: RunConfig,
         steps_per_epoch: int,
-        accelerator: Accelerator,
+        ranks: Ranks,
     ) -> Session:
-        """Build network, weighting, optimiser, schedule and moving average on the accelerator's device."""
+        """Build network, weighting, optimiser, schedule and moving average on this process' device."""
         network = build_network(arch, tasks, Inputs.of(config.data).num_channels(spec), config.network)
-        if accelerator.num_processes > 1:
-            network = cast(Network, nn.SyncBatchNorm.convert_sync_batchnorm(network))
+        prepare(network, ranks)
         weighting = WEIGHTINGS[config.training.task_weighting]([task.name for task in tasks])
-        network, weighting = network.to(accelerator.device), weighting.to(accelerator.device)
+        network, weighting = network.to(ranks.device), weighting.to(ranks.device)
         ema = make_ema(network, config.training)
         optimizer = make_optimizer(network, weighting, config.training)
         schedule = make_schedule(optimizer, config.training.epochs * steps_per_epoch, config.training)

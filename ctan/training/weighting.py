@@ -3,38 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
 _DWA_TEMPERATURE = 2.0
-
-
-def gradient_cosines(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[tuple[str, str], float]:
-    """Return the cosine between the gradients of each two tasks, over the parameters that both reach.
-
-    Below 0 the tasks pull shared weights apart. Two tasks without a common parameter, or with a zero gradient there,
-    have no entry. The graph stays usable.
-
-    Args:
-        losses: scalar by task.
-        parameters: of the network.
-    """
-    gradients = {
-        name: torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        for name, loss in losses.items()
-    }
-    cosines = {}
-    for a, b in combinations(losses, 2):
-        shared = [(x, y) for x, y in zip(gradients[a], gradients[b], strict=True) if x is not None and y is not None]
-        if not shared:
-            continue
-        x, y = (torch.cat([gradient.flatten() for gradient in side]).double() for side in zip(*shared, strict=True))
-        norms = (x.norm() * y.norm()).item()
-        if norms:
-            cosines[a, b] = (x @ y).item() / norms
-    return cosines
 
 
 class EqualWeighting(nn.Module):

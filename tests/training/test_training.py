@@ -7,19 +7,26 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import default_collate
 
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, CtanError, DataError
+from ctan.networks import build_network
+from ctan.precision import autocast, resolve_precision
 from ctan.records import ModelRecord
 from ctan.store import StorePointer, open_store
 from ctan.tasks import tasks_of
 from ctan.training import train
 from ctan.training.checkpoint import CheckpointKey
 from ctan.training.console import Console
+from ctan.training.data import TrainingCases, Wanted
+from ctan.training.optim import clip_gradients, make_ema, make_optimizer, make_schedule
+from ctan.training.weighting import WEIGHTINGS
 from tests.helpers.small import kill_at
 
 TRAIN = """
@@ -87,6 +94,40 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_the_next_step(
             train(tiny_pointer, "hps", 0, 0, config, tmp_path / "b", tmp_path / "stopped")
     train(tiny_pointer, "hps", 0, 0, config, tmp_path / "b", tmp_path / "resumed")
     assert weights(tmp_path / "resumed") == weights(tmp_path / "uninterrupted")
+
+
+def test_one_process_trains_as_a_plain_loop_does_bit_for_bit(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path
+) -> None:
+    """The losses, gradients and order of several processes cost one process not a bit."""
+    config = with_training(config, batch_size=3, num_processes=1)
+    train(tiny_pointer, "ctan", 0, 7, config, tmp_path / "c", tmp_path / "m")
+
+    settings, store = config.training, open_store(tiny_pointer)
+    cases = TrainingCases(store, store.case_ids(split="train", not_fold=0), tasks_of(store.spec), config, 7)
+    torch.manual_seed(7)
+    network = build_network("ctan", cases.tasks, cases[Wanted(0, 0)]["image"].shape[0], config.network)
+    weighting = WEIGHTINGS[settings.task_weighting]([task.name for task in cases.tasks])
+    batches = [range(start, min(start + 3, len(cases))) for start in range(0, len(cases), 3)]
+    average, optimizer = make_ema(network, settings), make_optimizer(network, weighting, settings)
+    schedule = make_schedule(optimizer, settings.epochs * len(batches), settings)
+    for epoch in range(settings.epochs):
+        order, sums = np.random.default_rng([7, epoch]).permutation(len(cases)), dict.fromkeys(weighting.weights(), 0.0)
+        for batch in batches:
+            items = default_collate([cases[Wanted(epoch, int(order[place]))] for place in batch])
+            with autocast(torch.device("cpu"), resolve_precision(settings.precision, torch.device("cpu"))):
+                outputs = network.train()(items["image"])
+            losses = {task.name: task.loss(outputs[task.name], items["targets"][task.name]) for task in cases.tasks}
+            optimizer.zero_grad()
+            weighting(losses).backward()
+            clip_gradients(network.independent_parts(), settings.gradient_clip)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(network)
+            sums = {name: value + losses[name].item() for name, value in sums.items()}
+        weighting.end_epoch({name: value / len(batches) for name, value in sums.items()})
+    expected = average.module.state_dict()
+    assert weights(tmp_path / "m") == {name: value.numpy().tobytes() for name, value in expected.items()}
 
 
 def test_a_finished_training_is_not_repeated(

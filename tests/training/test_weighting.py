@@ -11,7 +11,6 @@ from ctan.training.weighting import (
     DynamicWeightAverage,
     EqualWeighting,
     UncertaintyWeighting,
-    gradient_cosines,
 )
 
 LOSSES = {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}
@@ -54,21 +53,3 @@ def test_uncertainty_follows_its_formula_and_is_learned() -> None:
     total.backward()
     assert weighting.log_variance.grad is not None
     assert weighting.log_variance.grad.tolist() == pytest.approx([0.5 * (1 - 2 / math.e), 0.5 * (1 - 3 * math.e)])
-
-
-def test_gradient_cosines_are_those_of_the_weights_that_both_tasks_reach() -> None:
-    shared, own, alone = (torch.nn.Parameter(torch.tensor(value)) for value in ([1.0, 2.0], [3.0], [1.0]))
-    losses = {
-        "a": shared[0] * 3 + shared[1] * 4 + own.sum() * 100,  # gradient (3, 4) on the shared weights
-        "b": shared[0] * 4 - shared[1] * 3 + shared[1] * 6,  # (4, 3)
-        "c": -shared[0] * 3 - shared[1] * 4,
-        "d": alone.sum(),
-    }
-    cosines = gradient_cosines(losses, [shared, own, alone])
-    assert cosines == {
-        ("a", "b"): pytest.approx(24 / 25),
-        ("a", "c"): pytest.approx(-1),
-        ("b", "c"): pytest.approx(-24 / 25),
-    }
-    sum(losses.values()).backward()  # the graph is still there
-    assert shared.grad is not None

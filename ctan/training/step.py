@@ -1,0 +1,83 @@
+"""One step's losses and gradients, the same however many processes share its cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ctan.errors import DataError
+from ctan.networks import Network
+from ctan.precision import Precision, autocast
+from ctan.ranks import Ranks
+from ctan.tasks import Task
+from ctan.training.data import Batch, to_device
+from ctan.training.parallel import announce, of_all, summed
+from ctan.training.weighting import EqualWeighting
+
+
+@dataclass
+class Step:
+    """What a step's gradients come from.
+
+    Attributes:
+        network: that learns.
+        weighting: of the tasks' losses.
+        tasks: what is learnt.
+        precision: of the network.
+        ranks: the processes that share the step's cases.
+    """
+
+    network: Network
+    weighting: EqualWeighting
+    tasks: Sequence[Task]
+    precision: Precision
+    ranks: Ranks
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Of the network, those that learn."""
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of all processes' cases, by task, and their total `""`.
+
+        Args:
+            batch: this process' cases.
+
+        Raises:
+            DataError: in all processes when one has a loss that is not finite, naming its cases.
+        """
+        batch = to_device(batch, self.ranks.device)
+        announce(self.network, batch)
+        with autocast(self.ranks.device, self.precision):
+            outputs = self.network(batch["image"])
+        targets, counted = batch["targets"], bool(batch["counts"].all())
+        own = {task.name: task.loss(outputs[task.name], targets[task.name]) for task in self.tasks}
+        counts = {task.name: task.loss_count(targets[task.name]) if counted else 0 for task in self.tasks}
+        losses = of_all(own, counts, self.ranks)
+        total = self.weighting(losses)
+        if not torch.isfinite(total):
+            self._explain(total, own, batch["case_id"])
+        return {"": total, **losses}
+
+    def backward(self, total: Tensor) -> None:
+        """Set the gradients of the total of all processes' cases.
+
+        Those of the weighting need no sum: it sees the losses of all cases in every process.
+        """
+        parameters = self.parameters
+        for parameter in parameters:
+            parameter.grad = None
+        self.weighting.zero_grad()
+        total.backward()
+        gradients = summed([p.grad for p in parameters], parameters, self.ranks)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    def _explain(self, total: Tensor, own: Mapping[str, Tensor], case_ids: list[str]) -> None:
+        is_own = not all(torch.isfinite(loss) for loss in own.values())
+        found = [case_id for of_one in self.ranks.gather(case_ids if is_own else []) for case_id in of_one]
+        raise DataError(f"the loss became {total.item()} at case {', '.join(dict.fromkeys(found or case_ids))}")
