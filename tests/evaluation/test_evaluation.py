@@ -272,6 +272,7 @@ class _Changed:
         rows = [row | {"sha256": hashes.get(row["case_id"], row["sha256"])} for row in rows]
         self.manifest, self.case_ids = type(store.manifest).from_pylist(rows, store.manifest.schema), store.case_ids
         self.spec, self.versions = store.spec, versions or store.versions
+        self.is_sealed = store.is_sealed
         self.labels = lambda case_ids: [{"diagnosis": labels} if labels else {} for _ in case_ids]
 
 
