@@ -14,7 +14,8 @@ from pathlib import Path
 _ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _SHARE_OF_WORKERS = 0.8  # of the memory; the rest is the parent's and the page cache's
-WORKER_BYTES = 2 * 1024**3  # a worker that reads a CT of 512 x 512 x 600 with ten structures and a dose takes this
+WORKER_BYTES = 2 * 1024**3  # assumed for a worker that reads a CT of 512 x 512 x 600 with structures and a dose
+_SPINS = "1000"
 
 
 def cores() -> int:
@@ -54,7 +55,12 @@ def workers(asked: int | None = None, bytes_each: int = WORKER_BYTES) -> int:
 
 
 def limit_threads() -> None:
-    """Let libraries that are loaded after this start no more threads than there are cores to use."""
+    """Let libraries that are loaded after this start no more threads than there are cores, and wait without spinning.
+
+    PyTorch's threads spin for milliseconds at each barrier. Where another process has one of the cores, they spin while
+    the thread that they wait for has none: `benchmarks/busy_cores.py`.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     if cores() < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 

@@ -71,6 +71,15 @@ def test_threads_follow_unless_somebody_decided(machine, monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
+def test_threads_wait_without_burning_a_core_that_another_process_needs(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    limits.limit_threads()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    limits.limit_threads()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
 def test_affinity_of_this_machine_is_followed():
     one = min(os.sched_getaffinity(0))
     code = f"import os; os.sched_setaffinity(0, [{one}]); from ctan import limits; print(limits.cores())"
