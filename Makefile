@@ -49,9 +49,12 @@ $(READY): requirements.lock requirements-dev.lock requirements-uv.lock pyproject
 	@$(INSTALL) --no-deps --no-build-isolation --reinstall-package ctan -e .
 	@touch $@
 
-demo: $(READY)  ## Phantom patients to a judged and registered model: all four architectures through the compiled pipeline
+demo: $(READY)  ## Phantom patients to a judged, registered model and a predicted patient: all four architectures
 	@$(BIN)/dvc pull --quiet data/openkbp
 	@$(BIN)/ctan run --source data/openkbp --profile smoke --promote
+	@echo && echo "The registered model, asked about a patient without dose and organs"
+	@$(BIN)/ctan predict models:/ctan-openkbp-phantom@challenger data/openkbp/validation-pats/pt_201 \
+		--out "$${CTAN_WORKSPACE:-workspace}/predicted"
 
 phantoms: $(READY)  ## Write the packaged phantoms of every data set anew (then: dvc commit, dvc push)
 	@rm -rf data/openkbp data/prostate data/ham10000 data/stoic
