@@ -32,12 +32,14 @@ def test_settings_as_yaml_hold_every_field_and_can_be_used_as_a_profile(tmp_path
             found |= fields(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {prefix + name}
         return found
 
+    mappings = ("data.options", "network.options", "promotion.task_margins_percent", "promotion.subgroups")
+
     def leaves(values: dict, prefix: str = "") -> set[str]:
         found = set()
         for name, value in values.items():
             found |= (
                 leaves(value, f"{prefix}{name}.")
-                if isinstance(value, dict) and prefix + name not in ("data.options", "network.options")
+                if isinstance(value, dict) and prefix + name not in mappings
                 else {prefix + name}
             )
         return found
