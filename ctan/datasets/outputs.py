@@ -7,14 +7,14 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from ctan.cases import Case, Prediction
 from ctan.cases.prediction import LABEL
 from ctan.files import write_text
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 TABLE_FILE = "predictions.csv"
 Record = Mapping[str, Any]  # `prediction.json` of one case
@@ -55,6 +55,7 @@ def arrays_of(prediction: Prediction) -> dict[str, npt.NDArray[Any]]:
 
 def write_png(array: npt.NDArray[Any], path: Path) -> None:
     """Write a mask as 0 and 255, other values as grey of 8 bits between the smallest and the largest."""
+    import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -70,6 +71,7 @@ def write_png(array: npt.NDArray[Any], path: Path) -> None:
 
 def write_volume(array: npt.NDArray[Any], spacing_mm: Sequence[float], path: Path) -> None:
     """Write a volume (posterior, left, inferior) as an image whose first voxel is at 0 mm."""
+    import numpy as np
     import SimpleITK as sitk
 
     plain = array.astype(np.uint8) if array.dtype == bool else array

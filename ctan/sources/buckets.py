@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -103,7 +104,7 @@ def check_writable(root: str | Path) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    probe = folder / f"{_PROBE}-{os.getpid()}"
+    probe = folder / f"{_PROBE}-{os.getpid()}-{threading.get_ident()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -185,8 +185,8 @@ def plan(manifest_dir: str) -> list[dict[str, str]]:
         from ctan.intake.sides import in_words
         from ctan.sources.origin import read_origin
 
-        print(in_words(read_origin(manifest_dir).sides))
         config = read_config(manifest_dir)
+        print(in_words(read_origin(manifest_dir).sides))
         items = plan_trainings(config)
         for item in items:
             print("train {arch}, fold {fold}, seed {seed}".format_map(item))

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ class Ledger:
                 ) from error
         try:
             self._tables.mkdir(parents=True, exist_ok=True)
-            probe = self._tables / f".probe-{os.getpid()}"
+            probe = self._tables / f".probe-{os.getpid()}-{threading.get_ident()}"
             probe.touch()
             probe.unlink()
             with self.path.open("ab"):

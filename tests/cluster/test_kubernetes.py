@@ -328,7 +328,7 @@ def test_a_step_of_the_compiled_pipeline_fits_the_limits() -> None:
     spec = next(yaml.safe_load_all(COMPILED_PIPELINE.read_text(encoding="utf-8")))
     executors = spec["deploymentSpec"]["executors"].values()
     requests = [one["container"]["resources"]["resourceMemoryRequest"] for one in executors]
-    assert len(requests) == 9
+    assert len(requests) == 10
     largest = max(number_of_bytes(one) for one in requests)
     assert largest <= number_of_bytes(container["default"]["memory"])
     assert number_of_bytes(container["defaultRequest"]["memory"]) <= number_of_bytes(container["default"]["memory"])

@@ -152,8 +152,8 @@ def test_a_file_of_another_patient_in_a_folder_is_never_read_with_its_neighbours
             dataset.read(raw)
         reasons.append(found.value.reason)
     assert sorted(reasons) == [
-        "no RTDOSE; expected a CT series, an RTSTRUCT and an RTDOSE",
-        "no RTSTRUCT; expected a CT series, an RTSTRUCT and an RTDOSE",
+        "no CT, no RTSTRUCT; expected CT, RTSTRUCT, RTDOSE",
+        "no RTDOSE; expected CT, RTSTRUCT, RTDOSE",
     ]
     plain = RawCase("p", "p", "", folder)
     with pytest.raises(CaseError, match=r"the folder holds files of 2 patients \(by PatientID\), expected one"):

@@ -272,7 +272,7 @@ def test_a_dose_that_is_not_clear_is_refused(folder, edit, message):
 def test_a_missing_file_is_named(folder, name, kind):
     write_patient(folder)
     (folder / name).unlink()
-    assert reason(folder) == f"no {kind}; expected a CT series, an RTSTRUCT and an RTDOSE"
+    assert reason(folder) == f"no {kind}; expected CT, RTSTRUCT, RTDOSE"
 
 
 # Prescriptions

@@ -103,7 +103,7 @@ def test_a_dose_that_would_lose_bits_is_refused(folder, allocated, stored, high)
 
 NUMBERS = {
     "frames": ("ct", "NumberOfFrames", [1, 2], "CT: expected one whole number in NumberOfFrames"),
-    "frames of a dose": ("rd", "NumberOfFrames", [5, 5], "RTDOSE: expected one positive number in NumberOf"),
+    "frames of a dose": ("rd", "NumberOfFrames", [5, 5], "RTDOSE: expected one whole number in NumberOfFrames"),
     "rows": ("ct", "Rows", None, "CT: expected one whole number in Rows"),
     "tiny spacing": ("ct", "PixelSpacing", ["1e-320", "1e-320"], "CT: PixelSpacing "),
     "huge spacing": ("ct", "PixelSpacing", ["1e300", "1e300"], "CT: PixelSpacing 1e+300, 1e+300 mm, expected 0.01 to"),
@@ -175,7 +175,7 @@ def test_what_no_check_foresaw_costs_its_case_and_names_no_value(folder, monkeyp
     write_patient(folder)
     from ctan.datasets.prostate import reader as prostate
 
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError(f"{HEADER.patient_name} / 0")
 
     monkeypatch.setattr(prostate, "read_planning", fail)

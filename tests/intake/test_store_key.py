@@ -80,6 +80,7 @@ def others(value: Any, annotation: Any) -> Iterator[Any]:
         )
     elif isinstance(value, dict):
         yield {**value, "Extra": ["extra"]}
+        yield {"PTV": 60.0}
         yield {"no_such_option": 1}
     elif value is None:
         yield from (3, 3.5, [5.0, 5.0, 5.0], "text")

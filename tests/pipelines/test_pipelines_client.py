@@ -168,9 +168,11 @@ def test_step_functions_announce_themselves_the_way_the_client_reads(
 ) -> None:
     from ctan import steps
     from ctan.settings import load_config
+    from ctan.sources.origin import Origin
 
     settings = load_config("smoke", ["promotion.enabled=false"]).to_yaml()
     (tmp_path / "config.yaml").write_text(settings, encoding="utf-8")
+    Origin.of("phantom:train=2,validation=1", load_config("smoke")).save(tmp_path)
     items = steps.plan(str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(json.dumps(items)) == items
