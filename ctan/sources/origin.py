@@ -134,7 +134,7 @@ class Origin:
     @classmethod
     def _of(cls, value: Any, where: str) -> Origin:
         names = {known.name for known in fields(cls)}
-        if not isinstance(value, dict) or not names - {"synthetic"} <= set(value) <= names:
+        if not isinstance(value, dict) or not names - {"synthetic", "sides"} <= set(value) <= names:
             raise DataError(f"{where}: not what the step `resolve` writes; {_ADVICE}")
         return cls(**value)
 

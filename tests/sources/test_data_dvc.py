@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ctan.datasets import get_dataset
+from ctan.sources.synthetic import mark
 
 ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "data-store" / "files" / "md5"
@@ -31,6 +32,7 @@ def generated(tmp_path_factory):
     root = tmp_path_factory.mktemp("generated")
     for name, (train, validation) in NUM_CASES.items():
         get_dataset(name).write_phantoms(root / name, num_train=train, num_validation=validation, seed=0)
+        mark(root / name)
     return {name: md5s(root / name) for name in NUM_CASES}
 
 
