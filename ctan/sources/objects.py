@@ -37,10 +37,11 @@ def read_object(uri: str) -> bytes | None:
     """
     client, tried = _client(), 0
     while True:
-        body = _body(client, uri)
+        with asking(uri, "read"):
+            found = _found(client, uri)
         try:
             with translated(uri):
-                return None if body is None else bytes(body.read())
+                return None if found is None else bytes(found["Body"].read())
         except (InterruptedTransferError, DamagedTransferError) as error:  # botocore asks for no body again
             tried += 1
             if tried == TRIES:
@@ -48,17 +49,16 @@ def read_object(uri: str) -> bytes | None:
             time.sleep(FIRST_PAUSE_SECONDS * 2 ** (tried - 1))
 
 
-def _body(client: Any, uri: str) -> Any:
-    """Return the stream of an object's bytes, None when it does not exist."""
+def _found(client: Any, uri: str) -> Any:
+    """Return the answer about an object, None when it does not exist."""
     from botocore.exceptions import ClientError
 
-    with asking(uri, "read"):
-        try:
-            return client.get_object(**place(uri))["Body"]
-        except ClientError as error:
-            if error.response["Error"].get("Code") == "NoSuchKey":
-                return None
-            raise
+    try:
+        return client.get_object(**place(uri))
+    except ClientError as error:
+        if error.response["Error"].get("Code") == "NoSuchKey":
+            return None
+        raise
 
 
 def write_object(uri: str, content: bytes) -> None:
@@ -122,17 +122,10 @@ def read_tagged(uri: str) -> tuple[bytes | None, str]:
     Raises:
         DataError: no bucket, no access, no answer.
     """
-    from botocore.exceptions import ClientError
-
     client = _client()
     with asking(uri, "read"):
-        try:
-            found = client.get_object(**place(uri))
-            return bytes(found["Body"].read()), str(found["ETag"])
-        except ClientError as error:
-            if error.response["Error"].get("Code") == "NoSuchKey":
-                return None, ""
-            raise
+        found = _found(client, uri)
+        return (bytes(found["Body"].read()), str(found["ETag"])) if found else (None, "")
 
 
 def read_object_and_age(uri: str) -> tuple[bytes | None, float]:
@@ -141,16 +134,11 @@ def read_object_and_age(uri: str) -> tuple[bytes | None, float]:
     Raises:
         DataError: no bucket, no access, no answer.
     """
-    from botocore.exceptions import ClientError
-
     client = _client()
     with asking(uri, "read"):
-        try:
-            found = client.get_object(**place(uri))
-        except ClientError as error:
-            if error.response["Error"].get("Code") == "NoSuchKey":
-                return None, 0.0
-            raise
+        found = _found(client, uri)
+        if found is None:
+            return None, 0.0
         content = bytes(found["Body"].read())
     headers = found["ResponseMetadata"]["HTTPHeaders"]
     now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
