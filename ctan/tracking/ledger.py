@@ -16,7 +16,6 @@ import hashlib
 import json
 import math
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,24 +75,15 @@ class Ledger:
         Raises:
             DataError: naming the folder.
         """
-        if self._remote:
-            try:
-                return check_writable(self.address)
-            except DataError as error:
-                raise DataError(
-                    f"the promotion ledger cannot be written, nothing has been promoted: {error}"
-                ) from error
         try:
-            self._tables.mkdir(parents=True, exist_ok=True)
-            probe = self._tables / f".probe-{os.getpid()}-{threading.get_ident()}"
-            probe.touch()
-            probe.unlink()
-            with self.path.open("ab"):
-                pass
-        except OSError as error:
+            check_writable(self.address if self._remote else self._tables)
+            if not self._remote:
+                with self.path.open("ab"):
+                    pass
+        except (DataError, OSError) as error:
             raise DataError(
-                f"{self.path.parent}: the promotion ledger cannot be written ({error.strerror}); "
-                f"make store_root writable for promotion, nothing has been promoted"
+                f"the promotion ledger cannot be written, nothing has been promoted: {error}; make store_root writable "
+                f"for promotion"
             ) from error
 
     def entries(self) -> list[dict[str, Any]]:
