@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from ctan import plugins
 from ctan.cases import DataSpec
 from ctan.cases.sides import unpaired
-from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, NetworkConfig, RunConfig, Settings, explain
+from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, NetworkConfig, RunConfig, Settings
+from ctan.config_errors import explain
 from ctan.datasets import get_dataset, is_described_by_source
 from ctan.errors import ConfigError
 from ctan.migrations import migrate_settings

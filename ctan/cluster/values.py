@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
-from ctan.config import Settings, unknown_setting
+from ctan.config import Settings
+from ctan.config_errors import unknown_setting
 from ctan.errors import ConfigError
 
 _UNITS = {"": 1} | {

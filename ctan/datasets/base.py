@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from ctan.cases import Case, DataSpec, Prediction, RawCase
 from ctan.cases.expectation import Expectation, between
-from ctan.config import DataConfig, NoOptions, Settings, ValidationConfig, explain
+from ctan.config import DataConfig, NoOptions, Settings, ValidationConfig
+from ctan.config_errors import explain
 from ctan.datasets.listing import File, files_below
 from ctan.datasets.outputs import Asked, Record, write_plain, write_table
 from ctan.errors import ConfigError

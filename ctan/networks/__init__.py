@@ -11,7 +11,8 @@ from typing import cast
 from pydantic import ValidationError
 
 from ctan import plugins
-from ctan.config import NetworkConfig, Settings, explain
+from ctan.config import NetworkConfig, Settings
+from ctan.config_errors import explain
 from ctan.errors import ConfigError
 from ctan.networks.backbone import Network
 from ctan.networks.count import count_macs, count_parameters

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ctan.config import explain
+from ctan.config_errors import explain
 from ctan.datasets.folder.description import FolderDescription
 from ctan.datasets.folder.nnunet import NNUNET_FILE, from_nnunet
 from ctan.errors import DataError
