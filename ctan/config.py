@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ctan import plugins
 from ctan.errors import ConfigError
 from ctan.files import sha256_of_json
+from ctan.goals import Goal
 from ctan.parameters import DEFAULT_ARCHITECTURES
 
 SETTINGS_VERSION = 2  # see `ctan.migrations`
@@ -230,11 +231,25 @@ class EvaluationConfig(Settings):
     num_bootstrap: int = Field(10_000, ge=100, description="bootstrap resamples of the patients")
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     test_time_flip: bool = Field(False, description="average with the prediction for the flipped image")
-    num_figure_cases: int = Field(2, ge=0, description="cases shown in the report with slices and DVH")
-    hd95: bool = Field(False, description="also compute HD95 in mm (slow on the native grid)")
+    num_figure_cases: int = Field(
+        3, ge=0, description="cases shown in the report with slices and DVH, spread from the worst to the best"
+    )
+    hd95: bool = Field(False, description="also compute HD95 and surface Dice (slow on the native grid)")
+    surface_tolerance_mm: float = Field(
+        2.0, gt=0, description="surfaces nearer than this agree in the surface Dice; pixels, in pictures"
+    )
+    clinical_goals: tuple[str, ...] = Field(
+        (),
+        description='goals of plans, such as "SpinalCord D0.1cc < 45 Gy", "PTV70 D95% > 66.5 Gy", "Lung V20Gy < 30 %"',
+    )
     num_processes: NumProcesses = Field(
         "auto", description="processes that share the cases; auto: one for every visible GPU, one on a CPU"
     )
+
+    @field_validator("clinical_goals")
+    @classmethod
+    def _are_goals(cls, goals: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(Goal.parse(goal)) for goal in goals)
 
 
 class PromotionConfig(Settings):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from matplotlib.collections import PathCollection
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
 from ctan.files import atomic_path
@@ -26,6 +28,7 @@ DPI = 160  # half as much again as a figure is shown at, so that it is sharp on 
 DOSE_COLOURS = "inferno"
 _HIDDEN_SHARE = 0.08  # less dose than this share of the largest leaves the image visible
 _SCALE_BAR_MM = 50.0
+_MANY_POINTS = 200  # a marker of a vector figure takes a line of text
 
 # Contours must be visible on a CT and on a dose, curves on white: saturated colours of middle brightness. Targets
 # are warm, from the highest prescription down; organs at risk are not.
@@ -68,6 +71,20 @@ def png(figure: Figure, dpi: int = DPI) -> bytes:
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, the same bytes for the same figure; clouds of points in it are pixels.
+
+    Letters are outlines: the page looks the same where its fonts are not installed.
+    """
+    for artist in figure.findobj(lambda one: isinstance(one, Line2D | PathCollection)):
+        points = artist.get_xdata() if isinstance(artist, Line2D) else artist.get_offsets()  # type: ignore[attr-defined]
+        artist.set_rasterized(len(np.asarray(points)) > _MANY_POINTS)
+    buffer = io.BytesIO()
+    with style(), mpl.rc_context({"svg.hashsalt": "ctan", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 

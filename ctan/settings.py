@@ -22,6 +22,7 @@ from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, NetworkConfig, RunC
 from ctan.config_errors import explain
 from ctan.datasets import get_dataset, is_described_by_source
 from ctan.errors import ConfigError
+from ctan.goals import Goal
 from ctan.migrations import migrate_settings
 from ctan.parameters import DEFAULT_PROFILE, PROFILES, overrides_of
 
@@ -239,7 +240,9 @@ def _set(values: dict[str, Any], field: str, value: Any) -> None:
 
 def _build(values: dict[str, Any], where: str) -> RunConfig:
     config = _validated(RunConfig, _without_planned(migrate_settings(values, where)), where)
-    _check_sides(get_dataset(config.data).spec, config, where)
+    spec = get_dataset(config.data).spec
+    _check_sides(spec, config, where)
+    _check_goals(spec, config, where)
     _check_options(config.network)
     return config
 
@@ -253,6 +256,19 @@ def _check_sides(spec: DataSpec, config: RunConfig, where: str) -> None:
             f"labels of left and right; add the pair (left, right) where the data are described "
             f"(data.options.mirrored_pairs), or set training.flip_probability to 0 and evaluation.test_time_flip to "
             f"false"
+        )
+
+
+def _check_goals(spec: DataSpec, config: RunConfig, where: str) -> None:
+    """Refuse clinical goals of structures that the data do not have: nobody would miss their rows."""
+    goals = [Goal.parse(goal) for goal in config.evaluation.clinical_goals]
+    unknown = [str(goal) for goal in goals if goal.structure not in spec.structures]
+    if goals and not spec.has_dose:
+        raise ConfigError(f"{where}: evaluation.clinical_goals: the data set {spec.dataset} has no dose")
+    if unknown:
+        raise ConfigError(
+            f"{where}: evaluation.clinical_goals: no such structure in {', '.join(map(repr, unknown))}; the data set "
+            f"{spec.dataset} has {', '.join(spec.structures)}"
         )
 
 

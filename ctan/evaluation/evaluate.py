@@ -22,6 +22,7 @@ from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, write_
 from ctan.evaluation.figures import DVH_SCHEMA, pictures
 from ctan.evaluation.grids import Cases, on_grid
 from ctan.evaluation.scoring import score_case
+from ctan.evaluation.shown import case_errors, shown_cases
 from ctan.evaluation.summary import scores
 from ctan.files import atomic_path, sha256_of_json
 from ctan.launch import run_in_processes
@@ -122,18 +123,13 @@ def evaluate_here(
     for role, case_ids in roles.items():
         if not case_ids:
             raise DataError(f"store {pointer.key} has no {role} cases; ingest more cases")
-    figure_ids = set(roles.get(EVALUATION, [])[: config.evaluation.num_figure_cases])
     todo = [(role, case_id) for role, case_ids in roles.items() for case_id in case_ids]
     named = {"arch": record.arch, "fold": record.fold, "seed": record.seed}
     own = ranks.share(todo)
-    scored = (_evaluated(store, cases, model, role, case_id, case_id in figure_ids, config) for role, case_id in own)
+    scored = (_scored(store, cases, model, role, case_id, config) for role, case_id in own)
     shown = track(scored, len(own), f"evaluate {record.arch}") if ranks.is_main else scored
     everything = ranks.joined(list(shown), len(todo))
-    rows = [{**named, **row} for found in everything for row in found.rows]
-    curves = [{**named, **row} for found in everything for row in found.curves]
-    figures = {name: picture for found in everything for name, picture in found.figures.items()}
-
-    table = pa.Table.from_pylist(rows, SCHEMA)
+    table = pa.Table.from_pylist([{**named, **row} for found in everything for row in found], SCHEMA)
     by_role = {role: scores(table.filter(pc.field("role") == role), model.tasks) for role in roles}
     summary = EvaluationRecord(
         scores=by_role,
@@ -142,6 +138,10 @@ def evaluate_here(
         store_key=pointer.key,
     )
     if ranks.is_main:
+        shown = shown_cases(case_errors(table, model.tasks), config.evaluation.num_figure_cases)
+        looks = [_look(store, cases, model, case_id, config) for case_id in shown]
+        curves = [{**named, **row} for look in looks for row in look.curves]
+        figures = {name: picture for look in looks for name, picture in look.figures.items()}
         _write(output_dir, model_dir, table, curves, figures, summary, record)
     ranks.wait()
     return summary
@@ -176,23 +176,25 @@ def _check_output(output_dir: Path) -> None:
         raise DataError(f"{output_dir}: exists and is no earlier evaluation; give another output folder")
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    """What one case adds to the tables and figures."""
+def _scored(store: Store, cases: Cases, model: LoadedModel, role: str, case_id: str, config: RunConfig) -> list[Row]:
+    """Predict a case and return its rows."""
+    reference = store.reference(case_id)
+    scored = score_case(cases, reference, model.tasks, model.predict(cases.load(case_id)), config.evaluation)
+    identity = {"role": role, "case_id": case_id, "group_id": reference.group_id}
+    return [{**identity, **row} for row in scored.rows]
 
-    rows: list[Row]
+
+@dataclass(frozen=True)
+class _Look:
+    """What is shown of a case."""
+
     curves: list[Row]
     figures: dict[str, Any]
 
 
-def _evaluated(
-    store: Store, cases: Cases, model: LoadedModel, role: str, case_id: str, is_figure: bool, config: RunConfig
-) -> _Evaluated:
+def _look(store: Store, cases: Cases, model: LoadedModel, case_id: str, config: RunConfig) -> _Look:
+    """Predict a case once more, now that it is known which ones are shown: pictures of all would fill the memory."""
     reference = store.reference(case_id)
     scored = score_case(cases, reference, model.tasks, model.predict(cases.load(case_id)), config.evaluation)
-    identity = {"role": role, "case_id": case_id, "group_id": reference.group_id}
-    rows: list[Row] = [{**identity, **row} for row in scored.rows]
-    if not (is_figure and role == EVALUATION):
-        return _Evaluated(rows, [], {})
     curves = [row for task in model.tasks for row in task.curves(scored.native[task.name], reference, store.spec)]
-    return _Evaluated(rows, curves, pictures(reference, scored.native, model.tasks, store.spec))
+    return _Look(curves, pictures(reference, scored.native, model.tasks, store.spec))

@@ -26,7 +26,7 @@ from ctan.metrics.resampling import (
     mean_over_trainings,
     resampling_weights,
 )
-from ctan.metrics.segmentation import dice, hd95_mm, thresholded_jaccard
+from ctan.metrics.segmentation import dice, hd95_mm, surface_scores, thresholded_jaccard
 
 __all__ = [
     "AUC",
@@ -57,6 +57,7 @@ __all__ = [
     "resampling_weights",
     "roc_curve",
     "score_dose",
+    "surface_scores",
     "thresholded_jaccard",
     "true_positive_rate_at",
 ]

@@ -20,6 +20,7 @@ from ctan.drawing import structure_colours
 from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, TUNING, read_cases
 from ctan.evaluation.improvement import relative_improvement
+from ctan.evaluation.shown import case_errors, place_of
 from ctan.files import read_table
 from ctan.records import (
     DVH_FILE,
@@ -171,6 +172,15 @@ class ReportData:
             gains = relative_improvement(self.tasks, tables[0], tables[1], settings)
             self._improvements[arch] = {name: Interval.model_validate(gain) for name, gain in gains.items()}
         return self._improvements[arch]
+
+    @cached_property
+    def errors(self) -> dict[str, float]:
+        """Evaluation case -> how wrong the chosen model is, worst first, see `ctan.evaluation.shown`."""
+        return case_errors(self.best.cases, self.tasks)
+
+    def place(self, case_id: str) -> str:
+        """Return where a case stands among all by that error, such as `"worst of 33 cases"`."""
+        return place_of(self.errors, case_id)
 
     @cached_property
     def cases(self) -> pd.DataFrame:

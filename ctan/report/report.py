@@ -12,16 +12,17 @@ import yaml
 from ctan.drawing import DPI, png
 from ctan.evaluation.cases import EVALUATION, TUNING
 from ctan.files import write_text
-from ctan.html import Markup, element, image, join, page
+from ctan.html import Markup, contents, element, image, join, page
+from ctan.report.cases import cases_section
 from ctan.report.data import ReportData, read_report_data
 from ctan.report.decision import PLACE
 from ctan.report.dose import Contours, hu_window, slices_picture
 from ctan.report.headline import facts, headline, title_of
 from ctan.report.pictures import outlines_picture
-from ctan.report.plots import cases_chart, improvement_chart, loss_chart, schedule_chart
+from ctan.report.plots import improvement_chart, loss_chart, schedule_chart
 from ctan.report.sections import picture
 from ctan.report.style import architecture_label
-from ctan.report.tables import against_table, comparison_table, trainings_table, worst_table
+from ctan.report.tables import against_table, comparison_table, trainings_table
 from ctan.tasks import Row, Section, Task
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ctan.records import ComparisonRecord
     from ctan.report.data import Arrays
 
-_SLICES_BYTES = 2_600_000  # of all slices together, so that the page stays small enough to send
+_SLICES_BYTES = 1_500_000  # of all slices together, so that the page stays small enough to send
 _LOWEST_DPI = 40
 
 
@@ -53,7 +54,7 @@ def write_report(comparison: ComparisonRecord, evaluation_dirs: list[Path], repo
     parts = [
         headline(data),
         PLACE,
-        element("nav", *(element("a", title, href=f"#{anchor}") for title, anchor, _ in sections)),
+        contents([(anchor, title) for title, anchor, _ in sections]),
     ]
     parts += [element("section", element("h2", title), content, id=anchor) for title, anchor, content in sections]
     write_text(report, page(f"{title_of(data)} ({comparison.dataset})", *parts))
@@ -142,13 +143,16 @@ def _slices(data: ReportData) -> Markup:
     is_ct = data.spec.image.modality == "ct"
     shown = "contours, planned and predicted dose" if has_dose else "the image and what was predicted"
     parts = [
-        join(element("h3", case_id), image(shot, f"Slices of case {case_id}: {shown}", captions.get(case_id, "")))
+        join(
+            element("h3", _titled(data, case_id)),
+            image(shot, f"Slices of case {case_id}: {shown}", captions.get(case_id, "")),
+        )
         for (case_id, _), shot in zip(figures, pictures, strict=True)
     ]
     if not parts:
         return Markup("")
     where = "the region of highest planned dose" if has_dose else "the middle"
-    sentences = [f"Slices through {where}, predicted by {best}."]
+    sentences = [f"Slices through {where}, predicted by {best}; cases are spread from the worst to the best."]
     if is_ct:
         low, high = (f"{value:g}".replace("-", "−") for value in hu_window(data.spec.image))
         sentences.append(f"CT window {low} to {high} HU.")
@@ -164,13 +168,22 @@ def _slices(data: ReportData) -> Markup:
 
 def _outlines(data: ReportData) -> Markup:
     cases = {case_id: views["picture"] for case_id, views in data.best.figures().items() if "picture" in views}
-    figure = outlines_picture(cases, data.spec.image.name, _captions(data))
+    captions = _captions(data)
+    captions = {case_id: "\n".join(filter(None, (data.place(case_id), captions.get(case_id)))) for case_id in cases}
+    figure = outlines_picture(cases, data.spec.image.name, captions)
     best = architecture_label(data.best_arch)
-    return picture(
-        figure,
-        f"The first evaluation pictures with outlines, true and predicted by {best}",
-        f"The first evaluation pictures, predicted by {best}. {data.spec.licence}",
+    if figure is None:
+        return Markup("")
+    return image(
+        png(figure),
+        f"Evaluation pictures from the worst to the best with outlines, true and predicted by {best}",
+        f"Evaluation pictures from the worst to the best, predicted by {best}. {data.spec.licence}",
     )
+
+
+def _titled(data: ReportData, case_id: str) -> str:
+    """Return a case's id and where it stands among all."""
+    return ", ".join(filter(None, (case_id, data.place(case_id))))
 
 
 def _captions(data: ReportData) -> dict[str, str]:
@@ -195,15 +208,6 @@ def _within(limit: int, figures: Sequence[Figure]) -> list[bytes]:
         dpi = max(_LOWEST_DPI, min(int(0.95 * dpi * (limit / size) ** 0.5), dpi - 1))
         pictures = [png(figure, dpi) for figure in figures]
     return pictures
-
-
-def _cases(data: ReportData) -> Markup:
-    figure = cases_chart(data)
-    if figure is None:
-        return Markup("")
-    caption = "A point a case; boxes span the middle half, the thick line is the median."
-    parts = [picture(figure, "Distribution of the scores over the evaluation cases by architecture", caption)]
-    return join(*parts, element("div", *(worst_table(data, task) for task in data.tasks), class_="side"))
 
 
 def _provenance(data: ReportData) -> Markup:
@@ -238,7 +242,7 @@ _FIRST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
 )
 _LAST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
     ("Predictions", _slices),
-    ("Case by case", _cases),
+    ("Case by case", cases_section),
     ("Training", _losses),
     ("Provenance", _provenance),
     ("Settings", _settings),

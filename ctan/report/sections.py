@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctan.drawing import png
+from ctan.drawing import svg
 from ctan.evaluation.cases import EVALUATION
 from ctan.html import Markup, element, image, join
 from ctan.report.dose import criteria_chart, dvh_chart
 from ctan.report.labels import confusion_chart, recall_table, roc_chart
 from ctan.report.numbers import numbers_chart
 from ctan.report.plots import structures_chart
+from ctan.report.structures import goals_table, spread_table
 from ctan.report.style import architecture_label
 from ctan.report.tables import criteria_table, structures_table
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def picture(figure: Figure | None, alt: str, caption: object = "") -> Markup:
     """Return a figure as an image inside the page; nothing without one."""
-    return Markup("") if figure is None else image(png(figure), alt, caption)
+    return Markup("") if figure is None else image(svg(figure), alt, caption)
 
 
 def structures(data: ReportData, task: Segmentation) -> Markup:
@@ -33,7 +34,7 @@ def structures(data: ReportData, task: Segmentation) -> Markup:
         return Markup("")
     alt = "Mean Dice of every structure by architecture; the numbers are in the table below"
     caption = "Mean Dice on the evaluation cases; bars span the middle half of the cases. Structures that were not contoured do not count."  # noqa: E501
-    return join(picture(figure, alt, caption), structures_table(data, task))
+    return join(picture(figure, alt, caption), structures_table(data, task), spread_table(data, task))
 
 
 def diagnoses(data: ReportData, task: Classification) -> Markup:
@@ -66,6 +67,7 @@ def doses(data: ReportData, task: DoseRegression) -> Markup:
             f"DVH criteria of {best} on all evaluation cases; on the line the prediction equals the plan.",
         ),
         criteria_table(data),
+        goals_table(data, task),
     ]
     return join(*(part for part in parts if part))
 

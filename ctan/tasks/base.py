@@ -280,6 +280,18 @@ class Task(ABC):
             DataError: when rows of a case are missing or contradict each other.
         """
 
+    def case_error(self, rows: Sequence[Row]) -> float | None:
+        """Return how wrong one case is, about 0 (perfect) to 1, to find the best and the worst; None where unknown.
+
+        Args:
+            rows: the task's per-case rows of one case and model.
+        """
+        values = [row["value"] for row in rows if row["metric"] == self.case_rows and row["value"] is not None]
+        if not values:
+            return None
+        value, metric = float(np.mean(values)), self.primary_metric
+        return 1 - value if metric.higher_is_better else value / metric.scale
+
     def calibration(self, cases: pa.Table, patients: Mapping[str, int]) -> PatientMetric | None:
         """Return what says how true predicted probabilities are, lower is better; None where there are none.
 

@@ -113,6 +113,11 @@ class Classification(Task):
         where = np.array([patients[group] for group in found.group_ids], np.intp)
         return Brier(found.probabilities, found.labels, where, len(patients))
 
+    def case_error(self, rows: Sequence[Row]) -> float | None:
+        """Return one minus the probability of the true class."""
+        true = [row["value"] for row in rows if row["metric"] == PROBABILITY and row["planned"] == 1]
+        return 1 - float(true[0]) if true else None
+
     def baselines(self, spec: DataSpec) -> ClassFrequencies:
         return ClassFrequencies(self)
 

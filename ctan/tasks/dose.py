@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import POSSIBLE_DOSE_MASK, Prediction, levels_of
+from ctan.goals import Goal
 from ctan.metrics import PatientMetric, dvh_curve, score_dose
 from ctan.tasks.base import Array, Baselines, Cut, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 DOSE_SCORE = MetricSpec("dose_score", False, "Gy", "Dose score", scale=7.9)  # the distance baseline's, on OpenKBP
 DVH_SCORE = MetricSpec("dvh_score", False, "Gy", "DVH score")
 MEAN, DISTANCE = "baseline-mean", "baseline-distance"
+GOAL = "goal"  # rows of the per-case table: one a clinical goal
 _FAR_MM = 127  # the store clips distances there
 _DOSE_STEP_GY = 0.5  # of DVH curves
 
@@ -100,6 +102,20 @@ class DoseRegression(Task):
         for v in values:
             row = {"metric": "dvh", "structure": f"{v.structure}:{v.criterion}", "value": v.error, "count": 1}
             rows.append({**row, "predicted": v.predicted, "planned": v.planned})
+        return rows + self._goal_rows(native, reference, config)
+
+    def _goal_rows(self, native: Array, reference: Case, config: EvaluationConfig) -> list[Row]:
+        """Return a row a clinical goal of a contoured structure whose dose is all known."""
+        rows: list[Row] = []
+        volume_mm3 = float(np.prod(reference.spacing_mm))
+        for goal in map(Goal.parse, config.clinical_goals):
+            mask = reference.masks.get(goal.structure)
+            if mask is None or not mask.any() or not reference.dose_known[mask].all():
+                continue
+            planned = goal.value(reference.doses["dose"][mask], volume_mm3)
+            predicted = goal.value(native[mask], volume_mm3)
+            row = {"metric": GOAL, "structure": str(goal), "value": abs(predicted - planned), "count": 1}
+            rows.append({**row, "predicted": predicted, "planned": planned})
         return rows
 
     def patient_metric(self, cases: pa.Table, metric: MetricSpec, patients: Mapping[str, int]) -> PatientMetric | None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import Prediction
-from ctan.metrics import PatientMetric, dice, hd95_mm, thresholded_jaccard
+from ctan.metrics import PatientMetric, dice, surface_scores, thresholded_jaccard
 from ctan.tasks.base import Array, Baselines, Cut, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DICE_MEAN = MetricSpec("dice_mean", True, "", "Dice")
 HD95 = MetricSpec("hd95_mm", False, "mm", "HD95")
+SURFACE_DICE = MetricSpec("surface_dice", True, "", "Surface Dice")
 JACCARD65 = MetricSpec("jaccard65", True, "", "Thresholded Jaccard")  # ISIC 2018 task 1: below 0.65 counts as 0
 EMPTY, MEAN_MASK = "baseline-empty", "baseline-mean-mask"
 
@@ -47,7 +48,7 @@ class Segmentation(Task):
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
-        return (DICE_MEAN, JACCARD65, HD95) if self.thresholded_jaccard else (DICE_MEAN, HD95)
+        return (DICE_MEAN, *((JACCARD65,) if self.thresholded_jaccard else ()), SURFACE_DICE, HD95)
 
     @property
     def num_outputs(self) -> int:
@@ -94,7 +95,7 @@ class Segmentation(Task):
         return stored.masks[[structures.index(name) for name in self.structures]].astype(np.float32)
 
     def rows(self, native: Array, reference: Case, spec: DataSpec, config: EvaluationConfig) -> list[Row]:
-        """Return Dice (and HD95) of every contoured structure; those that were not contoured have no row."""
+        """Return Dice (surface Dice, HD95) of every contoured structure; those that were not contoured have no row."""
         rows: list[Row] = []
         for contour, name in zip(native, self.structures, strict=True):
             true = reference.masks.get(name)
@@ -104,7 +105,9 @@ class Segmentation(Task):
             if self.thresholded_jaccard:
                 found["jaccard65"] = thresholded_jaccard(true, contour)
             if config.hd95:
-                found["hd95_mm"] = hd95_mm(true, contour, reference.spacing_mm)
+                tolerance = config.surface_tolerance_mm
+                distances = surface_scores(true, contour, reference.spacing_mm, tolerance)
+                found["hd95_mm"], found["surface_dice"] = distances
             count = int(np.count_nonzero(true))
             rows += [{"metric": m, "structure": name, "value": v, "count": count} for m, v in found.items()]
         return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from ctan.errors import DataError
 from ctan.evaluation import evaluate, evaluation_hash
 from ctan.evaluation.cases import SCHEMA, read_cases
 from ctan.evaluation.scoring import score_case
+from ctan.evaluation.shown import case_errors, shown_cases
+from ctan.goals import Goal
 from ctan.inference import load_network
 from ctan.metrics import dice, hd95_mm
 from ctan.records import EvaluationRecord
+from ctan.settings import load_config
 from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import DoseRegression, Segmentation, tasks_of
 from tests.helpers.evaluation import DATASET, write_network
@@ -78,6 +82,7 @@ def test_every_score_is_that_of_the_prediction_brought_to_the_native_grid(
     dose = np.where(reference.masks["possible_dose_mask"], np.maximum(dose, 0), 0)
     contours = store.to_native(case_id, prediction["contouring"], 0.0) >= 0.5
     planned = reference.doses["dose"].astype(np.float64)
+    volume_mm3 = float(np.prod(reference.spacing_mm))
 
     rows = cases.filter(pc.field("case_id") == case_id).to_pylist()
     found = {(row["metric"], row["structure"]): row for row in rows}
@@ -99,6 +104,11 @@ def test_every_score_is_that_of_the_prediction_brought_to_the_native_grid(
             assert row["planned"] == pytest.approx(measure(planned[mask]), abs=1e-9)
             assert row["predicted"] == pytest.approx(measure(dose[mask]), abs=1e-9)
             assert row["value"] == pytest.approx(abs(row["predicted"] - row["planned"]), abs=1e-12)
+        for goal in map(Goal.parse, load_config("smoke").evaluation.clinical_goals):
+            if goal.structure == name and ("goal", str(goal)) in found:
+                row = found.pop(("goal", str(goal)))
+                assert row["planned"] == pytest.approx(goal.value(planned[mask], volume_mm3), abs=1e-4)
+                assert row["predicted"] == pytest.approx(goal.value(dose[mask], volume_mm3), abs=1e-4)
     assert {structure.split(":")[1] for _, structure in found} == {"D_0.1_cc"}  # only these were not compared
 
 
@@ -119,7 +129,7 @@ def test_structures_that_are_not_contoured_have_no_row(store: Store, evaluated: 
     missing = {row["case_id"]: set(row["missing"]) for row in store.manifest.select(["case_id", "missing"]).to_pylist()}
     cases = read_cases(evaluated[0] / "cases.parquet").to_pylist()
     for case_id in {row["case_id"] for row in cases}:
-        scored = {row["structure"].split(":")[0] for row in cases if row["case_id"] == case_id} - {""}
+        scored = {re.split("[: ]", row["structure"])[0] for row in cases if row["case_id"] == case_id} - {""}
         assert scored == set(DATASET.spec.structures) - missing[case_id]
 
 
@@ -160,7 +170,8 @@ def test_hd95_is_scored_on_request(store: Store, tiny_config: RunConfig) -> None
     prediction = {"contouring": case.masks[:7].astype(np.float32)}
     plain = score_case(store, reference, (contouring,), prediction, EvaluationConfig())
     scored = score_case(store, reference, (contouring,), prediction, EvaluationConfig(hd95=True))
-    assert "hd95_mm" not in {row["metric"] for row in plain.rows}
+    assert not {"hd95_mm", "surface_dice"} & {row["metric"] for row in plain.rows}
+    assert len([row for row in scored.rows if row["metric"] == "surface_dice"]) == len(scored.rows) / 3
     found = {row["structure"]: row["value"] for row in scored.rows if row["metric"] == "hd95_mm"}
     assert set(found) == {name for name in contouring.structures if name in reference.masks}
     for index, name in enumerate(contouring.structures):
@@ -170,12 +181,14 @@ def test_hd95_is_scored_on_request(store: Store, tiny_config: RunConfig) -> None
             assert found[name] == pytest.approx(expected, nan_ok=True)
 
 
-def test_curves_of_the_first_evaluation_cases_start_at_the_whole_volume(
+def test_worst_and_best_cases_have_curves_that_start_at_the_whole_volume(
     evaluated: tuple[Path, EvaluationRecord], store: Store, tiny_config: RunConfig
 ) -> None:
     curves = pq.read_table(evaluated[0] / "dvh.parquet").to_pandas()
-    shown = store.case_ids(split="validation")[: tiny_config.evaluation.num_figure_cases]
-    assert set(curves["case_id"]) == set(shown)
+    errors = case_errors(read_cases(evaluated[0] / "cases.parquet"), tasks_of(DATASET.spec))
+    shown = shown_cases(errors, tiny_config.evaluation.num_figure_cases)
+    assert set(errors) == set(store.case_ids(split="validation"))
+    assert list(dict.fromkeys(curves["case_id"])) == shown
     assert set(curves[curves["dose_gy"] == 0]["planned"]) == {1.0}
     for _, curve in curves.groupby(["case_id", "structure"]):
         for column in ("planned", "predicted"):

@@ -40,6 +40,7 @@ def write_inputs(
     trainings: tuple[tuple[int, int], ...] = ((0, 0),),
     num_figure_cases: int = 2,
     only: tuple[Task, ...] | None = None,
+    surfaces: bool = False,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Write evaluations and return `(comparison, evaluation_dirs)`.
 
@@ -49,6 +50,7 @@ def write_inputs(
         trainings: `(fold, seed)` of each architecture's trainings.
         num_figure_cases: cases with slices and curves.
         only: tasks the models predict, all when None.
+        surfaces: whether distances between surfaces were scored.
     """
     predicted = tasks() if only is None else only
     folders, models = [], []
@@ -57,6 +59,7 @@ def write_inputs(
             folder = root / f"{arch}-{fold}-{seed}"
             folder.mkdir(parents=True)
             rows = _cases(arch, fold, seed, predicted)
+            rows = [row for row in rows if surfaces or row["metric"] not in ("surface_dice", "hd95_mm")]
             write_cases(rows, folder / "cases.parquet")
             write_history(folder / "history.parquet", _history(arch, seed, predicted))
             _write_figures(folder, arch, fold, seed, num_figure_cases, predicted)
@@ -110,7 +113,10 @@ def _cases(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) -> list
                 if isinstance(task, Segmentation):
                     for i, name in enumerate(n for n in task.structures if n in known):
                         value = float(np.clip(1 - missed * (0.6 + 0.15 * i) - 0.04 * hard + own.normal(0, 0.03), 0, 1))
-                        rows.append(base | {"task": task.name, "metric": "dice", "structure": name, "value": value})
+                        row = base | {"task": task.name, "structure": name}
+                        rows.append(row | {"metric": "dice", "value": value})
+                        rows.append(row | {"metric": "surface_dice", "value": value**2})
+                        rows.append(row | {"metric": "hd95_mm", "value": 20 * (1 - value) if value else float("nan")})
                 elif isinstance(task, DoseRegression):
                     value = float(error * np.exp(0.2 * hard) + abs(own.normal(0, 0.2)))
                     row = {"task": task.name, "metric": "dose_score", "structure": "", "value": value, "count": 9000}
@@ -123,6 +129,10 @@ def _cases(arch: str, fold: int, seed: int, predicted: tuple[Task, ...]) -> list
                             got = planned + own.normal(-0.4, error * 0.7)
                             row = {"metric": "dvh", "structure": f"{name}:{criterion}", "value": abs(got - planned)}
                             rows.append(base | row | {"task": task.name, "predicted": got, "planned": planned})
+                        if name == "SpinalCord":
+                            doses = {"planned": level, "predicted": level + own.normal(0, 2)}
+                            row = {"metric": "goal", "structure": "SpinalCord D0.1cc < 45 Gy", "task": task.name}
+                            rows.append(base | row | doses | {"value": abs(doses["predicted"] - level)})
     return rows
 
 

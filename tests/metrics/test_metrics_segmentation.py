@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ctan.metrics import dice, hd95_mm
+from ctan.metrics import dice, hd95_mm, surface_scores
 
 SPACING_MM = (4.0, 3.0, 2.0)
 
@@ -79,3 +79,17 @@ def test_one_far_voxel_among_many_is_beyond_the_95th_percentile() -> None:
     more[:40, 1, 1] = True
     more[59, 1, 1] = True  # 80 mm from the others: one distance of 81
     assert hd95_mm(line, more, SPACING_MM) == 0.0
+
+
+def test_surface_dice_is_the_share_of_both_surfaces_near_the_other() -> None:
+    reference, predicted = voxels((1, 1, 1), (1, 1, 2)), voxels((1, 1, 1), (1, 1, 6))
+    # In steps along the last axis of SPACING_MM: 0 and 1 from the reference's side, 0 and 4 from the other.
+    step = SPACING_MM[2]
+    shares = [surface_scores(reference, predicted, SPACING_MM, tolerance_mm=t * step)[1] for t in (0, 1, 3.9, 4)]
+    assert shares == [0.5, 0.75, 0.75, 1.0]
+
+
+def test_a_missed_structure_has_a_surface_dice_of_zero() -> None:
+    assert surface_scores(voxels((1, 1, 1)), voxels(), SPACING_MM, 2.0)[1] == 0
+    assert surface_scores(voxels(), voxels((1, 1, 1)), SPACING_MM, 2.0)[1] == 0
+    assert math.isnan(surface_scores(voxels(), voxels(), SPACING_MM, 2.0)[1])

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from ctan.losses import segmentation_loss
-from ctan.metrics import dice, hd95_mm
+from ctan.metrics import dice, hd95_mm, surface_scores
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +41,15 @@ def test_surface_distances(volumes: tuple[np.ndarray, np.ndarray]) -> None:
     edges = get_mask_edges(volumes[1], volumes[0], crop=False)
     distances = [get_surface_distance(a, b, spacing=SPACING_MM) for a, b in (edges, edges[::-1])]
     assert hd95_mm(*volumes, SPACING_MM) == pytest.approx(np.percentile(np.concatenate(distances), 95), rel=1e-6)
+
+
+@pytest.mark.parametrize("tolerance_mm", [1.0, 2.0, 4.0])
+def test_surface_dice(volumes: tuple[np.ndarray, np.ndarray], tolerance_mm: float) -> None:
+    from monai.metrics import compute_surface_dice
+
+    reference, predicted = (torch.from_numpy(volume)[None, None] for volume in volumes)
+    theirs = compute_surface_dice(predicted, reference, [tolerance_mm], include_background=True, spacing=SPACING_MM)
+    assert surface_scores(*volumes, SPACING_MM, tolerance_mm)[1] == pytest.approx(theirs.item(), abs=1e-6)
 
 
 def test_dice_and_cross_entropy_loss_with_its_gradient(volumes: tuple[np.ndarray, np.ndarray]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 import subprocess
@@ -17,12 +19,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from ctan import html
 from ctan.drawing import structure_colours, write_figure_png
 from ctan.errors import DataError
+from ctan.evaluation.cases import write_cases
 from ctan.report.data import ReportData, read_report_data
 from ctan.report.headline import headline, verdict
 from ctan.report.plots import improvement_chart
 from ctan.report.report import write_report
+from ctan.report.structures import goals_table, spread_table
 from ctan.report.style import architecture_colour, format_count
 from ctan.report.tables import comparison_table
 from tests.helpers.records import change_record
@@ -123,8 +128,10 @@ def test_every_section_that_has_data_is_there_and_every_picture_is_described(pag
 
 
 def test_the_page_loads_nothing(written: Path, page: Page) -> None:
-    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
-    assert not {"script", "link", "iframe"} & page.tags
+    inside = ("data:image/png;base64,", "data:image/svg+xml;base64,", "#")
+    assert all(address.startswith(inside) for address in page.addresses)
+    assert not {"link", "iframe"} & page.tags
+    assert re.findall(r"<script[^>]*>(.*?)</script>", written.read_text(), re.DOTALL) == [html._SCRIPT]
     assert not re.search(r"https?:|url\(|@import|//[a-z]+\.", re.sub(r"base64,[^\"]*", "", written.read_text()))
 
 
@@ -275,7 +282,7 @@ def test_missing_curves_criteria_and_history_leave_their_sections_out(tmp_path: 
         for name in ("history.parquet", "dvh.parquet", "figures.npz"):
             (folder / name).unlink()
         cases = pq.read_table(folder / "cases.parquet")
-        pq.write_table(cases.filter(pc.field("metric") != "dvh"), folder / "cases.parquet")
+        pq.write_table(cases.filter(~pc.field("metric").isin(["dvh", "goal"])), folder / "cases.parquet")
     write_report(record_of(content), folders, tmp_path / "report.html")
     headings = Page((tmp_path / "report.html").read_text()).headings
     assert not {"Training", "Dose-volume histograms", "Predictions"} & set(headings)
@@ -303,7 +310,7 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     content["models"][0]["run_id"] = evil
     write_report(record_of(content), folders, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert "<script" not in text
+    assert text.count("<script") == 1  # the page's own
     assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;y&quot;" in text
 
 
@@ -369,3 +376,63 @@ def test_every_structure_and_architecture_has_a_colour_of_its_own() -> None:
 )
 def test_counts_have_three_figures(value: float | None, text: str) -> None:
     assert format_count(value).replace("\u00a0", " ") == text
+
+
+def test_every_score_can_be_taken_along_as_csv(written: Path, inputs: Inputs) -> None:
+    (packed,) = re.findall(r'data-gzip="([^"]*)"', written.read_text())
+    header, *lines = gzip.decompress(base64.b64decode(packed)).decode().splitlines()
+    tables = [pq.read_table(folder / "cases.parquet") for folder in inputs[1]]
+    rows = [row for table in tables for row in table.to_pylist() if row["role"] == "evaluation"]
+    assert len(lines) == len(rows)
+    found = dict(zip(header.replace('"', "").split(","), lines[0].replace('"', "").split(","), strict=True))
+    assert found["case_id"] == rows[0]["case_id"]
+    assert float(found["value"]) == pytest.approx(rows[0]["value"], abs=1e-4)
+
+
+def test_all_cases_stand_in_a_table_that_sorts(written: Path) -> None:
+    (table,) = re.findall(r'<table class="sortable">(.*?)</table>', written.read_text(), re.DOTALL)
+    assert len(re.findall("<tr>", table)) == 1 + NUM_CASES["evaluation"]
+
+
+def test_shown_cases_are_called_by_their_place(inputs: Inputs, page: Page) -> None:
+    data = data_of(inputs)
+    for case_id in data.best.figures():
+        assert any(heading == f"{case_id}, {data.place(case_id)}" for heading in page.headings)
+    assert data.place(next(iter(data.errors))) == "worst of 16 cases"
+
+
+def test_goals_are_counted_by_the_plan_and_the_prediction(inputs: Inputs) -> None:
+    data = data_of(inputs)
+    (_, (_, *cells)) = Page(str(goals_table(data, tasks()[1]))).tables["table 0"]
+    cases = data.best.cases.to_pandas()
+    rows = cases[(cases["role"] == "evaluation") & (cases["metric"] == "goal")]
+    planned, predicted = rows["planned"] <= 45, rows["predicted"] <= 45
+    counts = [len(rows), planned.sum(), predicted.sum(), (planned == predicted).sum()]
+    assert [int(text) for text, _ in cells[:4]] == counts
+    assert 0 < planned.sum() < len(rows)
+
+
+def test_missed_structures_are_counted_and_not_averaged_away(tmp_path: Path) -> None:
+    content, folders = write_inputs(tmp_path, archs=("ctan",), num_figure_cases=0, surfaces=True)
+    table = pq.read_table(folders[0] / "cases.parquet").to_pylist()
+    for row in table:
+        if row["case_id"] == "pt_201" and row["structure"] == "SpinalCord" and row["metric"] != "goal":
+            row["value"] = {"dice": 0.0, "surface_dice": 0.0, "hd95_mm": float("nan")}.get(row["metric"], row["value"])
+    write_cases(table, folders[0] / "cases.parquet")
+    data = read_report_data(record_of(content), folders)
+    rows = {row[0][0]: [text for text, _ in row] for row in Page(str(spread_table(data, tasks()[0]))).tables["table 0"]}
+    header = rows["structure"]
+    assert header == ["structure", "cases", "Dice", "surface Dice", "HD95 (mm)", "missed"]
+    assert rows["SpinalCord"][-1] == "1"
+    assert {row[-1] for name, row in rows.items() if name not in ("structure", "SpinalCord")} == {"–"}
+
+
+@pytest.mark.slow
+def test_the_page_of_300_cases_and_12_trainings_stays_below_5_mb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NUM_CASES, "evaluation", 300)
+    trainings = ((0, 0), (0, 1), (0, 2))
+    content, folders = write_inputs(tmp_path, trainings=trainings, num_figure_cases=3, surfaces=True)
+    write_report(record_of(content), folders, tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 5e6

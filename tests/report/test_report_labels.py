@@ -132,7 +132,7 @@ def predicted(data: ReportData, arch: str, task: Classification) -> tuple[np.nda
 
 def cells_of(text: str) -> list[list[str]]:
     rows = re.findall(r"<tr>(.*?)</tr>", text)
-    return [[re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[dh]>(.*?)</t[dh]>", row)] for row in rows]
+    return [[re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
 
 
 def legend_of(figure: Figure, panel: int) -> list[str]:

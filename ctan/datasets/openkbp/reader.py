@@ -38,6 +38,18 @@ _MAX_CT = 4095
 _NUM_VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
 _MAX_FILE_BYTES = 64 * _NUM_VOXELS  # an index, a value with all its digits, line ends
 
+# Limits of organs: RTOG H-0225; 95 % of a target receive 95 % of its prescription (ICRU 50).
+_GOALS = [
+    "Brainstem D0.1cc < 54 Gy",
+    "SpinalCord D0.1cc < 45 Gy",
+    "RightParotid Dmean < 26 Gy",
+    "LeftParotid Dmean < 26 Gy",
+    "Mandible D1cc < 75 Gy",
+    "PTV70 D95% > 66.5 Gy",
+    "PTV63 D95% > 59.85 Gy",
+    "PTV56 D95% > 53.2 Gy",
+]
+
 
 class OpenKBP(Dataset):
     """The reader and the tasks of OpenKBP; see `ctan.datasets.base.Dataset`."""
@@ -62,6 +74,7 @@ class OpenKBP(Dataset):
     )
 
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "*": {"evaluation": {"clinical_goals": _GOALS}},
         "smoke": {
             "preprocess": {"grid_shape": [48, 64, 48], "grid_spacing_mm": [4.0, 4.0, 4.0]},
             "network": {"num_stages": 3},
