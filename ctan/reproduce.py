@@ -123,10 +123,10 @@ def _fetch(reference: str) -> tuple[ModelVersion, Path, Path]:
 
 def _source_of(tags: Mapping[str, str]) -> str:
     """Return what a version was trained on; of a folder that DVC pinned the version, as the folder moves on."""
-    if tags.get("data_commit"):
-        return "dvc:{data_repository}@{data_commit}:{data_path}".format_map(tags)
     from ctan.sources.places import recalled
 
+    if tags.get("data_commit"):
+        return recalled("dvc:{data_repository}@{data_commit}:{data_path}".format_map(tags))
     return recalled(tags.get("data_source", ""))
 
 

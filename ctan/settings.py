@@ -25,6 +25,7 @@ from ctan.errors import ConfigError
 from ctan.goals import Goal
 from ctan.migrations import migrate_settings
 from ctan.parameters import DEFAULT_PROFILE, PROFILES, overrides_of
+from ctan.seals import check_folder
 
 CONFIG_FILE = "config.yaml"
 
@@ -52,6 +53,7 @@ def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunC
 
     Raises:
         ConfigError: when the file is missing or does not hold valid settings.
+        DataError: when any file beside the manifest was changed after it was written.
     """
     path = Path(manifest_dir) / CONFIG_FILE
     if not path.parent.is_dir() or not any(path.parent.iterdir()):
@@ -60,6 +62,7 @@ def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunC
             "which does not look whether its files exist: somebody deleted them from the pipeline root. Run every step "
             "again with `ctan submit --no-cache`, or `cache: false` under `defaults:` of the values file"
         )
+    check_folder(path.parent)
     config = config_from_yaml(path)
     return load_config(str(path), [*overrides, f"profile={json.dumps(config.profile)}"]) if overrides else config
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ctan.errors import DataError
 from ctan.files import read_json, sha256_of_json, write_json
+from ctan.seals import check_file
 
 SPEC_FILE = "dataset.json"
 SPEC_VERSION = 1
@@ -253,6 +254,7 @@ class DataSpec(Description):
             DataError: when it is missing or damaged.
         """
         path, advice = folder / SPEC_FILE, "run `ctan data ingest` again"
+        check_file(path)
         return cls.from_json(read_json(path, advice), str(path), advice)
 
 

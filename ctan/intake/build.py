@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,10 @@ from ctan.config import DataConfig, PreprocessConfig, RunConfig
 from ctan.errors import CaseError, DataError
 from ctan.files import atomic_path, sha256_of_file, sha256_of_json, write_json
 from ctan.progress import track
+from ctan.seals import SEAL, sealed
 from ctan.sources.buckets import check_writable, is_remote
 from ctan.store import remote
-from ctan.store.description import check_files, read_description, sealed
+from ctan.store.description import check_files, read_description
 from ctan.store.layout import ARRAYS_FOLDER, FORMAT_VERSION, STORE_FILE, Layout, array_files, create_arrays, write_rows
 from ctan.store.manifest import (
     MANIFEST_FILE,
@@ -98,7 +99,7 @@ def preprocess(
     with _builder_lock(pointer):
         if _is_published(pointer) if is_remote(store_root) else _is_complete(pointer):
             print(f"preprocess: store {pointer.key} exists already, nothing to do", file=sys.stderr)
-            return pointer
+            return _sealed_pointer(pointer)
         if is_remote(store_root):
             check_writable(store_root)
         if not _is_complete(pointer):
@@ -111,7 +112,7 @@ def preprocess(
                 write_json(folder / STORE_FILE, _describe(pointer, dataset, layout, entries, folder))
         if is_remote(store_root):
             remote.publish(pointer)
-    return pointer
+        return _sealed_pointer(pointer)
 
 
 def build_again(pointer: StorePointer, source: str, manifest_dir: Path, config: RunConfig) -> StorePointer:
@@ -165,6 +166,13 @@ def _pointer(manifest: pa.Table, dataset: Dataset, store_root: str, config: RunC
     key = sha256_of_json([FORMAT_VERSION, data_hash, config_hash, versions.of_store(dataset)])[:16]
     spec = dataset.spec
     return StorePointer(store_root, key, data_hash, spec.dataset, config_hash, manifest.num_rows, spec.sha256)
+
+
+def _sealed_pointer(pointer: StorePointer) -> StorePointer:
+    """Return the pointer with the seal of the store that it names, which is complete."""
+    is_there = is_remote(pointer.store_root)
+    description = remote.describe(pointer) if is_there else read_description(pointer.folder)
+    return replace(pointer, store_sha256=description[SEAL])
 
 
 def _builder_lock(pointer: StorePointer) -> Any:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ctan.errors import DataError
-from ctan.files import parse_json, sha256_of_json, write_text
+from ctan.files import parse_json, write_text
+from ctan.seals import sealed, unsealed
 from ctan.sources.buckets import check_root, check_writable, is_remote, join
 from ctan.sources.objects import read_tagged, replace_object
 
 _VERSION = 1
-_SEAL = "sha256"
 _TRIES = 20
 _ADVICE = "restore it from a backup; without it the next run divides anew, and models are scored on what they learnt"
 Value = Mapping[str, Any]
@@ -71,8 +71,7 @@ def updated(root: str, name: str, change: Callable[[Value], Value]) -> dict[str,
 
 
 def _text(value: Value) -> str:
-    content = {"format_version": _VERSION, **value}
-    return json.dumps({**content, _SEAL: sha256_of_json(content)}, indent=1) + "\n"
+    return json.dumps(sealed({"format_version": _VERSION, **value}), indent=1) + "\n"
 
 
 def _parsed(content: bytes | None, where: str) -> dict[str, Any]:
@@ -81,10 +80,8 @@ def _parsed(content: bytes | None, where: str) -> dict[str, Any]:
     value = parse_json(content, where, _ADVICE)
     if not isinstance(value, dict) or value.get("format_version") != _VERSION:
         raise DataError(f"{where}: not a table of sides of format {_VERSION}; {_ADVICE}")
-    if value.pop(_SEAL, None) != sha256_of_json(value):
-        raise DataError(f"{where}: was changed after it was written (its hash does not fit); {_ADVICE}")
-    del value["format_version"]
-    return value
+    said = unsealed(value, where, _ADVICE)
+    return {name: inner for name, inner in said.items() if name != "format_version"}
 
 
 def _path(root: str, name: str) -> Path:

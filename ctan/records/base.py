@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +11,14 @@ from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
 from ctan.cases.spec import Description
 from ctan.errors import CtanError, DataError
-from ctan.files import read_json, sha256_of_file, write_text
+from ctan.files import read_json, sha256_of_file, write_json
+from ctan.seals import SEAL, sealed, unsealed
 from ctan.tasks import Task, task_from_json
 
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
-
-_SEAL = "sha256"  # of everything else in the file
 
 Number = Annotated[float | None, BeforeValidator(_finite)]  # NaN and infinity, which JSON does not know, are null
 Scores = dict[str, dict[str, Number]]  # task -> metric -> value
@@ -86,7 +83,7 @@ class Record(Description):
             raise DataError(f"{folder}: no such folder; {cls.advice}")
         path = folder / cls.file
         value = read_json(path, cls.advice)
-        if isinstance(value, Mapping) and "files" in value and _SEAL not in value:  # earlier releases wrote neither
+        if isinstance(value, Mapping) and "files" in value and SEAL not in value:  # earlier releases wrote neither
             raise DataError(f"{path}: was changed after it was written (its hash is gone); {cls.advice}")
         return cls.from_json(value, str(path))
 
@@ -103,7 +100,7 @@ class Record(Description):
         """
         if not isinstance(value, Mapping):
             raise DataError(f"{where}: expected {cls.what}, found {type(value).__name__}; {cls.advice}")
-        value = _unsealed(value, where)
+        value = unsealed(value, where, "restore it or write it anew", required=False)
         version = value.get("format_version", 1)
         if version not in range(1, cls.version + 1):
             raise DataError(
@@ -132,7 +129,7 @@ class Record(Description):
         """
         found = {name: sha256_of_file(folder / name) for name in self.beside if (folder / name).is_file()}
         value = self.model_copy(update={"files": {**self.files, **found}}).to_json()
-        write_text(folder / self.file, json.dumps({**value, _SEAL: _hash(value)}, indent=2) + "\n")
+        write_json(folder / self.file, sealed(value))
 
     def check_file(self, folder: Path, name: str) -> Path:
         """Return the path of a file beside the record; what earlier releases wrote is not vouched for.
@@ -153,17 +150,3 @@ class Record(Description):
     def vouched(cls, folder: Path, name: str) -> Path:
         """Do the same for a file of a folder, where the record lies in it."""
         return cls.load(folder).check_file(folder, name) if (folder / cls.file).is_file() else folder / name
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _unsealed(value: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Return what a record says without the hash of it, which must fit. Earlier releases wrote none."""
-    content = {name: inner for name, inner in value.items() if name != _SEAL}
-    if _SEAL in value and value[_SEAL] != _hash(content):
-        raise DataError(
-            f"{where}: was changed after it was written (its hash does not fit); restore it or write it anew"
-        )
-    return content

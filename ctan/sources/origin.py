@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.errors import ConfigError, DataError
 from ctan.files import parse_json, read_json, sha256_of_json, write_json
+from ctan.seals import check_file, seal_file
 from ctan.sources import is_phantom, parse_phantom, source_folder
 from ctan.sources.contents import md5s_of, version_of
-from ctan.sources.places import recorded, remember
+from ctan.sources.places import recalled, recorded, recorded_repository, remember, remember_repository
 from ctan.sources.synthetic import is_marked
 from ctan.sources.versions import DataVersion, is_version, resolve_version, tree_md5
 from ctan.tasks import tasks_of
@@ -72,6 +73,8 @@ class Origin:
         synthetic = _is_synthetic(source)
         source, data_version, pinned = _version(source, config)
         remember(source)
+        if pinned is not None and pinned.repository:
+            remember_repository(pinned.repository)
         known = {} if pinned is None else {name: value for name, value in pinned.to_json().items() if value}
         return cls(
             source,
@@ -99,6 +102,8 @@ class Origin:
             for name in ("repository", "revision", "commit", "path", "md5")
             if name in self.pinned
         }
+        if repository := about_data.get("data_repository"):
+            about_data["data_repository"] = recorded_repository(repository)
         return {
             "data_source": recorded(self.source),
             "data_version": self.data_version,
@@ -129,7 +134,9 @@ class Origin:
             DataError: when it is missing or something else.
         """
         path = manifest_dir / ORIGIN_FILE
-        return cls._of(read_json(path, _ADVICE), str(path))
+        check_file(path)
+        found = cls._of(read_json(path, _ADVICE), str(path))
+        return replace(found, source=recalled(found.source) or found.source)
 
     @classmethod
     def _of(cls, value: Any, where: str) -> Origin:
@@ -139,8 +146,16 @@ class Origin:
         return cls(**value)
 
     def save(self, manifest_dir: Path) -> None:
-        """Write it beside a manifest."""
-        write_json(manifest_dir / ORIGIN_FILE, asdict(self))
+        """Write it beside a manifest, and into the seal of the folder; paths of this machine only as hashes."""
+        value = asdict(self) | {"source": recorded(self.source)}
+        places = {
+            name: recorded_repository(self.pinned[name]) for name in ("repository", "remote") if name in self.pinned
+        }
+        value["pinned"] = {**self.pinned, **places}
+        if "root" in self.sides:
+            value["sides"] = {**self.sides, "root": recorded(self.sides["root"])}
+        write_json(manifest_dir / ORIGIN_FILE, value)
+        seal_file(manifest_dir / ORIGIN_FILE)
 
 
 def read_origin(manifest_dir: str | Path) -> Origin:

@@ -1,7 +1,8 @@
 """How a source is named in what leaves this machine: a folder's path may hold a patient's or a clinician's name.
 
-MLflow, the ledger and logs get a hash of the path, and its last component where that is known to be harmless. Which
-folder it was is remembered on this machine alone, in the workspace, so that `ctan reproduce` finds it again.
+MLflow, the ledger, logs and what lies beside a manifest get a hash of the path, and its last component where that is
+known to be harmless. Which folder it was is remembered on this machine alone, in the workspace, so that
+`ctan reproduce` finds it again.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from ctan.workspace import workspace
 
 _FOLDER = "folder:"
 _DIGITS = 16
+_PINNED = re.compile(r"dvc:(?P<repository>.+)(?P<rest>@[^@:]+(?::[^@:]+)?)")
+_REMOTE = re.compile(r"\w+://|[^/]+@[^/]+:|folder:")  # an address, `git@host:path`, or a name that was recorded
 NAMES_VARIABLE = "CTAN_SOURCE_NAMES"  # further last components that may be recorded, separated by commas
 
 
 def recorded(source: str) -> str:
-    """Return how a source is recorded: `folder:<hash of its path>[/name]` for a folder, else as it is."""
+    """Return how a source is recorded: `folder:<hash of its path>[/name]` for a folder, else as it is.
+
+    A local repository, of which DVC pins a version, is a folder too: `dvc:folder:<hash>@<revision>:<path in it>`.
+    """
+    if pinned := _PINNED.fullmatch(source):
+        repository = pinned["repository"]
+        return f"dvc:{recorded_repository(repository)}{pinned['rest']}"
     if source == "phantom" or re.match(r"\w+:", source):
         return source
     folder = Path(source).expanduser().resolve()
@@ -30,20 +39,40 @@ def recorded(source: str) -> str:
     return f"{_FOLDER}{digest}/{folder.name}" if folder.name in allowed else f"{_FOLDER}{digest}"
 
 
+def recorded_repository(address: str) -> str:
+    """Return how the address of a repository is recorded: of one on this machine as a hash."""
+    return address if _is_remote(address) else recorded(address.removeprefix("file://"))
+
+
 def remember(source: str) -> None:
     """Remember on this machine which folder a recorded name stands for."""
-    if (name := recorded(source)) != source:
+    if pinned := _PINNED.fullmatch(source):
+        remember_repository(pinned["repository"])
+    elif (name := recorded(source)) != source:
         write_text(_note(name), str(Path(source).expanduser().resolve()))
+
+
+def remember_repository(address: str) -> None:
+    """Remember a repository that lies on this machine."""
+    if not _is_remote(address):
+        remember(address.removeprefix("file://"))
 
 
 def recalled(name: str) -> str:
     """Return the source that was recorded by a name; empty where this machine does not know it."""
+    if pinned := _PINNED.fullmatch(name):
+        repository = recalled(pinned["repository"])
+        return f"dvc:{repository}{pinned['rest']}" if repository else ""
     if not name.startswith(_FOLDER):
         return name
     try:
         return _note(name).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
+
+
+def _is_remote(repository: str) -> bool:
+    return bool(_REMOTE.match(repository)) and not repository.startswith("file://")
 
 
 def _note(name: str) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ctan.errors import DataError
 from ctan.files import atomic_path, write_json, write_text
 from ctan.settings import read_config
+from ctan.sources.places import recalled
 from ctan.step_environment import step
 from ctan.steps.numbers import Metrics, numbers_of
 from ctan.workspace import workspace
@@ -220,7 +221,13 @@ def _store(pointer: str, manifest_dir: str) -> StorePointer:
         return named
     from ctan.sources.origin import read_origin
 
-    return build_again(named, read_origin(manifest_dir).source, Path(manifest_dir), read_config(manifest_dir))
+    source = read_origin(manifest_dir).source
+    if not recalled(source):
+        raise DataError(
+            f"store {named.key}: is not on this machine ({named.folder}), which does not know the folder that was "
+            f"ingested either ({source}); give all steps one store_root (a volume or s3://bucket/prefix)"
+        )
+    return build_again(named, source, Path(manifest_dir), read_config(manifest_dir))
 
 
 def _point_to_run(metadata: Metadata | None, model_dir: str) -> None:

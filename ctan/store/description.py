@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ctan.errors import DataError
-from ctan.files import parse_json, sha256_of_file, sha256_of_json
+from ctan.files import parse_json, sha256_of_file
+from ctan.seals import unsealed
 from ctan.store.layout import ARRAYS_FOLDER, FORMAT_VERSION, STORE_FILE, array_files
 
-_SEAL = "sha256"
 REBUILD = "delete the folder and run `ctan data preprocess` again"
 
 
@@ -46,9 +46,7 @@ def parse_description(content: bytes, where: str, advice: str) -> dict[str, Any]
             f"{where}: the store has format version {version}, this ctan reads {FORMAT_VERSION}; "
             f"run `ctan data preprocess` again with this ctan"
         )
-    said = description.pop(_SEAL, None)
-    if said != sha256_of_json(description):
-        raise DataError(f"{where}/{STORE_FILE}: was changed after it was written (its hash does not fit); {advice}")
+    unsealed(description, f"{where}/{STORE_FILE}", advice)
     return description
 
 
@@ -64,11 +62,6 @@ def read_summary(content: bytes, where: str) -> tuple[str, int]:
     """
     description = parse_description(content, where, REBUILD)
     return str(description["dataset"]), len(description["cases"])
-
-
-def sealed(description: dict[str, Any]) -> dict[str, Any]:
-    """Return a description with the hash of all that it says: whoever reads it can tell whether it was changed."""
-    return {**description, _SEAL: sha256_of_json(description)}
 
 
 def check_files(folder: Path, description: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from ctan.cases import DataSpec
 from ctan.errors import DataError
 from ctan.files import atomic_path
+from ctan.seals import check_file
 
 MANIFEST_FILE, QUARANTINE_FILE = "manifest.parquet", "quarantine.parquet"
 NO_FOLD = -1  # of every case outside the training split
@@ -86,8 +87,10 @@ def read_manifest(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         schema: columns the table must have with these types; not checked when None.
 
     Raises:
-        DataError: when the file is missing, is not Parquet, or lacks a column.
+        DataError: when the file is missing, is not Parquet, lacks a column, or is not what its folder was sealed with.
     """
+    if path.exists():
+        check_file(path)
     try:
         table = pq.read_table(path, partitioning=None)  # `split=x` in its path is no column of it
     except OSError as error:

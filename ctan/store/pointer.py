@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ctan.errors import DataError
 from ctan.files import read_json, write_json
+from ctan.seals import SEAL, sealed, unsealed
 from ctan.sources.buckets import cache_folder, check_root, is_remote, join
 
 
@@ -22,6 +23,8 @@ class StorePointer:
         config_hash: SHA-256 of the settings that shape the store.
         num_cases: how many cases it holds.
         spec_hash: SHA-256 of the description of its data.
+        store_sha256: seal of its `store.json`, which holds geometry and scale of every case, sizes of all files and
+            the hashes of its tables; empty: not known yet.
     """
 
     store_root: str
@@ -31,6 +34,7 @@ class StorePointer:
     config_hash: str
     num_cases: int
     spec_hash: str = ""
+    store_sha256: str = ""
 
     @property
     def folder(self) -> Path:
@@ -53,7 +57,7 @@ class StorePointer:
 
     def save(self, path: Path) -> None:
         """Write the pointer as JSON to `path`, atomically."""
-        write_json(path, asdict(self))
+        write_json(path, sealed(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> StorePointer:
@@ -65,9 +69,9 @@ class StorePointer:
         advice = "expected the pointer that `ctan data preprocess` writes"
         value = read_json(path, advice)
         names = [field.name for field in fields(cls)]
-        if not isinstance(value, dict) or sorted(value) != sorted(names):
+        if not isinstance(value, dict) or not {*names} - {"store_sha256"} <= {*value} <= {*names, SEAL}:
             raise DataError(f"{path}: not a store pointer (its fields are {', '.join(names)}); {advice}")
-        return cls(**value)
+        return cls(**unsealed(value, str(path), "run `ctan data preprocess` again"))
 
 
 def stores_folder(store_root: str) -> Path:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from ctan.cases import SPLIT_TEST, DataSpec, StoredCase
 from ctan.cases import geometry as geo
 from ctan.errors import CaseError, DataError
+from ctan.seals import SEAL
 from ctan.sources.buckets import is_remote
 from ctan.store.chunks import ChunkReader
 from ctan.store.description import REBUILD, check_files, read_description
@@ -229,6 +230,11 @@ def open_store(pointer: StorePointer) -> Store:
     if is_remote(pointer.store_root):
         fetch(pointer)
     description = read_description(pointer.folder)
+    if pointer.store_sha256 not in ("", description[SEAL]):
+        raise DataError(
+            f"{pointer.folder}/{STORE_FILE}: not the store that the pointer names (its hash differs); "
+            f"run `ctan data preprocess` again"
+        )
     manifest = read_manifest(pointer.folder / MANIFEST_FILE)
     if manifest["case_id"].to_pylist() != [entry["case_id"] for entry in description["cases"]]:
         raise DataError(f"{pointer.folder}: manifest and {STORE_FILE} list different cases; {REBUILD}")

@@ -6,9 +6,13 @@ complete; the local copy is a store like any other, in the workspace.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ctan.errors import DataError
+from ctan.seals import SEAL
 from ctan.sources import buckets
 from ctan.sources.objects import read_object
 from ctan.store.description import check_files, find_damage, parse_description, read_description
@@ -18,6 +22,18 @@ from ctan.store.pointer import StorePointer
 
 ABSENT = "there is no store here"
 _REPAIR = "run `ctan data preprocess` with this store_root: it repairs the store"
+
+
+def describe(pointer: StorePointer) -> dict[str, Any]:
+    """Return what the `store.json` of a store in object storage says.
+
+    Raises:
+        DataError: when it is not there or damaged, or the bucket cannot be asked.
+    """
+    content = read_object(buckets.join(pointer.address, STORE_FILE))
+    if content is None:
+        raise DataError(f"{pointer.address}: {ABSENT}; {_REPAIR}")
+    return parse_description(content, pointer.address, _REPAIR)
 
 
 def find_problem(pointer: StorePointer) -> str | None:
@@ -58,26 +74,30 @@ def fetch(pointer: StorePointer) -> None:
     Raises:
         DataError: when the store does not exist, is damaged, or cannot be fetched.
     """
-    if _is_complete(pointer.folder):
+    check = partial(_check, pointer.store_sha256)
+    if _passes(pointer.folder, check):
         return
     problem = find_problem(pointer)
     if problem is not None:
         raise DataError(f"{pointer.address}: {problem}; {_REPAIR}")
-    buckets.mirror(pointer.address, pointer.folder, _check)
+    buckets.mirror(pointer.address, pointer.folder, check)
 
 
-def _is_complete(folder: Path) -> bool:
+def _passes(folder: Path, check: Callable[[Path], None]) -> bool:
     try:
-        _check(folder)
+        check(folder)
     except DataError:
         return False
     return True
 
 
-def _check(folder: Path) -> None:
-    """Raise when a store in a folder is not complete.
+def _check(seal: str, folder: Path) -> None:
+    """Raise when a store in a folder is not complete, or another than the one of this seal.
 
     Raises:
         DataError: naming the file.
     """
-    check_files(folder, read_description(folder))
+    description = read_description(folder)
+    if seal not in ("", description[SEAL]):
+        raise DataError(f"{folder}/{STORE_FILE}: not the store that the pointer names (its hash differs); {_REPAIR}")
+    check_files(folder, description)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctan.files import read_json
 from ctan.provenance import image_reference
+from ctan.seals import check_file
 from ctan.sources.origin import read_origin
 
 PIPELINE_RUN, PIPELINE_RUN_URL, LATER_PIPELINE_RUNS = "pipeline_run", "pipeline_run_url", "later_pipeline_runs"
@@ -50,6 +51,7 @@ def lineage_tags(manifest_dir: str | Path, pipeline_run: str = "") -> dict[str, 
 def _validation(manifest_dir: Path) -> str:
     """Return how the data passed validation; empty where they did not, or were not validated."""
     path = manifest_dir / "summary.json"
+    check_file(path)
     summary = read_json(path, "run `ctan data validate` again") if path.exists() else {}
     if not isinstance(summary, dict) or summary.get("verdict") != _PASSED:
         return ""

@@ -19,9 +19,9 @@ from ctan.errors import TrackingError
 from ctan.files import sha256_of_file
 from ctan.provenance import git_commit, in_image
 from ctan.sources.buckets import is_remote
-from ctan.step_environment import PARENT_VARIABLE
 from ctan.tracking.closing import mark_killed
 from ctan.tracking.lineage import LATER_PIPELINE_RUNS, OWNER_MARK, PIPELINE_RUN
+from ctan.tracking.parents import parent_tags
 from ctan.tracking.server import (
     ARTIFACTS_FOLDER,
     connect,
@@ -131,8 +131,8 @@ def training_run(
 ) -> Iterator[TrainingRun]:
     """Record one training as an MLflow run.
 
-    The run is `run_id` when a resumed training gives one that still exists, else a new one, below the run that the
-    platform injects by `MLFLOW_RUN_ID`, in the experiment `MLFLOW_EXPERIMENT_NAME` (default `ctan-<dataset>`). It ends
+    The run is `run_id` when a resumed training gives one that still exists, else a new one, below the run of its
+    pipeline (`ctan.tracking.parents`), in the experiment `MLFLOW_EXPERIMENT_NAME` (default `ctan-<dataset>`). It ends
     FINISHED, FAILED on an exception, KILLED when interrupted; a killed process leaves it RUNNING, to be resumed.
 
     Args:
@@ -153,10 +153,12 @@ def training_run(
     import mlflow
 
     with tracking_errors(uri, "starting the run"):
-        parent, existing = _parent(), _run_to_adopt(client, run_id, uri)
+        existing = _run_to_adopt(client, run_id, uri)
+        experiment = None if existing else _experiment_id(client, config)
+        parent = parent_tags(client, experiment, lineage or {}) if experiment else {}
         active = mlflow.start_run(
             run_id=existing,
-            experiment_id=None if existing else _experiment_id(client, config),
+            experiment_id=experiment,
             run_name=None if existing else f"{arch}-fold{fold}-seed{seed}",
             tags=None if existing else {**parent, **(lineage or {})},  # at once: by these a run that is killed is found
             log_system_metrics=True,
@@ -210,12 +212,6 @@ def _run_to_adopt(client: MlflowClient, run_id: str | None, uri: str) -> str | N
         place = without_password(uri)
         print(f"warning: run {run_id} {problem} at {place}; going on in another one", file=sys.stderr, flush=True)
     return None
-
-
-def _parent() -> dict[str, str]:
-    """Return the tag by which MLflow shows a training below the run that the platform gave to all steps."""
-    parent = os.environ.pop("MLFLOW_RUN_ID", "") or os.environ.get(PARENT_VARIABLE, "")
-    return {"mlflow.parentRunId": parent} if parent else {}
 
 
 def _experiment_id(client: MlflowClient, config: RunConfig) -> str:

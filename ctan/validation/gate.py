@@ -12,6 +12,7 @@ from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.errors import GateError
 from ctan.files import write_json, write_text
+from ctan.seals import seal_folder
 from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, read_manifest, write_manifest
 from ctan.validation.copies import columns_of_copies, find_copies
 from ctan.validation.suite import Outcome, expectations, frame_of, run
@@ -107,6 +108,7 @@ def validate(manifest_dir: Path, output_dir: Path, report: Path, config: RunConf
     write_text(output_dir / "config.yaml", config.to_yaml())
     spec.save(output_dir)
     write_json(output_dir / "summary.json", asdict(summary))
+    seal_folder(output_dir)
     write_page(report, spec, manifest, passed, quarantine, outcomes, copies, problem)
     return summary
 

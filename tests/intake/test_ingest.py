@@ -329,7 +329,7 @@ def test_running_again_over_an_existing_output_replaces_it_as_a_whole(raw, tmp_p
     assert pa.Table.equals(manifest_of(tmp_path / "out"), first)
     assert quarantine_of(tmp_path / "out") == []
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        [MANIFEST_FILE, QUARANTINE_FILE, "config.yaml", "dataset.json", "plan.yaml", "summary.json"]
+        [MANIFEST_FILE, QUARANTINE_FILE, "config.yaml", "dataset.json", "plan.yaml", "seal.json", "summary.json"]
     )
 
 

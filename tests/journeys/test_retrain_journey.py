@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ctan.datasets import get_dataset
+from ctan.sources.places import recorded
 from tests.helpers.dvc import Repository, git
 from tests.helpers.small import SMALL, files_of
 
@@ -78,7 +79,10 @@ def test_retraining_follows_the_pinned_version_and_survives_being_killed(team: A
     (version,) = client().search_model_versions("name='ctan-openkbp'")
     commit = git(team.folder, "rev-parse", "HEAD").strip()
     assert (version.tags["data_version"], version.tags["data_commit"]) == (first, commit)
-    assert version.tags["data_source"] == f"dvc:{team.folder}@{commit}:data/kbp"
+    repository = recorded(str(team.folder))
+    assert repository.startswith("folder:")
+    assert version.tags["data_source"] == f"dvc:{repository}@{commit}:data/kbp"
+    assert version.tags["data_repository"] == repository
     assert version.tags["pipeline_run"].startswith("local/")
     assert client().get_run(version.run_id).data.tags["data_commit"] == commit
 

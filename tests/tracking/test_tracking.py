@@ -183,6 +183,39 @@ def test_two_trainings_that_got_the_same_run_have_their_own_below_it(
 
 
 @pytest.mark.usefixtures("database")
+def test_where_no_run_is_injected_the_trainings_of_a_pipeline_run_make_their_parent(tmp_path: Path) -> None:
+    """Before, on a cluster without KFP's MLflow plug-in the trainings of a pipeline run lay side by side."""
+    from ctan.tracking.parents import ABOVE, parent_tags
+
+    parents = []
+    for pipeline_run, seed in (("one", 0), ("one", 1), ("two", 0)):
+        lineage = {"pipeline_run": pipeline_run, "pipeline_run_url": f"https://kfp/{pipeline_run}"}
+        with training_run(CONFIG, pointer_at(tmp_path / "store"), "stl", 0, seed, lineage=lineage) as run:
+            parents.append(client().get_run(run.run_id).data.tags["mlflow.parentRunId"])
+            # a resumed one keeps its own
+        with training_run(CONFIG, pointer_at(tmp_path / "store"), "stl", 0, seed, run.run_id, lineage=lineage):
+            assert client().get_run(run.run_id).data.tags["mlflow.parentRunId"] == parents[-1]
+    assert parents[0] == parents[1] != parents[2]
+    first = client().get_run(parents[0])
+    assert (first.info.status, first.info.run_name, first.data.tags[ABOVE]) == ("FINISHED", "pipeline one", "one")
+    assert first.data.tags["pipeline_run_url"] == "https://kfp/one"
+    assert "pipeline_run" not in first.data.tags, "it is no training, and must not be counted as one"
+    with training_run(CONFIG, pointer_at(tmp_path / "store"), "stl", 0, 2) as alone:
+        assert "mlflow.parentRunId" not in client().get_run(alone.run_id).data.tags
+
+    # two that make one at once: the older stays
+    experiment = first.info.experiment_id
+    older = client().create_run(experiment, start_time=1, tags={ABOVE: "three"}).info.run_id
+    assert parent_tags(client(), experiment, {"pipeline_run": "three"}) == {"mlflow.parentRunId": older}
+    from ctan.tracking import parents as module
+
+    made = module._made(client(), experiment, {"pipeline_run": "three"})
+    assert made == older
+    left = client().search_runs([experiment], f"tags.{ABOVE} = 'three'")
+    assert [run.info.run_id for run in left] == [older]
+
+
+@pytest.mark.usefixtures("database")
 def test_the_experiment_can_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "head and neck")
     with open_run(tmp_path) as run:

@@ -133,6 +133,7 @@ def test_the_time_grows_with_the_cases_not_with_their_square():
 def test_a_phantom_under_two_ids_stops_at_validation(tmp_path):
     """From raw files to the reason in quarantine and on the page."""
     from ctan.intake.ingest import ingest
+    from ctan.seals import seal_folder
     from ctan.settings import load_config
     from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, read_manifest, write_manifest
     from ctan.validation import validate
@@ -148,6 +149,7 @@ def test_a_phantom_under_two_ids_stops_at_validation(tmp_path):
     same = [name for name in train if name.startswith(("image_sha256", "label_", "voxels_"))]
     other |= {name: train[name] for name in same}
     write_manifest(rows, tmp_path / "in" / MANIFEST_FILE, manifest.schema)
+    seal_folder(tmp_path / "in")
     validate(tmp_path / "in", tmp_path / "out", tmp_path / "page.html", config)
     reasons = {one["case_id"]: one["reason"] for one in read_manifest(tmp_path / "out" / QUARANTINE_FILE).to_pylist()}
     assert reasons.keys() >= {train["case_id"], other["case_id"]}
