@@ -12,6 +12,7 @@ import typer
 from ctan import __version__
 from ctan.commands import cluster, data, models, registry, store
 from ctan.commands.lineage import lineage, reproduce
+from ctan.commands.migrate import migrate
 from ctan.commands.predict import predict
 from ctan.commands.retrain import retrain
 from ctan.commands.run import config, run
@@ -46,6 +47,7 @@ for command in (
     retrain,
     lineage,
     reproduce,
+    migrate,
 ):
     app.command()(command)
 

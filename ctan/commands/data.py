@@ -256,3 +256,32 @@ def convert(
         cases = track(read_cases(found, data_set), len(found), "convert")
         typer.echo(convert_to_openkbp(cases, data_set, folder, names, targets, split, scale_to_gy))
         typer.echo(f"patients in {folder}; next: ctan data ingest {folder} --dataset openkbp")
+
+
+@app.command()
+def forget(
+    subject: Annotated[str, typer.Argument(help="Patient or lesion, as the tables name it (`group_id`).")],
+    store_root: o.StoreRoot = "",
+    also: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option("--also", help="Another folder with outputs of ctan, such as predictions. Repeatable."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only said what would be done.")] = False,
+) -> None:
+    """Remove a subject from stores, caches, tables, pages and MLflow, and list the models that learned from it.
+
+    Killed half-way, the same command goes on. What it cannot reach is said.
+
+    Example: ctan data forget pt_17
+    """
+    from ctan.changes import carry_out
+    from ctan.forget import plan
+
+    changes = plan(subject, store_root, also or [])
+    for change in changes:
+        if yes:
+            carry_out([change])
+        mark = "-" if change.do is None else "done" if yes else "would"
+        typer.echo(f"{mark:5} {change}")
+    if not yes and any(change.do for change in changes):
+        typer.echo("nothing was changed; --yes does it")
