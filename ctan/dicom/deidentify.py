@@ -72,6 +72,7 @@ _CODES = {
     "PatientPosition": _words("HFS HFP HFDL HFDR FFS FFP FFDL FFDR"),
     "PhotometricInterpretation": _words("MONOCHROME1 MONOCHROME2"),
     "RescaleType": _words("HU US"),
+    "BurnedInAnnotation": _words("YES NO"),
     "DoseUnits": _words("GY RELATIVE"),
     "DoseType": _words("PHYSICAL EFFECTIVE ERROR"),
     "DoseSummationType": _words(

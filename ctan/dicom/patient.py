@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _BODY_HU = -300.0
 _COARSE = 2
 
+BURNED_IN = "its header says that text is drawn into the CT (BurnedInAnnotation), perhaps a name: look at it"
+
 
 @dataclass(frozen=True)
 class Planning:
@@ -118,8 +120,13 @@ def read_planning(
         levels_gy=levels_gy,
         num_unknown_rois=structures.num_unknown,
         sha256=sha256_of_digests({file.sha256: file.sha256 for file in opened}),
-        remarks=planned_on + structures.remarks + signs + fit,
+        remarks=planned_on + structures.remarks + signs + fit + _annotated(by_kind["CT"]),
     )
+
+
+def _annotated(images: Iterable[Dataset]) -> tuple[str, ...]:
+    """Say that images have text in their pixels where their own headers do."""
+    return (BURNED_IN,) if any(one.get("BurnedInAnnotation") == "YES" for one in images) else ()
 
 
 def _fit(

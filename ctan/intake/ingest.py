@@ -21,11 +21,13 @@ from ctan.datasets import get_dataset
 from ctan.datasets.base import Dataset
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import write_json, write_text
+from ctan.intake.burned_in import REMARK, holds_text
 from ctan.intake.measure import case_row
 from ctan.intake.planning import PLAN_FILE, apply, propose
 from ctan.intake.sides import SIDES, Table, table_for
 from ctan.progress import track
 from ctan.reading import is_sane_spacing, printable
+from ctan.seals import seal_folder
 from ctan.sources import is_phantom, open_source
 from ctan.sources.synthetic import is_marked
 from ctan.store.manifest import MANIFEST_FILE, NO_FOLD, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, write_manifest
@@ -33,6 +35,7 @@ from ctan.workers import Lost, run_isolated
 
 Row = dict[str, Any]
 _NUM_NAMED = 5  # cases in a remark
+_PICTURE = 2  # axes
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def ingest(
     spec.save(output_dir)
     write_text(output_dir / PLAN_FILE, yaml.safe_dump({p.field: p.to_json() for p in proposals}, sort_keys=False))
     write_json(output_dir / "summary.json", asdict(summary))
+    seal_folder(output_dir)
     return summary
 
 
@@ -201,13 +205,19 @@ def _measure(data: DataConfig, case: RawCase) -> _Measured:
         found = read_case(dataset, case)
         row = case_row(found, dataset.spec, NO_FOLD)
         pa.Table.from_pylist([row], SCHEMA(dataset.spec))  # numbers and texts that the manifest cannot hold
-        return _Measured(row, found.remarks)
+        return _Measured(row, found.remarks + _burned_in(found))
     except CaseError as error:
         return _Measured(reason=error.reason)
     except ConfigError:
         raise
     except Exception as error:
         return _Measured(reason=_unexpected(error))
+
+
+def _burned_in(case: Case) -> tuple[str, ...]:
+    """Say that a picture seems to hold text."""
+    pictures = [image for image in case.images.values() if len(case.spacing_mm) == _PICTURE and image.dtype == np.uint8]
+    return (REMARK,) if any(holds_text(image) for image in pictures) else ()
 
 
 def read_case(dataset: Dataset, raw: RawCase) -> Case:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases import DataSpec
+from ctan.cases import SPLIT_TRAIN, SPLIT_VALIDATION, DataSpec
 from ctan.config import RunConfig
 
 PLAN_FILE = "plan.yaml"
 _LEAST_DEEPEST = 3  # voxels per axis that the deepest stage keeps
+_CLASSES_NEEDED = 2
 _MOST_STAGES, _MOST_CASES_A_STEP = 6, 32
 Floats = npt.NDArray[np.float64]
 
@@ -170,6 +171,37 @@ def _beside(proposal: Proposal, config: RunConfig) -> Proposal:
     return Proposal(proposal.field, proposal.value, proposal.reason, used=False, instead=value)
 
 
+def one_sided(rows: Sequence[Mapping[str, Any]], spec: DataSpec, folds: Sequence[int]) -> list[str]:
+    """Say which scores will be undefined, before anything is trained: labels of one class, structures of no case.
+
+    Args:
+        rows: of the validated manifest.
+        spec: names labels and structures.
+        folds: that tune.
+
+    Returns:
+        A sentence each; empty when every task can be learnt, tuned and measured.
+    """
+    training = [row for row in rows if row["split"] == SPLIT_TRAIN]
+    sides = {"evaluation": [row for row in rows if row["split"] == SPLIT_VALIDATION]}
+    for fold in folds:
+        sides[f"tuning (fold {fold})"] = [row for row in training if row["fold"] == fold]
+        sides[f"training (without fold {fold})"] = [row for row in training if row["fold"] != fold]
+    said = []
+    for side, cases in sides.items():
+        for name in spec.labels:
+            found = {row[f"label_{name}"] for row in cases} - {None}
+            if cases and len(found) < _CLASSES_NEEDED:
+                what = f"all have {name} = {found.pop()}" if found else f"have no {name} that is known"
+                said.append(
+                    f"the {len(cases)} {side} cases {what}: AUC and what needs several classes is left out there"
+                )
+        absent = [name for name in spec.structures if cases and all(name in row["missing"] for row in cases)]
+        if absent:
+            said.append(f"none of the {len(cases)} {side} cases has {', '.join(absent)} contoured: no Dice there")
+    return said
+
+
 def apply(proposals: Sequence[Proposal], config: RunConfig) -> RunConfig:
     """Return the settings with the proposals that are used."""
     values = config.model_dump(mode="json")
@@ -180,4 +212,4 @@ def apply(proposals: Sequence[Proposal], config: RunConfig) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
-__all__ = ["PLAN_FILE", "Fingerprint", "Proposal", "apply", "plan", "propose"]
+__all__ = ["PLAN_FILE", "Fingerprint", "Proposal", "apply", "one_sided", "plan", "propose"]

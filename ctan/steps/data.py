@@ -181,12 +181,18 @@ def plan(manifest_dir: str) -> list[dict[str, str]]:
         ConfigError: when it will never be able to compare them with the champion.
     """
     with step("plan"):
+        from ctan.cases import DataSpec
+        from ctan.intake.planning import one_sided
         from ctan.intake.planning import plan as plan_trainings
         from ctan.intake.sides import in_words
         from ctan.sources.origin import read_origin
+        from ctan.store.manifest import MANIFEST_FILE, read_manifest
 
         config = read_config(manifest_dir)
         print(in_words(read_origin(manifest_dir).sides))
+        spec, rows = DataSpec.load(Path(manifest_dir)), read_manifest(Path(manifest_dir) / MANIFEST_FILE).to_pylist()
+        for sentence in one_sided(rows, spec, config.folds):
+            print(f"note: {sentence}")
         items = plan_trainings(config)
         for item in items:
             print("train {arch}, fold {fold}, seed {seed}".format_map(item))

@@ -409,3 +409,13 @@ def test_damaged_compressed_pixels_are_refused(folder):
     for path in slices_of(folder):
         change(path, lambda ds: setattr(ds, "Rows", ds.Rows + 1))
     assert "the pixel data cannot be decoded (JPEG Lossless" in reason(folder)
+
+
+def test_text_in_the_pixels_is_remarked_where_the_header_says_so(folder):
+    write_patient(folder)
+    assert not any("BurnedInAnnotation" in remark for remark in read(folder).remarks)
+    change(slices_of(folder)[2], lambda ds: setattr(ds, "BurnedInAnnotation", "NO"))
+    assert not any("BurnedInAnnotation" in remark for remark in read(folder).remarks)
+    change(slices_of(folder)[1], lambda ds: setattr(ds, "BurnedInAnnotation", "YES"))
+    (said,) = [remark for remark in read(folder).remarks if "BurnedInAnnotation" in remark]
+    assert said.startswith("its header says that text is drawn into the CT")

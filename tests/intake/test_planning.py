@@ -12,7 +12,7 @@ from ctan.cases import DataSpec
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
 from ctan.intake.ingest import ingest
-from ctan.intake.planning import Proposal, apply, propose
+from ctan.intake.planning import Proposal, apply, one_sided, propose
 from ctan.settings import config_from_yaml, load_config
 
 SCAN, PICTURE = get_dataset("stoic").spec, get_dataset("ham10000").spec
@@ -85,3 +85,30 @@ def test_ingestion_writes_the_plan_with_a_reason_for_each_number_and_uses_it(tmp
     assert plan["training.batch_size"]["set_to"] == used.training.batch_size == 2
     assert any(remark.startswith("planned preprocess.grid_shape") for remark in summary.remarks)
     assert RunConfig.model_validate(used.model_dump()) == used
+
+
+def test_a_side_of_one_class_or_without_a_structure_is_said_before_anything_is_trained() -> None:
+    """Before, `promote` died with a TypeError after all trainings, as the AUC was None."""
+    rows = [
+        {"split": split, "fold": fold, "label_diagnosis": label, "missing": missing}
+        for split, fold, label, missing in [
+            ("train", 0, "mel", []),
+            ("train", 0, "nv", []),
+            ("train", 1, "mel", []),
+            ("train", 1, "nv", ["Lesion"]),
+            ("validation", -1, "nv", ["Lesion"]),
+            ("validation", -1, "nv", ["Lesion"]),
+            ("validation", -1, None, ["Lesion"]),
+            ("test", -1, "mel", []),
+        ]
+    ]
+    assert one_sided(rows, PICTURE, [0]) == [
+        "the 3 evaluation cases all have diagnosis = nv: AUC and what needs several classes is left out there",
+        "none of the 3 evaluation cases has Lesion contoured: no Dice there",
+    ]
+    rows[2]["label_diagnosis"] = rows[3]["label_diagnosis"] = None
+    assert (
+        "the 2 training (without fold 0) cases have no diagnosis that is known: AUC and what needs several classes is "
+        "left out there"
+    ) in one_sided(rows, PICTURE, [0])
+    assert one_sided([row | {"label_diagnosis": name} for row in rows[:2] for name in ("mel", "nv")], PICTURE, []) == []
