@@ -4,6 +4,7 @@
 PYTHON ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 UV_VERSION := $(shell sed -n "s/^uv==\([0-9.]*\).*/\1/p" requirements-uv.lock)
 TORCH_VERSION := 2.13.0
+COVERAGE_VERSION := 7.11.0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RAW ?= data/openkbp
 OFFLINE_BASE ?= ctan-base:bookworm
 export TORCH BASE_IMAGE DOCKER_BUILD_FLAGS ALLOW_DIRTY
-.PHONY: help setup demo phantoms test test-fast test-hard lint format pipeline lock image test-containers release audit bench ui clean
+.PHONY: help setup demo phantoms test test-fast test-hard mutants coverage lint format pipeline lock image test-containers release audit bench ui clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +80,20 @@ test-fast: $(READY)  ## Run quick tests of many rooms: a minute of one core
 test-hard: $(READY)  ## Attack our own formats with 2,000 mutations of each, the rasteriser with 1,500 shapes
 	@CTAN_MUTATIONS=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -k mutation tests/records tests/training/test_checkpoint.py tests/tracking/test_ledger.py $(ARGS)
 	@CTAN_SHAPES=1500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -k "random_shapes or keyholes" tests/dicom/test_dicomrt_raster.py $(ARGS)
+
+mutants: $(READY)  ## Change code that decides, one place at a time: some test must notice (ARGS="--number 60 --seed 0")
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
+# coverage.py lies in a folder of its own: it is needed for nothing else. Every process of a test takes it along.
+coverage: $(READY)  ## Measure which lines of ctan/ the tests run, in all their processes (ARGS=tests/store for a part)
+	@mkdir -p build && rm -f build/.coverage*
+	@test -d build/coverage-py || $(UV) pip install --quiet --python $(BIN)/python --target build/coverage-py coverage==$(COVERAGE_VERSION)
+	@echo 'import coverage; coverage.process_startup()' > build/coverage-py/sitecustomize.py
+	@export PYTHONPATH=$(CURDIR)/build/coverage-py COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml \
+		COVERAGE_FILE=$(CURDIR)/build/.coverage OMP_NUM_THREADS=1; \
+		$(BIN)/python -m pytest -q $(if $(ARGS),$(ARGS),-n logical --maxprocesses 4 --dist loadfile); \
+		$(BIN)/python -m coverage combine --quiet build && \
+		$(BIN)/python -m coverage report --sort=cover --skip-covered --fail-under=$(if $(ARGS),0,92)
 
 lint: $(READY)  ## Check format, lint, types, the rooms' contracts, and that the compiled pipeline is up to date
 	@mkdir -p build
