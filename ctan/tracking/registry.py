@@ -50,7 +50,22 @@ def set_aliases(
         if version is None and present is not None:
             client.delete_registered_model_alias(name, alias)
         elif version is not None and (present is None or str(present.version) != version):
-            client.set_registered_model_alias(name, alias, version)
+            _set_alias(client, name, alias, version)
+
+
+def _set_alias(client: MlflowClient, name: str, alias: str, version: str) -> None:
+    """Set an alias; again where another process set it for the first time in the same moment.
+
+    MLflow asks whether it is there and then inserts: on PostgreSQL one of two gets a raw `UniqueViolation`.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_registered_model_alias(name, alias, version)
+    except MlflowException as error:
+        if not re.search("UniqueViolation|UNIQUE constraint", str(error)):
+            raise
+        client.set_registered_model_alias(name, alias, version)
 
 
 def named_version(client: MlflowClient, reference: str) -> ModelVersion:

@@ -485,3 +485,28 @@ def test_promotions_at_the_same_time_happen_one_after_the_other(site: Site) -> N
         assert after["champion_before"] == before["champion_after"]
     best = next(entry["version"] for entry in entries if entry["seed"] == 2)
     assert site.aliases()["champion"] == best
+
+
+def test_an_alias_that_another_process_set_in_the_same_moment_is_set_again(site: Site) -> None:
+    """MLflow on PostgreSQL: of two that set an alias for the first time at once one gets a raw `UniqueViolation`."""
+    from mlflow.exceptions import MlflowException
+
+    from ctan.tracking.registry import set_aliases
+
+    assert site.promote(site.train(0)).version == "1"
+    client = site.client
+    client.delete_registered_model_alias(NAME, "champion")
+    real, problems = client.set_registered_model_alias, ["(psycopg2.errors.UniqueViolation) duplicate key"]
+
+    def fails_once(*arguments: str) -> None:
+        if problems:
+            raise MlflowException(problems.pop())
+        real(*arguments)
+
+    client.set_registered_model_alias = fails_once
+    set_aliases(client, NAME, champion="1", challenger=None)
+    assert site.aliases()["champion"] == "1"
+    problems.append("the server has burned down")
+    client.delete_registered_model_alias(NAME, "champion")
+    with pytest.raises(MlflowException, match="burned down"):
+        set_aliases(client, NAME, champion="1", challenger=None)

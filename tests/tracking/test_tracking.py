@@ -1,6 +1,7 @@
 """MLflow runs: real SQLite databases, a real server, real models."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -180,6 +181,16 @@ def test_two_trainings_that_got_the_same_run_have_their_own_below_it(
     assert [tags["arch"] for tags in found] == ["stl", "hps"]
     assert [tags["mlflow.parentRunId"] for tags in found] == [injected, injected]
     assert "arch" not in client().get_run(injected).data.tags
+
+
+def test_nothing_is_chosen_by_metrics_that_mlflow_keeps() -> None:
+    """Of a resumed run `run.data.metrics` holds the greatest (step, time, value), not the last that was logged."""
+    import ctan
+
+    for path in sorted(Path(ctan.__file__).parent.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert ".data.metrics" not in text, path
+        assert "metrics." not in "".join(re.findall(r"search_runs\([^)]*\)|order_by=\[[^]]*\]", text)), path
 
 
 @pytest.mark.usefixtures("database")
