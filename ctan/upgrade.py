@@ -62,6 +62,7 @@ _CHAIN = (  # what a version carries of its training since, so that it outlives 
 )
 _PLACES = {"data_source": recorded, "data_repository": recorded_repository}  # tags that held paths of this machine
 _RANK_DIGITS = 16
+_FIELDS_OF_KFP = 6
 
 
 def plan(store_root: str = "") -> list[Change]:
@@ -104,9 +105,17 @@ def of_schedules(schedules: Iterable[Schedule]) -> list[Change]:
         gone = sorted(set(given) - set(BY_NAME))
         arguments = " ".join(f"{name}={_shell(value)}" for name, value in kept.items())
         lost = f"; {', '.join(gone)} is no parameter any more" if gone else ""
-        command = f"ctan schedule --name {_shell(schedule.name)} --cron {_shell(schedule.trigger)} {arguments}".rstrip()
+        command = f"ctan schedule --name {_shell(schedule.name)} --cron {_shell(_cron(schedule.trigger))} {arguments}".rstrip()
         said.append(Change(f"schedule {schedule.name}: runs what it was made with{lost}; replace it: {command}"))
     return said
+
+
+def _cron(trigger: str) -> str:
+    """Return a schedule's times as `ctan schedule` takes them: KFP's have seconds first."""
+    fields = trigger.split()
+    if len(fields) == _FIELDS_OF_KFP:
+        return " ".join(fields[1:])
+    return f"@every {fields[1]}s" if fields[:1] == ["every"] else trigger
 
 
 def _shell(value: Any) -> str:
