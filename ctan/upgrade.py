@@ -105,7 +105,8 @@ def of_schedules(schedules: Iterable[Schedule]) -> list[Change]:
         gone = sorted(set(given) - set(BY_NAME))
         arguments = " ".join(f"{name}={_shell(value)}" for name, value in kept.items())
         lost = f"; {', '.join(gone)} is no parameter any more" if gone else ""
-        command = f"ctan schedule --name {_shell(schedule.name)} --cron {_shell(_cron(schedule.trigger))} {arguments}".rstrip()
+        name, times = _shell(schedule.name), _shell(_cron(schedule.trigger))
+        command = f"ctan schedule --name {name} --cron {times} {arguments}".rstrip()
         said.append(Change(f"schedule {schedule.name}: runs what it was made with{lost}; replace it: {command}"))
     return said
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 REMARK = "the picture seems to hold text that was drawn into it, perhaps a name or a date: look at it"
 
-_LUMA = np.float32([0.299, 0.587, 0.114])  # of red, green, blue: ITU-R BT.601
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green, blue: ITU-R BT.601
 _CONTRAST, _SAME_INK = 40, 35  # grey levels from the surroundings; from the ink's own level
 _LEAST_HEIGHT, _MOST_HEIGHT_SHARE = 5, 0.2  # pixels; of the picture
 _LEAST_GLYPHS = 4
@@ -38,8 +38,8 @@ def holds_text(picture: npt.NDArray[np.uint8]) -> bool:
     """
     values = picture if picture.ndim == 3 else picture[None]
     step = -(-max(values.shape[1:]) // _MOST_EDGE)
-    values = values[:, ::step, ::step].astype(np.float32)
-    return any(_longest_row(_glyphs(ink)) >= _LEAST_GLYPHS for ink in _inks(values))
+    inks = _inks(values[:, ::step, ::step].astype(np.float32))
+    return any(_longest_row(_glyphs(ink)) >= _LEAST_GLYPHS for ink in inks)
 
 
 def _inks(values: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.bool_]]:
