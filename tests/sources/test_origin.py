@@ -125,7 +125,7 @@ def test_what_is_not_there_is_said_before_anything_else_runs(tmp_path: Path) -> 
 
 
 def test_it_survives_the_way_through_json_and_a_file(tmp_path: Path) -> None:
-    origin = Origin("dvc:it's@abc:d", "0f.dir", "5e", "c0", {"commit": "abc"})
+    origin = Origin("dvc:https://host/it's@abc:d", "0f.dir", "5e", "c0", {"commit": "abc"})
     assert Origin.from_json(origin.to_json()) == origin
     origin.save(tmp_path)
     assert read_origin(tmp_path) == origin
