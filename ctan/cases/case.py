@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ctan.cases.covered import Covered
+
 SPLIT_TRAIN, SPLIT_VALIDATION, SPLIT_TEST = "train", "validation", "test"
 POSSIBLE_DOSE_MASK = "possible_dose_mask"  # where dose can be: told without a dose, so it is there to predict one
 DOSE_KNOWN = "dose_known"  # where it is known what the dose is
@@ -50,6 +52,7 @@ class Case:
         numbers: name -> number of image-level tasks, such as a volume or an age; one that is not known has no entry.
         facts: further columns of the manifest, see `Dataset.facts`; what is not known has no entry.
         levels_gy: target -> its own prescribed dose, where the case says it, see `levels_of`.
+        covered: structure -> where its outline runs through voxels, where it was read from contours.
         sha256: of the raw bytes (`ctan.files.sha256_of_digests`).
         remarks: what a person should know about it, alike for all cases of which it is true; without values.
     """
@@ -66,6 +69,7 @@ class Case:
     numbers: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str | float] = field(default_factory=dict)
     levels_gy: Mapping[str, float] = field(default_factory=dict)
+    covered: Mapping[str, Covered] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     @property

@@ -8,14 +8,14 @@ a remark.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ctan.dicom.names import BODY, assigned
-from ctan.dicom.raster import Points, covered_half, has_area, plane_of
+from ctan.dicom.raster import Points, covered_half, has_area, plane_of, points_inside
 from ctan.dicom.rois import Drawn, closed_contours, rois_of
 from ctan.dicom.settings import DicomConfig
 from ctan.errors import DataError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ctan.dicom.series import CtVolume
 
 Mask = npt.NDArray[np.uint8]
+Outline = tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]  # flat indices of voxels, (N, 8) points inside them
 
 _FLAT = 0.1  # slices; a contour must not leave its plane by more
 _SAME_PLANE = 0.02  # slices; also how far contours midway between slices may be rounded
@@ -45,12 +46,14 @@ class Structures:
         num_unknown: ROIs whose names match no structure.
         remarks: what was mended or left out, a sentence each.
         numbers: structure -> number of its ROI.
+        outlines: structure -> which points of voxels it holds, see `Filled`; of all but the body.
     """
 
     masks: dict[str, Mask]
     num_unknown: int
     remarks: tuple[str, ...]
     numbers: dict[str, int]
+    outlines: dict[str, Outline] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class Filled:
         mask: (slice, row, column) 0/1.
         gaps: slices without a contour between those with one.
         remarks: what was mended.
+        outline: where the mask is not all that the contours say.
     """
 
     mask: Mask
     gaps: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
+    outline: Outline | None = None
 
 
 def structures_of(structure_set: Dataset, ct: CtVolume, config: DicomConfig) -> Structures:
@@ -83,6 +88,7 @@ def structures_of(structure_set: Dataset, ct: CtVolume, config: DicomConfig) -> 
     rois, found = rois_of(structure_set)
     remarks = list(found)
     masks: dict[str, Mask] = {}
+    outlines: dict[str, Outline] = {}
     numbers = assigned(roi.roi for roi in rois.values())
     for name, number in numbers.items():
         what = f"RTSTRUCT: ROI {number} ({name})"
@@ -97,6 +103,8 @@ def structures_of(structure_set: Dataset, ct: CtVolume, config: DicomConfig) -> 
         remarks += [remark] if remark else []
         if mask is not None and mask.any():
             masks[name] = mask
+            if name != BODY and filled.outline is not None:
+                outlines[name] = filled.outline
         elif mask is not None and name in config.targets:
             raise DataError(f"{what}: a target without an area; contour it, or take its ROI out")
     if not masks.keys() - {BODY}:
@@ -104,7 +112,7 @@ def structures_of(structure_set: Dataset, ct: CtVolume, config: DicomConfig) -> 
             f"RTSTRUCT: none of its {len(rois)} ROIs is a contoured structure of data.options.structures; "
             f"add this clinic's names there{''.join(f'. {remark}' for remark in remarks)}"
         )
-    return Structures(masks, sum(not roi.roi.mapped for roi in rois.values()), tuple(remarks), numbers)
+    return Structures(masks, sum(not roi.roi.mapped for roi in rois.values()), tuple(remarks), numbers, outlines)
 
 
 def mask_of(
@@ -133,6 +141,7 @@ def mask_of(
         if 0 <= index < num_slices and (index not in nearest or abs(place - index) < abs(nearest[index] - index)):
             nearest[index] = place
     best = (0.0, (0, 0, 0))
+    outline = []
     copies, overlapping = [], []
     for index, place in sorted(nearest.items()):
         plane = plane_of(planes[place], exclusive)
@@ -140,6 +149,8 @@ def mask_of(
         overlapping += [place] if plane.num_overlapping else []
         half, covered = covered_half(plane, (rows, columns))
         mask[index] = half
+        if not clip:
+            outline.append(_on_outline(index, *points_inside(plane, (rows, columns)), half))
         if (most := float(covered.max(initial=0.0))) > best[0]:
             best = (most, (index, *divmod(int(covered.argmax()), columns)))
         elif best[0] == 0:  # too small for any line of the rasteriser
@@ -152,7 +163,19 @@ def mask_of(
     if overlapping:
         remarks.append(f"{what}: contours that overlap each other are read as their union ({at(overlapping, image)})")
     inner = range(min(nearest, default=0), max(nearest, default=0))
-    return Filled(mask, tuple(index for index in inner if index not in nearest), tuple(remarks))
+    gaps = tuple(index for index in inner if index not in nearest)
+    joined = None
+    if outline:
+        joined = np.concatenate([voxels for voxels, _ in outline]), np.concatenate([points for _, points in outline])
+    return Filled(mask, gaps, tuple(remarks), joined)
+
+
+def _on_outline(
+    index: int, pixels: npt.NDArray[np.int64], points: npt.NDArray[np.uint8], half: npt.NDArray[np.bool_]
+) -> Outline:
+    """Return the voxels of a slice whose points are not what its mask says: all of them or none."""
+    told = ~((points == 255).all(axis=1) & half.reshape(-1)[pixels])
+    return pixels[told] + index * half.size, points[told]
 
 
 def at(places: Sequence[float], image: SimpleITK.Image) -> str:

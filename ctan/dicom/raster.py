@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases.covered import PER_EDGE
+
 Points = npt.NDArray[np.float64]
 
 _LINES_PER_ROW = 9  # odd, so that one runs through the centres of voxels: ties are decided there
@@ -105,17 +107,7 @@ def coverage(
         weights: see `Plane`; none, or all 0: what is inside an odd number of contours.
     """
     rows, columns = shape
-    owner, line, at = _crossings(contours, rows * _LINES_PER_ROW)
-    order = np.lexsort((at, owner, line)) if any(weights) else np.lexsort((at, line))
-    owner, line, at = owner[order], line[order], at[order]
-    run = line * len(contours) + owner if any(weights) else line
-    first = np.searchsorted(run, run)  # of the crossings of a line, by their order, every second one leaves
-    sign = 1 - 2 * ((np.arange(line.size) - first) % 2)
-    if any(weights):
-        order = np.lexsort((at, line))
-        line, at = line[order], at[order]
-        total = np.cumsum((sign * np.array(weights, np.int64)[owner])[order])  # a line ends outside all contours
-        sign = np.diff(total > 0, prepend=False).astype(np.int64) * np.where(total > 0, 1, -1)
+    line, at, sign = _steps(contours, rows, _LINES_PER_ROW, weights)
     at = np.clip(at + 0.5, 0, columns)  # 0 is the left edge of the first pixel
     pixel = np.floor(at).astype(np.int64)
     # From a crossing on everything to the right is inside (or no longer): a step, of which the pixel it falls in gets
@@ -127,8 +119,54 @@ def coverage(
     return np.cumsum(steps.reshape(rows, columns + 2), axis=1)[:, :columns] / _LINES_PER_ROW
 
 
+def points_inside(plane: Plane, shape: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Return the pixels (flat indices) with some of their 8 x 8 points inside, or all, and which: (N, 8) uint8.
+
+    Bit 7 - b of byte a is the point in row a and column b, as in `ctan.cases.covered`.
+    """
+    everything = np.concatenate(plane.contours)
+    corner = np.floor(everything.min(axis=0) + 0.5).clip(0, None).astype(int)  # of the pixels around: column, row
+    end = (np.floor(everything.max(axis=0) + 0.5).astype(int) + 1).clip(None, (shape[1], shape[0]))
+    width, height = (int(n) for n in np.maximum(end - corner, 0))
+    if not width or not height:
+        return np.zeros(0, np.int64), np.zeros((0, PER_EDGE), np.uint8)
+    line, at, sign = _steps([points - corner for points in plane.contours], height, PER_EDGE, plane.weights)
+    first = np.ceil((at + 0.5) * PER_EDGE - 0.5).clip(0, width * PER_EDGE).astype(np.int64)
+    across = width * PER_EDGE + 1
+    steps = np.bincount(line * across + first, sign, height * PER_EDGE * across).reshape(-1, across)
+    inside = (np.cumsum(steps, axis=1) > 0.5)[:, :-1].reshape(height, PER_EDGE, width, PER_EDGE)
+    packed = np.packbits(inside.swapaxes(1, 2), axis=-1)[..., 0]  # (row, column, row of points)
+    row, column = np.nonzero(packed.any(axis=-1))
+    return (row + corner[1]) * shape[1] + column + corner[0], packed[row, column]
+
+
+def _steps(
+    contours: Sequence[Points], rows: int, per_row: int, weights: Sequence[int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Return where lines enter the structure (1) and leave it (-1): the line's number, the column, and which.
+
+    Args:
+        contours: (N, 2) points (column, row) each.
+        rows: of pixels.
+        per_row: lines through each.
+        weights: see `coverage`.
+    """
+    owner, line, at = _crossings(contours, rows, per_row)
+    order = np.lexsort((at, owner, line)) if any(weights) else np.lexsort((at, line))
+    owner, line, at = owner[order], line[order], at[order]
+    run = line * len(contours) + owner if any(weights) else line
+    first = np.searchsorted(run, run)  # of the crossings of a line, by their order, every second one leaves
+    sign = 1 - 2 * ((np.arange(line.size) - first) % 2)
+    if any(weights):
+        order = np.lexsort((at, line))
+        line, at = line[order], at[order]
+        total = np.cumsum((sign * np.array(weights, np.int64)[owner])[order])  # a line ends outside all contours
+        sign = np.diff(total > 0, prepend=False).astype(np.int64) * np.where(total > 0, 1, -1)
+    return line, at, sign
+
+
 def _crossings(
-    contours: Sequence[Points], num_lines: int
+    contours: Sequence[Points], rows: int, per_row: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return where horizontal lines cross the edges: the contour's and the line's number, and the column."""
     start = np.concatenate(contours)
@@ -137,12 +175,12 @@ def _crossings(
     up = start[:, 1] > end[:, 1]
     start[up], end[up] = end[up], start[up].copy()
     # Line n lies at row (n + 0.5) / lines per row - 0.5; an edge owns the lines from its start to just before its end.
-    low = np.ceil((start[:, 1] + 0.5) * _LINES_PER_ROW - 0.5).clip(0, num_lines).astype(np.int64)
-    high = np.ceil((end[:, 1] + 0.5) * _LINES_PER_ROW - 0.5).clip(0, num_lines).astype(np.int64)
+    low = np.ceil((start[:, 1] + 0.5) * per_row - 0.5).clip(0, rows * per_row).astype(np.int64)
+    high = np.ceil((end[:, 1] + 0.5) * per_row - 0.5).clip(0, rows * per_row).astype(np.int64)
     counts = high - low
     edge = np.repeat(np.arange(counts.size), counts)
     line = np.arange(edge.size) - np.repeat(np.cumsum(counts) - counts, counts) + low[edge]
-    y = (line + 0.5) / _LINES_PER_ROW - 0.5
+    y = (line + 0.5) / per_row - 0.5
     x1, y1, x2, y2 = start[edge, 0], start[edge, 1], end[edge, 0], end[edge, 1]
     return owner[edge], line, x1 + (y - y1) * (x2 - x1) / (y2 - y1)
 

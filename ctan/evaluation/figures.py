@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ctan.cases import Case, DataSpec
+from ctan.cases import Case, DataSpec, levels_of
 from ctan.cases.volumes import HU_OFFSET
 from ctan.tasks import Cut, Task
 from ctan.views import VIEWS, View, box_around, contoured, focus, patient
@@ -22,6 +22,7 @@ DVH_SCHEMA = pa.schema(
         ("seed", pa.int32()),
         ("case_id", pa.string()),
         ("structure", pa.string()),
+        ("level_gy", pa.float64()),
         ("dose_gy", pa.float64()),
         ("planned", pa.float64()),
         ("predicted", pa.float64()),
@@ -80,6 +81,8 @@ def _drawn(
     what[spec.image.name] = cut(image).astype(np.int16) - HU_OFFSET if spec.image.modality == "ct" else cut(image)
     if spec.targets:
         what["targets"] = np.stack([cut(reference.masks.get(name, empty)) for name in spec.targets])
+        levels_gy = levels_of(reference, spec.targets)
+        what["levels_gy"] = np.array([levels_gy[name] for name in spec.targets])
     for task in tasks:
         what |= task.drawn(native[task.name], reference, cut)
     return what

@@ -236,8 +236,9 @@ def _describe(
 
 def _layout(manifest: pa.Table, spec: DataSpec, config: RunConfig) -> Layout:
     native_shape = tuple(max(sizes) for sizes in zip(*manifest["shape"].to_pylist(), strict=True))
-    preprocess = config.preprocess
-    return Layout.of(spec, manifest.num_rows, native_shape, preprocess.grid_shape, preprocess.cases_per_shard)
+    chosen = config.preprocess
+    covered = max(manifest["num_covered_voxels"].to_pylist()) if spec.has_dose else 0
+    return Layout.of(spec, manifest.num_rows, native_shape, chosen.grid_shape, chosen.cases_per_shard, covered)
 
 
 def _write_arrays(

@@ -68,6 +68,7 @@ def _dose_columns(case: Case) -> dict[str, Any]:
         "dose_max_gy": float(dose.max()),
         "dose_mean_gy": _mean(dose[known]),
         "num_dose_voxels_outside_mask": int(np.count_nonzero(dose) - np.count_nonzero(dose[possible])),
+        "num_covered_voxels": sum(len(covered.voxels) for covered in case.covered.values()),
     }
 
 

@@ -14,7 +14,7 @@ from ctan.metrics.classification import (
     roc_curve,
     true_positive_rate_at,
 )
-from ctan.metrics.dose import DvhValue, dose_score, dvh_curve, dvh_values, score_dose
+from ctan.metrics.dose import DoseAtPoints, DvhValue, dose_score, dvh_curve, dvh_values, score_dose
 from ctan.metrics.paired import Estimate, jackknife
 from ctan.metrics.regression import RSquared
 from ctan.metrics.resampling import (
@@ -34,6 +34,7 @@ __all__ = [
     "PROBABILITY",
     "BalancedAccuracy",
     "Brier",
+    "DoseAtPoints",
     "DvhValue",
     "Estimate",
     "MacroAUC",

@@ -36,6 +36,23 @@ class DvhValue:
         return abs(self.predicted - self.planned)
 
 
+@dataclass(frozen=True)
+class DoseAtPoints:
+    """The doses in one structure at points that stand for equal volumes.
+
+    Attributes:
+        planned: (N,) Gy, where it is known.
+        predicted: (N,) Gy, at the same places.
+        known_share: of the structure.
+        volume_mm3: that each stands for.
+    """
+
+    planned: Doses
+    predicted: Doses
+    known_share: float
+    volume_mm3: float
+
+
 def dose_score(planned: Doses, predicted: Doses, possible_dose_mask: Mask, known: Mask | None = None) -> float:
     """Return the sum of |planned - predicted| over all voxels, divided by the voxels of the mask, in Gy.
 
@@ -114,6 +131,7 @@ def score_dose(
     targets: Mapping[str, float],
     spacing_mm: tuple[float, ...],
     known: Mask | None = None,
+    points: Mapping[str, DoseAtPoints] = {},
 ) -> tuple[float, list[DvhValue]]:
     """Return the dose score and every DVH criterion of one patient.
 
@@ -126,21 +144,26 @@ def score_dose(
         spacing_mm: voxel edges.
         known: (D, H, W) where the planned dose is known, the only voxels that are looked at; None: everywhere. Of a
             structure with less than 95% of them nothing is said of the lowest doses: these may lie in the rest.
+        points: structures whose criteria are those of doses at points instead of whole voxels.
 
     Raises:
         ValueError: see `dose_score`.
     """
     score = dose_score(planned, predicted, possible_dose_mask, known)
-    volume_mm3 = float(np.prod(spacing_mm))
+    voxel_mm3 = float(np.prod(spacing_mm))
     flat_planned, flat_predicted = planned.reshape(-1), predicted.reshape(-1)
     values = []
     for name, mask in structures.items():
-        voxels = _voxels_of(mask)  # once a structure, for both doses
-        share, voxels = _known_of(voxels, known)
-        if len(voxels):
-            ours = dvh_values(flat_predicted[voxels], name in targets, volume_mm3)
-            theirs = dvh_values(flat_planned[voxels], name in targets, volume_mm3)
-            said = [criterion for criterion in ours if share >= _WHOLE or criterion not in _NEAR_MINIMUM]
+        if name in points:
+            found = points[name]
+        else:
+            voxels = _voxels_of(mask)  # once a structure, for both doses
+            share, voxels = _known_of(voxels, known)
+            found = DoseAtPoints(flat_planned[voxels], flat_predicted[voxels], share, voxel_mm3)
+        if len(found.planned):
+            ours = dvh_values(found.predicted, name in targets, found.volume_mm3)
+            theirs = dvh_values(found.planned, name in targets, found.volume_mm3)
+            said = [criterion for criterion in ours if found.known_share >= _WHOLE or criterion not in _NEAR_MINIMUM]
             values += [DvhValue(name, criterion, theirs[criterion], ours[criterion]) for criterion in said]
     return score, values
 

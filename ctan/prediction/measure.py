@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import Case, DataSpec, Prediction
+from ctan.cases.covered import doses_inside
 
 _MM3_PER_CC = 1000.0
 _PERCENTILES = {"D98": 2, "D95": 5, "D50": 50, "D2": 98}  # dose that at least so many percent of the volume receive
@@ -30,15 +31,27 @@ def volumes_cc(case: Case, prediction: Prediction) -> dict[str, float]:
 def doses_gy(case: Case, prediction: Prediction, spec: DataSpec) -> dict[str, dict[str, float]]:
     """Return mean and percentiles (linear) of the predicted dose in each structure, and its largest value under `""`.
 
-    Counted by whole voxels, so that a steep dose is uncertain by up to half of what it changes over a voxel.
+    See `dose_inside`.
     """
     if "dose" not in prediction.doses:
         return {}
-    dose = prediction.doses["dose"]
-    found: dict[str, dict[str, float]] = {"": {"max": round(float(dose.max()), 3)}}
-    for name, mask in shown_structures(case, prediction, spec).items():
-        inside = dose[mask]
+    found: dict[str, dict[str, float]] = {"": {"max": round(float(prediction.doses["dose"].max()), 3)}}
+    for name in shown_structures(case, prediction, spec):
+        inside = dose_inside(name, case, prediction)
         values = np.percentile(inside, list(_PERCENTILES.values()))
-        found[name] = {"mean": round(float(inside.mean()), 3)}
+        found[name] = {"mean": round(float(inside.mean(dtype=np.float64)), 3)}
         found[name] |= {key: round(float(value), 3) for key, value in zip(_PERCENTILES, values, strict=True)}
+    return found
+
+
+def dose_inside(name: str, case: Case, prediction: Prediction) -> npt.NDArray[np.float32]:
+    """Return the predicted dose in a structure, in Gy at places that stand for equal volumes.
+
+    Contours that came with the case are taken at 8 x 8 points a voxel, as the planned dose is judged. A predicted
+    structure is made of whole voxels, so that a steep dose is uncertain by up to half of what it changes over one.
+    """
+    dose, predicted = prediction.doses["dose"], name in prediction.masks
+    mask = prediction.masks[name] if predicted else case.masks[name]
+    covered = None if predicted else case.covered.get(name)
+    (found,) = doses_inside(case, mask, covered, [dose], np.ones(dose.shape, bool)).doses
     return found

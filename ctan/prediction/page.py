@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ctan import html
-from ctan.cases import DataSpec
+from ctan.cases import DataSpec, levels_of
 from ctan.cases.prediction import LABEL
 from ctan.drawing import png, structure_colours, style
 from ctan.files import write_text
@@ -18,7 +18,7 @@ from ctan.html import Markup, element
 from ctan.intake.contact_sheet import contact_sheet
 from ctan.metrics import dvh_curve
 from ctan.prediction.ask import Answer
-from ctan.prediction.measure import shown_structures
+from ctan.prediction.measure import dose_inside, shown_structures
 from ctan.records import PredictionRecord
 
 PAGE_FILE = "report.html"
@@ -105,14 +105,18 @@ def _legend(spec: DataSpec, predicted: Mapping[str, object]) -> Markup:
 def _dvh(answer: Answer, spec: DataSpec) -> Markup:
     """Return the dose-volume histogram of the predicted dose."""
     dose = answer.prediction.doses["dose"]
-    colours = structure_colours(spec.structures, spec.targets, spec.mirrored_pairs)
+    levels_gy = levels_of(answer.case, spec.targets) if spec.targets else {}
+    colours = structure_colours(spec.structures, levels_gy, spec.mirrored_pairs)
     places = np.arange(0, float(dose.max()) + 2 * _STEP_GY, _STEP_GY)
     with style():
         figure = Figure(figsize=(9.5, 4.2))
         axes = figure.add_subplot()
-        for name, mask in shown_structures(answer.case, answer.prediction, spec).items():
+        for name in shown_structures(answer.case, answer.prediction, spec):
             line = "-" if name in answer.prediction.masks else "--"
-            axes.plot(places, 100 * dvh_curve(dose[mask], places), line, color=colours[name], label=name)
+            inside = dose_inside(name, answer.case, answer.prediction)
+            axes.plot(places, 100 * dvh_curve(inside, places), line, color=colours[name], label=name)
+            if name in answer.case.levels_gy:
+                axes.plot(levels_gy[name], 100, "v", color=colours[name], label=f"{name}, prescribed")
         axes.set(xlabel="dose, Gy", ylabel="volume that receives at least this, %", xlim=(0, None), ylim=(0, 102))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
         figure.tight_layout()

@@ -68,9 +68,8 @@ class Evaluated:
 
     def dvh(self) -> pd.DataFrame:
         """Read the DVH curves of the figure cases; empty when there are none."""
-        return _table(
-            EvaluationRecord.vouched(self.folder, DVH_FILE), ("case_id", "structure", "dose_gy", "planned", "predicted")
-        )
+        columns = ("case_id", "structure", "level_gy", "dose_gy", "planned", "predicted")
+        return _table(EvaluationRecord.vouched(self.folder, DVH_FILE), columns)
 
     def figures(self) -> dict[str, dict[str, Arrays]]:
         """Read the slices: case -> view -> what -> array, see `figures.npz` in docs/formats.md."""
@@ -194,13 +193,15 @@ class ReportData:
 
     @cached_property
     def targets(self) -> dict[str, float]:
-        """Target structure -> prescription in Gy."""
+        """Target structure -> default of its prescription in Gy; a case has its own."""
         return dict(self.spec.targets)
 
     @cached_property
     def colours(self) -> dict[str, str]:
-        """Structure -> colour."""
-        return structure_colours(self.spec.structures, self.targets, self.spec.mirrored_pairs)
+        """Structure -> colour: of the targets red for what has the highest level in the cases that are drawn."""
+        drawn = self.best.dvh().dropna(subset=["level_gy"]).groupby("structure")["level_gy"].median()
+        levels_gy = self.targets | {str(name): float(gy) for name, gy in drawn.items() if name in self.targets}
+        return structure_colours(self.spec.structures, levels_gy, self.spec.mirrored_pairs)
 
 
 def read_report_data(content: ComparisonRecord, evaluation_dirs: Sequence[Path]) -> ReportData:

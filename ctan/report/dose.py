@@ -63,7 +63,7 @@ def dvh_chart(curves: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
     """Draw the dose-volume histograms of each case, planned solid and predicted dashed; None without curves.
 
     Args:
-        curves: `case_id structure dose_gy planned predicted` of one model.
+        curves: `case_id structure level_gy dose_gy planned predicted` of one model.
         colours: structure -> colour, also the order of the legend.
     """
     case_ids = list(dict.fromkeys(curves["case_id"]))
@@ -82,6 +82,7 @@ def dvh_chart(curves: pd.DataFrame, colours: Mapping[str, str]) -> Figure | None
         handles = [Line2D([], [], color=colours[name], label=name) for name in colours if name in present]
         handles += [Line2D([], [], color=INK, label="planned")]
         handles += [Line2D([], [], color=INK, linestyle=(0, (3, 1.5)), label="predicted")]
+        handles += [Line2D([], [], color=INK, marker="v", linestyle="", label="prescribed")]
         figure.legend(handles=handles, loc="outside right center")
     return figure
 
@@ -91,6 +92,9 @@ def _dvh_panel(axes: Axes, rows: pd.DataFrame, colours: Mapping[str, str], case_
         colour = colours.get(str(name), MUTED)
         axes.plot(curve["dose_gy"], 100 * curve["planned"], color=colour, linewidth=1.5)
         axes.plot(curve["dose_gy"], 100 * curve["predicted"], color=colour, linewidth=1.5, linestyle=(0, (3, 1.5)))
+        level_gy = float(curve["level_gy"].iloc[0])
+        if np.isfinite(level_gy):
+            axes.plot(level_gy, 100, color=colour, marker="v", markersize=6, clip_on=False, zorder=3)
     axes.set(title=case_id, xlabel="dose (Gy)", ylabel="volume (%)", xlim=(0, None), ylim=(0, 101))
     axes.label_outer()
 
@@ -323,8 +327,10 @@ def _contour_legend(figure: Figure, views: Sequence[Arrays], contours: Contours)
         for name, mask in zip(names[kind], arrays[kind], strict=True)
         if mask.any()
     }
+    prescribed = views[0].get("levels_gy", ())  # of this case
+    levels = {name: f" ({gy:g} Gy)" for name, gy in zip(contours.targets, prescribed, strict=False)}
     handles = [
-        Line2D([], [], color=contours.colours.get(name, MUTED), linewidth=2, label=name)
+        Line2D([], [], color=contours.colours.get(name, MUTED), linewidth=2, label=name + levels.get(name, ""))
         for name in (*contours.structures, *contours.targets)
         if name in seen
     ]

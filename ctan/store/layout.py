@@ -6,13 +6,15 @@ store_root/stores/<key>/
     store.json                              format version, hashes, layout, geometry of every case, size of every file
     arrays.zarr/                            Zarr v3, one chunk a case, many cases a shard
         working/{<image>, dose uint16, target_distance int8, masks uint8}
-        native/{<image>, dose float32, masks uint8}
+        native/{<image>, dose float32, masks uint8, covered_voxels uint32, covered_points uint8}
 ```
 Which arrays there are depends on the data set: no dose, no masks, no native images where it has or keeps none. Images
 are int16 (working) and uint16 (native) for CT, uint8 for colour. Masks are bit-packed, `(cases, masks, bytes)`; last
 come the possible-dose mask and where the dose is known. The working dose counts steps of 1/65535 of the case's largest
 dose (about 0.001 Gy; the error is half of that); the native dose is kept exactly. Native arrays are as large as the
-largest case, smaller cases lie in their corner.
+largest case, smaller cases lie in their corner. Where structures were read from contours, the voxels that an outline
+runs through follow structure by structure, with the points of each that lie inside, see `ctan.cases.covered`; their
+numbers are in `store.json`.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK, DataSpec
+from ctan.cases.covered import PER_EDGE
 
 if TYPE_CHECKING:
     import zarr
 
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 STORE_FILE, ARRAYS_FOLDER = "store.json", "arrays.zarr"
 _DOSE_STEPS = 65535
 
@@ -52,6 +55,7 @@ class Layout:
         native_shape: largest native grid of all cases.
         grid_shape: the working grid.
         cases_per_shard: rows of one shard file.
+        num_covered: most voxels of all cases that outlines run through; 0 where nothing was read from contours.
     """
 
     num_cases: int
@@ -65,6 +69,7 @@ class Layout:
     native_shape: tuple[int, ...]
     grid_shape: tuple[int, ...]
     cases_per_shard: int
+    num_covered: int = 0
 
     @classmethod
     def of(
@@ -74,6 +79,7 @@ class Layout:
         native_shape: tuple[int, ...],
         grid_shape: tuple[int, ...],
         cases_per_shard: int,
+        num_covered: int = 0,
     ) -> Layout:
         """Return the layout of a store of data of this description."""
         return cls(
@@ -88,6 +94,7 @@ class Layout:
             native_shape=native_shape,
             grid_shape=grid_shape,
             cases_per_shard=cases_per_shard,
+            num_covered=num_covered,
         )
 
     def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -105,6 +112,9 @@ class Layout:
                 arrays["native/dose"] = (self.native_shape, "float32")
             if self.masks:
                 arrays["native/masks"] = ((len(self.masks), _num_bytes(self.native_shape)), "uint8")
+            if self.num_covered:
+                arrays["native/covered_voxels"] = ((self.num_covered,), "uint32")
+                arrays["native/covered_points"] = ((self.num_covered, PER_EDGE), "uint8")
         return arrays
 
     def to_json(self) -> dict[str, Any]:

@@ -23,12 +23,13 @@ def SCHEMA(spec: DataSpec) -> pa.Schema:
     """Return the columns of a manifest of this description, in order.
 
     `sha256` is that of the raw bytes, `image_sha256` and `dose_sha256` those of the values; `looks` are bits that
-    images which look alike share (`ctan.intake.content`). `voxels_<structure>`, `unknown_dose_share_<structure>` (share
-    of its voxels whose dose is not known) and `dose_mean_gy_<target>` (of its part that lies in no target of a higher
-    level) are null where the structure was not contoured, `level_gy_<target>` also where its prescribed dose is not
-    known, `label_<name>`, `number_<name>` and facts where they are not known. `shape`, `extent` (voxels of the box that
-    holds what the working grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per
-    axis, in the axis order of the data set.
+    images which look alike share (`ctan.intake.content`). `num_covered_voxels` are those that outlines of structures
+    run through, read from contours. `voxels_<structure>`, `unknown_dose_share_<structure>` (share of its voxels whose
+    dose is not known) and `dose_mean_gy_<target>` (of its part that lies in no target of a higher level) are null where
+    the structure was not contoured, `level_gy_<target>` also where its prescribed dose is not known, `label_<name>`,
+    `number_<name>` and facts where they are not known. `shape`, `extent` (voxels of the box that holds what the working
+    grid should show: tissue and possible dose, or the whole picture) and `spacing_mm` are per axis, in the axis order
+    of the data set.
     """
     image, value = spec.image.name, pa.float64() if spec.image.dtype == "float32" else pa.int32()
     columns = [
@@ -54,6 +55,7 @@ def SCHEMA(spec: DataSpec) -> pa.Schema:
             ("dose_max_gy", pa.float64()),
             ("dose_mean_gy", pa.float64()),
             ("num_dose_voxels_outside_mask", pa.int64()),
+            ("num_covered_voxels", pa.int64()),
         ]
     columns += [("missing", pa.list_(pa.string()))]
     columns += [(f"voxels_{name}", pa.int64()) for name in spec.structures]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import POSSIBLE_DOSE_MASK, DataSpec
+from ctan.cases.covered import PER_EDGE
 from ctan.cases.working import stacked_masks, to_working
 from ctan.config import PreprocessConfig
 from ctan.store.layout import Layout, pack_masks, quantise_dose
@@ -51,7 +52,24 @@ def pack_case(
     if layout.masks:
         arrays["working/masks"] = pack_masks(masks)
         native["native/masks"] = pack_masks(_fill(structures, layout.native_shape))
+    if layout.num_covered and layout.keeps_native:
+        native["native/covered_voxels"], native["native/covered_points"], entry["covered"] = _covered(case, layout)
     return arrays | (native if layout.keeps_native else {}), entry
+
+
+def _covered(
+    case: Case, layout: Layout
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8], list[tuple[str, int, int]]]:
+    """Return the voxels that outlines run through, the points in them, and (structure, axis, number) in order."""
+    entry = [(name, covered.axis, len(covered.voxels)) for name, covered in case.covered.items()]
+    voxels = np.zeros(layout.num_covered, np.uint32)
+    points = np.zeros((layout.num_covered, PER_EDGE), np.uint8)
+    start = 0
+    for covered in case.covered.values():
+        rows = slice(start, start + len(covered.voxels))
+        voxels[rows], points[rows] = covered.voxels, covered.points
+        start = rows.stop
+    return voxels, points, entry
 
 
 def _fill(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ctan.cases import SPLIT_TEST, DataSpec, StoredCase
 from ctan.cases import geometry as geo
+from ctan.cases.covered import Covered
 from ctan.errors import CaseError, DataError
 from ctan.seals import SEAL
 from ctan.sources.buckets import is_remote
@@ -169,7 +170,21 @@ class Store:
             numbers=self._entries[case_id].get("numbers", {}),
             facts=self._facts(case_id),
             levels_gy=self._entries[case_id].get("levels_gy", {}),
+            covered=self._covered(case_id) if arrays else {},
         )
+
+    def _covered(self, case_id: str) -> dict[str, Covered]:
+        """Return where outlines run through voxels, of structures that were read from contours."""
+        entry = self._entries[case_id].get("covered")
+        if not entry:
+            return {}
+        voxels = self._read("native/covered_voxels", case_id).astype(np.int64)
+        points = self._read("native/covered_points", case_id)
+        ends = np.cumsum([number for _, _, number in entry])
+        return {
+            name: Covered(voxels[end - number : end], points[end - number : end], axis)
+            for (name, axis, number), end in zip(entry, ends, strict=True)
+        }
 
     def _facts(self, case_id: str) -> dict[str, str | float]:
         """Return what the manifest knows of a case beyond its image: age, sex, prescription."""

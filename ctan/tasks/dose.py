@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import POSSIBLE_DOSE_MASK, Prediction, levels_of
+from ctan.cases.covered import doses_inside
 from ctan.goals import Goal
-from ctan.metrics import PatientMetric, dvh_curve, score_dose
+from ctan.metrics import DoseAtPoints, PatientMetric, dvh_curve, score_dose
 from ctan.tasks.base import Array, Baselines, Cut, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ class DoseRegression(Task):
         """Return the dose score of the case and every DVH criterion, of the dose that is known."""
         possible, known, planned = reference.masks[POSSIBLE_DOSE_MASK], reference.dose_known, reference.doses["dose"]
         structures = {name: reference.masks[name] for name in spec.structures if name in reference.masks}
-        score, values = score_dose(planned, native, possible, structures, spec.targets, reference.spacing_mm, known)
+        points = {name: _at_points(name, reference, native) for name in structures if name in reference.covered}
+        spacing_mm = reference.spacing_mm
+        score, values = score_dose(planned, native, possible, structures, spec.targets, spacing_mm, known, points)
         count = int(np.count_nonzero(possible & known))
         rows: list[Row] = [{"metric": "dose_score", "structure": "", "value": score, "count": count}]
         for v in values:
@@ -107,13 +110,13 @@ class DoseRegression(Task):
     def _goal_rows(self, native: Array, reference: Case, config: EvaluationConfig) -> list[Row]:
         """Return a row a clinical goal of a contoured structure whose dose is all known."""
         rows: list[Row] = []
-        volume_mm3 = float(np.prod(reference.spacing_mm))
         for goal in map(Goal.parse, config.clinical_goals):
             mask = reference.masks.get(goal.structure)
             if mask is None or not mask.any() or not reference.dose_known[mask].all():
                 continue
-            planned = goal.value(reference.doses["dose"][mask], volume_mm3)
-            predicted = goal.value(native[mask], volume_mm3)
+            inside = _at_points(goal.structure, reference, native)
+            planned = goal.value(inside.planned, inside.volume_mm3)
+            predicted = goal.value(inside.predicted, inside.volume_mm3)
             row = {"metric": GOAL, "structure": str(goal), "value": abs(predicted - planned), "count": 1}
             rows.append({**row, "predicted": predicted, "planned": planned})
         return rows
@@ -130,20 +133,30 @@ class DoseRegression(Task):
         return {"planned": cut(planned.astype(np.float32)), "predicted": cut(native)}
 
     def curves(self, native: Array, reference: Case, spec: DataSpec) -> list[Row]:
-        """Return the DVH curve of every contoured structure, planned and predicted, where the dose is known."""
-        planned, known = reference.doses["dose"], reference.dose_known
-        grid = np.arange(0, max(planned.max(), native.max()) + 2 * _DOSE_STEP_GY, _DOSE_STEP_GY)
+        """Return the DVH curve of every contoured structure, planned and predicted, where the dose is known.
+
+        With each the prescribed dose of the case's own target; None of an organ.
+        """
+        levels_gy = levels_of(reference, spec.targets) if spec.targets else {}
+        grid = np.arange(0, max(reference.doses["dose"].max(), native.max()) + 2 * _DOSE_STEP_GY, _DOSE_STEP_GY)
         rows = []
-        for name in spec.structures:
-            mask = reference.masks.get(name, ~known) & known
-            if not mask.any():
+        for name in (name for name in spec.structures if name in reference.masks):
+            inside = _at_points(name, reference, native)
+            if not len(inside.planned):
                 continue
-            found = zip(grid, dvh_curve(planned[mask], grid), dvh_curve(native[mask], grid), strict=True)
-            rows += [
-                {"case_id": reference.case_id, "structure": name, "dose_gy": gy, "planned": a, "predicted": b}
-                for gy, a, b in found
-            ]
+            found = zip(grid, dvh_curve(inside.planned, grid), dvh_curve(inside.predicted, grid), strict=True)
+            named = {"case_id": reference.case_id, "structure": name, "level_gy": levels_gy.get(name)}
+            rows += [{**named, "dose_gy": gy, "planned": a, "predicted": b} for gy, a, b in found]
         return rows
+
+
+def _at_points(name: str, reference: Case, native: Array) -> DoseAtPoints:
+    """Return planned and predicted dose in a structure, of its contour where there is one, where the dose is known."""
+    doses, known = (reference.doses["dose"], native), reference.dose_known
+    found = doses_inside(reference, reference.masks[name], reference.covered.get(name), doses, known)
+    voxel_mm3 = float(np.prod(reference.spacing_mm))
+    planned, predicted = found.doses
+    return DoseAtPoints(planned, predicted, found.known_share, voxel_mm3 * found.share)
 
 
 def _per_case(values: Tensor, like: Tensor) -> Tensor:

@@ -72,6 +72,7 @@ def test_a_row_holds_what_can_be_counted_by_hand(case):
         "dose_max_gy": 72.0,
         "dose_mean_gy": pytest.approx((70 + 72 + 68 + 71) / 12),
         "num_dose_voxels_outside_mask": 1,
+        "num_covered_voxels": 0,
         "missing": ["Larynx"],
         "voxels_Cord": 2,
         "voxels_Larynx": None,

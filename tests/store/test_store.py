@@ -23,7 +23,7 @@ from ctan.intake.build import preprocess
 from ctan.intake.measure import case_row
 from ctan.settings import load_config
 from ctan.store import Store, StorePointer, open_store
-from ctan.store.layout import open_arrays
+from ctan.store.layout import FORMAT_VERSION, open_arrays
 from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, read_manifest, write_manifest
 
 DATASET = get_dataset("openkbp")
@@ -390,7 +390,7 @@ def test_a_missing_store_is_named(native):
 def test_a_store_of_another_format_version_is_refused(copied):
     path = copied.folder / "store.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(DataError, match="format version 99, this ctan reads 4"):
+    with pytest.raises(DataError, match=f"format version 99, this ctan reads {FORMAT_VERSION}"):
         open_store(copied)
 
 

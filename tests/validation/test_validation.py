@@ -52,6 +52,7 @@ def good(case_id: str, **changes: Any) -> dict[str, Any]:
         "dose_max_gy": 75.0,
         "dose_mean_gy": 20.0,
         "num_dose_voxels_outside_mask": 0,
+        "num_covered_voxels": 0,
         "missing": [],
     }
     row |= {f"voxels_{name}": 50 for name in DATASET.spec.structures}
