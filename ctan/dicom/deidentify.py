@@ -54,7 +54,9 @@ _NUMBERS = _words(
     "ROINumber ReferencedROINumber NumberOfContourPoints ContourData "
     # plan
     "DoseReferenceNumber TargetPrescriptionDose FractionGroupNumber NumberOfFractionsPlanned NumberOfBeams BeamNumber "
-    "ReferencedBeamNumber ReferencedFractionGroupNumber BeamDose"
+    "ReferencedBeamNumber ReferencedFractionGroupNumber BeamDose "
+    # segmentations
+    "SegmentNumber ReferencedSegmentNumber"
 )
 _UIDS = _words(
     "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID ReferencedSOPClassUID "
@@ -64,15 +66,19 @@ _SEQUENCES = _words(
     "ReferencedFrameOfReferenceSequence RTReferencedStudySequence RTReferencedSeriesSequence ContourImageSequence "
     "StructureSetROISequence ROIContourSequence ContourSequence ReferencedRTPlanSequence "
     "ReferencedStructureSetSequence "
-    "ReferencedFractionGroupSequence ReferencedBeamSequence DoseReferenceSequence FractionGroupSequence BeamSequence"
+    "ReferencedFractionGroupSequence ReferencedBeamSequence DoseReferenceSequence FractionGroupSequence BeamSequence "
+    "SegmentSequence SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence SegmentIdentificationSequence "
+    "PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence DerivationImageSequence SourceImageSequence "
+    "ReferencedSeriesSequence ReferencedInstanceSequence"
 )
 _CODES = {
-    "Modality": _words("CT RTSTRUCT RTDOSE RTPLAN"),
+    "Modality": _words("CT RTSTRUCT RTDOSE RTPLAN SEG"),
     "ImageType": _words("ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER"),
     "PatientPosition": _words("HFS HFP HFDL HFDR FFS FFP FFDL FFDR"),
-    "PhotometricInterpretation": _words("MONOCHROME1 MONOCHROME2"),
+    "PhotometricInterpretation": _words("MONOCHROME1 MONOCHROME2") | {"PALETTE COLOR"},
     "RescaleType": _words("HU US"),
     "BurnedInAnnotation": _words("YES NO"),
+    "SegmentationType": _words("BINARY FRACTIONAL LABELMAP"),
     "DoseUnits": _words("GY RELATIVE"),
     "DoseType": _words("PHYSICAL EFFECTIVE ERROR"),
     "DoseSummationType": _words(
@@ -196,7 +202,7 @@ def deidentified(
     Args:
         dataset: as read; it stays as it is.
         pseudonymiser: makes the pseudonym, the UIDs and the offset of the dates.
-        structure_of: ROI name -> structure, empty for one that is not mapped, see `dicomrt.names`.
+        structure_of: name of an ROI or segment -> structure, empty for one that is not mapped, see `dicomrt.names`.
         dates: drop the study's dates, or shift them; the birth date never passes.
 
     Raises:
@@ -250,8 +256,8 @@ class _Pass:
                 found = [str(code).strip(" \0").upper() for code in _values(source, keyword)]
                 codes = [code if code in _CODES[keyword] else OTHER for code in found if code]
                 setattr(copy, keyword, codes if len(codes) > 1 else "".join(codes))
-            elif keyword == "ROIName":
-                copy.ROIName = self._structure_of(_text(source, keyword))
+            elif keyword in ("ROIName", "SegmentLabel"):
+                setattr(copy, keyword, self._structure_of(_text(source, keyword)))
             elif keyword in _DATES and self._days is not None:
                 setattr(copy, keyword, _shifted(_text(source, keyword), self._days))
 

@@ -16,10 +16,10 @@ _AMBIGUOUS = " | "
 
 @dataclass(frozen=True)
 class Roi:
-    """One ROI of a structure set.
+    """One ROI of a structure set, or one segment.
 
     Attributes:
-        number: ROI number, which the planning system shows beside the name.
+        number: ROI (or segment) number, which the planning system shows beside the name.
         mapped: what `RoiNames` made of its name.
         contoured: whether it has any closed contour.
     """
@@ -47,8 +47,12 @@ class RoiNames:
         return _AMBIGUOUS.join(found)
 
 
-def assigned(rois: Iterable[Roi]) -> dict[str, int]:
+def assigned(rois: Iterable[Roi], what: str = "RTSTRUCT: ROI") -> dict[str, int]:
     """Return structure -> ROI number of the contoured ROIs; unknown and empty ones are left out.
+
+    Args:
+        rois: of one object.
+        what: they are, for messages.
 
     Raises:
         DataError: when a name matches two structures or two ROIs match one, by ROI number: a name may hold a person's.
@@ -57,7 +61,7 @@ def assigned(rois: Iterable[Roi]) -> dict[str, int]:
     for roi in rois:
         if _AMBIGUOUS in roi.mapped:
             raise DataError(
-                f"RTSTRUCT: the name of ROI {roi.number} matches {roi.mapped.replace(_AMBIGUOUS, ' and ')}; "
+                f"{what} {roi.number} has a name that matches {roi.mapped.replace(_AMBIGUOUS, ' and ')}; "
                 f"make the expressions of data.options.structures narrower"
             )
         if roi.mapped and roi.contoured:
@@ -67,6 +71,6 @@ def assigned(rois: Iterable[Roi]) -> dict[str, int]:
             listed = ", ".join(str(number) for number in sorted(numbers))
             setting = "body" if name == BODY else "structures"
             raise DataError(
-                f"RTSTRUCT: ROIs {listed} all match {name}; make the expressions of data.options.{setting} narrower"
+                f"{what}s {listed} all match {name}; make the expressions of data.options.{setting} narrower"
             )
     return {name: numbers[0] for name, numbers in found.items()}

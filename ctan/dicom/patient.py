@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK
+from ctan.cases.covered import PER_EDGE, Covered
 from ctan.cases.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, stored_ct, to_case_axes
 from ctan.dicom.anatomy import check_body, check_sides, check_targets
-from ctan.dicom.contours import Structures, structures_of
+from ctan.dicom.contours import Outline, Structures, structures_of
 from ctan.dicom.deidentify import Pseudonymiser, quiet_pydicom
 from ctan.dicom.dose import dose_on, prescription_of
 from ctan.dicom.doses import plans_of
 from ctan.dicom.levels import levels_of
 from ctan.dicom.names import BODY, RoiNames
 from ctan.dicom.scan import DicomFile, Kind, open_files
+from ctan.dicom.segments import NO_ROI, reference_of, with_segments
 from ctan.dicom.series import volume_of
 from ctan.dicom.settings import DicomConfig
 from ctan.errors import DataError
@@ -48,6 +50,7 @@ class Planning:
         num_unknown_rois: ROIs whose names match no structure.
         sha256: of the bytes of all files, whatever their names.
         remarks: what was mended, left out or looks odd, a sentence each.
+        covered: structure -> where its outline runs through voxels.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -59,6 +62,7 @@ class Planning:
     num_unknown_rois: int
     sha256: str
     remarks: tuple[str, ...]
+    covered: Mapping[str, Covered]
 
 
 def read_planning(
@@ -76,7 +80,7 @@ def read_planning(
         DataError: naming the kind of file, what was expected and what was found, and nothing that identifies anybody.
     """
     opened = open_files(files, pseudonymiser, RoiNames(config))
-    by_kind: dict[Kind, list[Dataset]] = {"CT": [], "RTSTRUCT": [], "RTDOSE": [], "RTPLAN": []}
+    by_kind: dict[Kind, list[Dataset]] = {"CT": [], "RTSTRUCT": [], "SEG": [], "RTDOSE": [], "RTPLAN": []}
     for file in opened:
         by_kind[file.kind].append(file.dataset)
     with quiet_pydicom():
@@ -85,17 +89,19 @@ def read_planning(
         plans = [] if lists_only else plans_of(by_kind["RTPLAN"], by_kind["RTDOSE"], config.sum_plans)
         prescription_gy = config.prescription_gy or prescription_of(plans)
         structure_set = None
-        if by_kind["RTSTRUCT"] or not to_predict:
+        if by_kind["RTSTRUCT"] or not (to_predict or by_kind["SEG"]):
             structure_set = _structure_set(by_kind["RTSTRUCT"], plans or by_kind["RTPLAN"])
         made_on = by_kind["RTPLAN"] if not plans and len(by_kind["RTPLAN"]) == 1 else plans
-        ct = volume_of(by_kind["CT"], structure_set)
+        ct = volume_of(by_kind["CT"], reference_of(by_kind["SEG"]) if structure_set is None else structure_set)
         planned_on: tuple[str, ...] = ()
         structures = Structures({}, 0, (), {})
         if structure_set is not None:
             planned_on = _planned_on(structure_set, made_on, config)
             structures = structures_of(structure_set, ct, config)
+        if by_kind["SEG"]:
+            structures = with_segments(structures, by_kind["SEG"], ct, config)
         planned = None if to_predict else dose_on(ct, by_kind["RTDOSE"], plans, prescription_gy, config)
-        targets = {name: structures.numbers[name] for name in config.targets if name in structures.masks}
+        targets = {name: structures.numbers.get(name, NO_ROI) for name in config.targets if name in structures.masks}
         levels_gy = levels_of(plans, targets, config)
     hounsfield, spacing_mm = to_case_axes(ct.image)
     in_case = {name: _in_case_axes(mask, ct.image) for name, mask in structures.masks.items()}
@@ -121,6 +127,7 @@ def read_planning(
         num_unknown_rois=structures.num_unknown,
         sha256=sha256_of_digests({file.sha256: file.sha256 for file in opened}),
         remarks=planned_on + structures.remarks + signs + fit + _annotated(by_kind["CT"]),
+        covered={name: _covered(structures.outlines[name], ct.image) for name in order if name in structures.outlines},
     )
 
 
@@ -219,3 +226,22 @@ def _in_case_axes(mask: npt.NDArray[np.bool_ | np.uint8], like: SimpleITK.Image)
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.CopyInformation(like)
     return to_case_axes(image)[0].astype(bool)
+
+
+def _covered(outline: Outline, like: SimpleITK.Image) -> Covered:
+    """Return an outline on the grid of an image with the axes of a case: they may be exchanged, and turned round."""
+    voxels, points = outline
+    sizes = like.GetSize()  # column, row, slice
+    places = np.unravel_index(voxels, sizes[::-1])[::-1]
+    inside = np.unpackbits(points, axis=1).reshape(-1, PER_EDGE, PER_EDGE).swapaxes(1, 2)  # by column, then by row
+    along = np.rint(np.array(like.GetDirection()).reshape(3, 3))[[1, 0, 2]] * np.array([[1], [1], [-1]])
+    axes = [int(np.flatnonzero(line)[0]) for line in along]  # posterior, left, inferior: the image's axis that runs so
+    turned = [bool(line[axis] < 0) for line, axis in zip(along, axes, strict=True)]
+    found = [sizes[a] - 1 - places[a] if back else places[a] for a, back in zip(axes, turned, strict=True)]
+    flat = np.ravel_multi_index(found, [sizes[axis] for axis in axes])
+    across = axes.index(2)
+    first, second = (axis for axis in range(3) if axis != across)
+    inside = inside if axes[first] == 0 else inside.swapaxes(1, 2)
+    inside = inside[:, :: -1 if turned[first] else 1, :: -1 if turned[second] else 1]
+    order = np.argsort(flat)
+    return Covered(flat[order], np.packbits(inside[order], axis=-1)[..., 0], across)

@@ -27,6 +27,7 @@ from ctan.dicom.deidentify import quiet_pydicom
 from ctan.dicom.objects import WrittenRoi, new_object, set_dose, set_structures
 from ctan.dicom.outlines import polygons_of_slice
 from ctan.dicom.scan import DicomFile
+from ctan.dicom.segments import reference_of
 from ctan.dicom.series import Stack, numbers_of, stack_of
 from ctan.errors import DataError
 
@@ -56,7 +57,7 @@ class PlanningCt:
         Raises:
             DataError: when there is no one series, or a header cannot be read.
         """
-        found: dict[str, list[Dataset]] = {"CT": [], "RTSTRUCT": []}
+        found: dict[str, list[Dataset]] = {"CT": [], "RTSTRUCT": [], "SEG": []}
         with quiet_pydicom():
             try:
                 for file in files:
@@ -65,7 +66,8 @@ class PlanningCt:
             except Exception as error:  # pydicom raises many kinds on damaged bytes, with values in the message
                 raise DataError(f"a DICOM file changed since it was read ({type(error).__name__})") from None
             structure_sets = found["RTSTRUCT"]
-            return cls(stack_of(found["CT"], structure_sets[0] if len(structure_sets) == 1 else None))
+            named = structure_sets[0] if len(structure_sets) == 1 else reference_of(found["SEG"])
+            return cls(stack_of(found["CT"], named))
 
     @property
     def direction(self) -> list[float]:
@@ -192,7 +194,7 @@ def _new(sop_class: UID, modality: str, ct: PlanningCt, identity: Identity, cont
         for keyword in _LEFT_EMPTY:
             setattr(header, keyword, "")
         header.PatientIdentityRemoved, header.DeidentificationMethod = "YES", "Allow-list of ctan"
-    header.SeriesDescription = LABEL
+    header.SeriesDescription, header.OperatorsName = LABEL, ""  # type 2: there, also where it says nothing
     header.ManufacturerModelName = identity.model[:_MAX_TEXT]
     header.SoftwareVersions = f"ctan {ctan.__version__}"[:_MAX_TEXT]
     header.FrameOfReferenceUID = ct.stack.frame

@@ -21,17 +21,25 @@ from ctan.errors import DataError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-Kind = Literal["CT", "RTSTRUCT", "RTDOSE", "RTPLAN", "unreadable"]
+Kind = Literal["CT", "RTSTRUCT", "SEG", "RTDOSE", "RTPLAN", "unreadable"]
 
 _KINDS: dict[str, Kind] = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
     "1.2.840.10008.5.1.4.1.1.2.1": "CT",  # enhanced
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
+    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",  # label map
     "1.2.840.10008.5.1.4.1.1.481.2": "RTDOSE",
     "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
     "1.2.840.10008.5.1.4.1.1.481.5": "RTPLAN",
     "1.2.840.10008.5.1.4.1.1.481.8": "RTPLAN",  # ions
 }
-_MODALITIES: dict[str, Kind] = {"CT": "CT", "RTDOSE": "RTDOSE", "RTSTRUCT": "RTSTRUCT", "RTPLAN": "RTPLAN"}
+_MODALITIES: dict[str, Kind] = {
+    "CT": "CT",
+    "RTDOSE": "RTDOSE",
+    "RTSTRUCT": "RTSTRUCT",
+    "RTPLAN": "RTPLAN",
+    "SEG": "SEG",
+}
 _HEADER = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -41,6 +49,7 @@ _HEADER = [
     "FrameOfReferenceUID",
     "ReferencedFrameOfReferenceSequence",
     "StructureSetROISequence",
+    "SegmentSequence",
     "ReferencedRTPlanSequence",
     "ReferencedStructureSetSequence",
 ]
@@ -59,7 +68,7 @@ class DicomFile:
         patient: normalised PatientID; empty when it is blank or a placeholder.
         frame: FrameOfReferenceUID, of a structure set the first it refers to.
         study: StudyInstanceUID.
-        roi_names: of a structure set.
+        roi_names: of a structure set, or the labels of segments.
         refers: SOPInstanceUIDs of the plan, and of the structure set, that it was made for.
     """
 
@@ -127,7 +136,10 @@ def _described(path: Path, kind: Kind, dataset: Dataset) -> DicomFile:
         patient="" if is_placeholder(patient_id) else normalised_patient_id(patient_id),
         frame=frame,
         study=str(dataset.get("StudyInstanceUID", "") or ""),
-        roi_names=tuple(str(item.get("ROIName", "")) for item in dataset.get("StructureSetROISequence") or ()),
+        roi_names=(
+            *(str(item.get("ROIName", "")) for item in dataset.get("StructureSetROISequence") or ()),
+            *(str(item.get("SegmentLabel", "")) for item in dataset.get("SegmentSequence") or ()),
+        ),
         refers=tuple(
             str(item.get("ReferencedSOPInstanceUID", ""))
             for keyword in _REFERENCES

@@ -69,7 +69,7 @@ def stack_of(slices: Sequence[Dataset], reference: Dataset | None) -> Stack:
 
     Args:
         slices: every CT image of the patient, in any order.
-        reference: the RTSTRUCT; None where there is none.
+        reference: the RTSTRUCT, or what a SEG refers to in the same form; None where there is none.
 
     Raises:
         DataError: when the series is not clear, not complete or oblique.
@@ -93,7 +93,7 @@ def volume_of(slices: Sequence[Dataset], reference: Dataset | None) -> CtVolume:
 
     Args:
         slices: every CT image of the patient, in any order.
-        reference: the RTSTRUCT; None where there is none.
+        reference: the RTSTRUCT, or what a SEG refers to in the same form; None where there is none.
 
     Raises:
         DataError: when the series is not clear, not complete, oblique, or a slice cannot be decoded.
@@ -175,11 +175,17 @@ def _referred(series: dict[str, list[Dataset]], reference: Dataset | None) -> li
     if found or (not named and not images):
         if len(series) == 1:
             return next(iter(series.values()))
-        unclear = "no RTSTRUCT" if reference is None else "RTSTRUCT does not say which one it was drawn on"
+        unclear = "no RTSTRUCT" if reference is None else f"{_drawn(reference)} does not say which one it was drawn on"
         raise DataError(f"CT: {len(series)} series ({sizes} slices) and {unclear}; keep one")
     raise DataError(
-        f"RTSTRUCT refers to another CT series than the {len(series)} found ({sizes} slices); export the planning CT"
+        f"{_drawn(reference)} refers to another CT series than the {len(series)} found ({sizes} slices); export the "
+        f"planning CT"
     )
+
+
+def _drawn(reference: Dataset | None) -> str:
+    """Return what kind of object names the series."""
+    return str((reference.get("Modality") if reference is not None else "") or "RTSTRUCT")
 
 
 def _common_plane(slices: Sequence[Dataset]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -326,7 +326,7 @@ def test_a_name_of_two_structures_is_refused_by_number(folder):
     write_patient(folder)
     settings = {"structures": {"Prostate": ["pro.*"], "Gland": [".*state"], "PTV": ["ptv"]}, "mirrored_pairs": []}
     assert reason(folder, **settings) == (
-        "RTSTRUCT: the name of ROI 1 matches Prostate and Gland; "
+        "RTSTRUCT: ROI 1 has a name that matches Prostate and Gland; "
         "make the expressions of data.options.structures narrower"
     )
 

@@ -143,7 +143,7 @@ def _marks(file: DicomFile) -> list[tuple[str, str]]:
 
 def _kinds(files: Iterable[DicomFile]) -> set[str]:
     """Return which of images, contours and doses there are."""
-    names = {"RTSTRUCT": "contours"}
+    names = {"RTSTRUCT": "contours", "SEG": "contours"}
     return {names.get(file.kind, file.kind) for file in files} & {"CT", "contours", "RTDOSE"}
 
 
@@ -154,7 +154,7 @@ def _folder_of(files: Sequence[DicomFile]) -> Path:
 def same_id(groups: Sequence[Group]) -> bool:
     """Return whether several cases in different frames of reference all have one PatientID."""
     ids = Counter(file.patient for group in groups for file in group.files if file.patient)
-    frames = {frozenset(file.frame for file in group.files if file.kind == "RTSTRUCT") for group in groups}
+    frames = {frozenset(file.frame for file in group.files if file.kind in ("RTSTRUCT", "SEG")) for group in groups}
     return len(groups) > 1 and len(ids) == 1 and len(frames) > 1
 
 

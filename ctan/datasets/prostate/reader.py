@@ -101,7 +101,8 @@ class Prostate(Dataset):
         if not groups:
             found = "the folder is empty" if raw_dir.is_dir() and not any(raw_dir.iterdir()) else "found none"
             raise DataError(
-                f"{raw_dir}: no planning data, expected DICOM files (CT, RTSTRUCT, RTDOSE), in any folders; {found}"
+                f"{raw_dir}: no planning data, expected DICOM files (CT, RTSTRUCT or SEG, RTDOSE), in any folders; "
+                f"{found}"
             )
         patients = [pseudonymiser.pseudonym(self._identity(group.files)[0]) for group in groups]
         repeated = {patient for patient, count in Counter(patients).items() if count > 1}
@@ -141,7 +142,7 @@ class Prostate(Dataset):
             )
         if left_out := sum(group.left_out for group in groups):
             remarks.append(f"{left_out} images of these patients belong to neither contours nor dose and are left out")
-        structure_sets = [file for group in groups for file in group.files if file.kind == "RTSTRUCT"]
+        structure_sets = [file for group in groups for file in group.files if file.kind in ("RTSTRUCT", "SEG")]
         roi_names = [name for file in structure_sets for name in file.roi_names]
         if unknown := sum(not names(name) for name in roi_names):
             remarks.append(
@@ -171,7 +172,7 @@ class Prostate(Dataset):
             CaseError: naming the kind of file, what was expected and what was found.
         """
         files = _files_of(raw)
-        pseudonymiser, kinds = self._pseudonymiser(), {file.kind for file in files}
+        pseudonymiser, kinds = self._pseudonymiser(), {"RTSTRUCT" if f.kind == "SEG" else f.kind for f in files}
         if "unreadable" not in kinds and (missing := self.missing(kinds)):
             raise CaseError(raw.case_id, f"no {', no '.join(missing)}; expected {', '.join(self.needed)}")
         try:
@@ -195,6 +196,7 @@ class Prostate(Dataset):
             sha256=planning.sha256,
             facts={"prescription_gy": float(planning.prescription_gy or 0)} if known else {},
             levels_gy=planning.levels_gy,
+            covered=planning.covered,
             remarks=planning.remarks,
         )
 
