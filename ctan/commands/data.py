@@ -18,7 +18,8 @@ app = typer.Typer(no_args_is_help=True, help="Raw files: get them, look at them,
 Source = Annotated[
     str,
     typer.Argument(
-        help="Folder of raw files, s3://bucket/prefix, dvc:REPOSITORY@REVISION, or phantom:train=N,validation=N,seed=N."
+        help="Folder of raw files, s3://bucket/prefix, dvc:REPOSITORY@REVISION, dicomweb:https://host/dicom-web?QUERY, "
+        "or phantom:train=N,validation=N,seed=N."
     ),
 ]
 
@@ -214,6 +215,25 @@ def download(
             region=region or None,
         )
     )
+
+
+@app.command()
+def send(
+    folder: Annotated[Path, typer.Argument(help="Folder of a prediction: `ctan predict ... --out`.")],
+    server: Annotated[str, typer.Argument(help="dicomweb:https://host/dicom-web")],
+    identified: Annotated[
+        bool, typer.Option("--identified", help="Also objects that hold who the patient is.")
+    ] = False,
+) -> None:
+    """Store predicted RTDOSE and RTSTRUCT on a DICOMweb server; nothing that does not say that it was predicted.
+
+    Credentials: CTAN_DICOMWEB_TOKEN, or CTAN_DICOMWEB_USER and CTAN_DICOMWEB_PASSWORD.
+
+    Example: ctan data send predicted/ dicomweb:https://pacs.example/dicom-web
+    """
+    from ctan.sources.dicomweb import send as send_folder
+
+    typer.echo(f"{send_folder(folder, server, identified)} objects stored")
 
 
 @app.command()

@@ -22,7 +22,7 @@ def predict(
         typer.Argument(
             metavar="INPUT",
             help="A case or a folder of cases in the data set's format, plain NIfTI, pictures, s3://bucket/prefix, "
-            "dvc:REPOSITORY@REVISION, or phantom:train=N.",
+            "dvc:REPOSITORY@REVISION, dicomweb:https://host/dicom-web?QUERY, or phantom:train=N.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder, or that of a prediction to go on with.")],
@@ -37,6 +37,10 @@ def predict(
         bool,
         typer.Option("--identified", help="Copy the patient's name and ID into DICOM, in place of a pseudonym."),
     ] = False,
+    send: Annotated[
+        str,
+        typer.Option(help="DICOMweb server that stores what was predicted: dicomweb:https://host/dicom-web."),
+    ] = "",
     overrides: o.Overrides = None,
 ) -> None:
     """Predict new cases with a trained model: dose, contours and labels in the format that the cases came in.
@@ -47,7 +51,11 @@ def predict(
     Example: ctan predict models:/ctan-prostate@champion new-patients/ --out predicted/
     """
     from ctan.prediction import predict as predict_all
+    from ctan.sources.dicomweb import DicomWeb
+    from ctan.sources.dicomweb import send as send_folder
 
+    if send:
+        DicomWeb.parse(send)  # what is wrong with the address is said before hours of work
     summary = predict_all(
         model,
         source,
@@ -68,5 +76,7 @@ def predict(
     kept = f", {len(summary.kept)} were there already" if summary.kept else ""
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
     typer.echo(f"{len(summary.done)} cases predicted{kept}{failed}; page: {summary.folder / 'report.html'}")
+    if send and (summary.done or summary.kept):
+        typer.echo(f"{send_folder(out, send, identified)} objects stored on {DicomWeb.parse(send).host}")
     if summary.failed:
         raise typer.Exit(1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ctan.datasets.base import Dataset
 
 _PHANTOM_DEFAULTS = {"train": 12, "validation": 4, "seed": 0}
-_FETCHED = "s3://bucket/prefix, dvc:REPOSITORY@REVISION"
+_FETCHED = "s3://bucket/prefix, dvc:REPOSITORY@REVISION, dicomweb:https://host/dicom-web?QUERY"
 _PHANTOM_HELP = "phantoms such as phantom:train=12,validation=4,seed=0 (every part may be left out)"
 
 
@@ -25,7 +25,8 @@ def open_source(source: str, dataset: Dataset) -> Iterator[Path]:
 
     Args:
         source: a folder; `s3://bucket/prefix` or a version that DVC pins (`dvc:REPOSITORY@REVISION[:PATH]`,
-            `md5:<hex>.dir`), fetched into the workspace and checked; or `phantom:train=12,validation=4,seed=0`, which
+            `md5:<hex>.dir`) or studies of a DICOMweb server (`dicomweb:https://host/dicom-web?PatientID=...`),
+            fetched into the workspace and checked; or `phantom:train=12,validation=4,seed=0`, which
             is written to a temporary folder: the same bytes wherever it runs.
         dataset: whose raw format it is.
 
@@ -42,6 +43,11 @@ def open_source(source: str, dataset: Dataset) -> Iterator[Path]:
         from ctan.sources.versions import open_version
 
         with open_version(source, workspace() / "raw") as folder:
+            yield folder
+    elif source.startswith("dicomweb:"):
+        from ctan.sources.dicomweb import open_dicomweb
+
+        with open_dicomweb(source, workspace() / "raw") as folder:
             yield folder
     elif is_phantom(source):
         numbers = parse_phantom(source)

@@ -18,7 +18,7 @@ from ctan.datasets import get_dataset
 from ctan.errors import ConfigError, DataError
 from ctan.files import parse_json, read_json, sha256_of_json, write_json
 from ctan.seals import check_file, seal_file
-from ctan.sources import is_phantom, parse_phantom, source_folder
+from ctan.sources import is_phantom, open_source, parse_phantom, source_folder
 from ctan.sources.contents import md5s_of, version_of
 from ctan.sources.places import recalled, recorded, recorded_repository, remember, remember_repository
 from ctan.sources.synthetic import is_marked
@@ -41,8 +41,8 @@ class Origin:
     Attributes:
         source: the source as all steps use it: a DVC revision is replaced by its commit, a folder is absolute.
         data_version: changes when the raw bytes do: DVC's hash of the folder; `s3:` and a hash of names, sizes and
-            ETags; `files:` and a hash of names and contents of the files that the data set reads; or the phantoms'
-            numbers.
+            ETags; `files:` and a hash of names and contents of the files that the data set reads, also of a DICOMweb
+            server's; or the phantoms' numbers.
         settings_hash: of the settings before ingestion plans what they leave open.
         code_hash: of the versions of the code that decides results, see `ctan.versions`.
         pinned: what DVC knows of the version; empty for data that DVC does not pin.
@@ -168,7 +168,7 @@ def read_origin(manifest_dir: str | Path) -> Origin:
 
 
 def _is_synthetic(source: str) -> bool:
-    local = not is_version(source) and not source.startswith("s3://")
+    local = not is_version(source) and not source.startswith(("s3://", "dicomweb:"))
     return is_phantom(source) or (local and is_marked(Path(source).expanduser()))
 
 
@@ -179,6 +179,10 @@ def _version(source: str, config: RunConfig) -> tuple[str, str, DataVersion | No
         return _at_commit(source, version), version.md5, version
     if source.startswith("s3://"):
         return source, f"s3:{_s3_listing_hash(source)}", None
+    if source.startswith("dicomweb:"):
+        dataset = get_dataset(config.data)
+        with open_source(source, dataset) as folder:
+            return source, f"files:{version_of(dataset, folder)}", None
     if is_phantom(source):
         numbers = ",".join(f"{name}={number}" for name, number in parse_phantom(source).items())
         return f"phantom:{numbers}", f"phantom:{numbers}", None

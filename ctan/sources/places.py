@@ -1,8 +1,8 @@
 """How a source is named in what leaves this machine: a folder's path may hold a patient's or a clinician's name.
 
 MLflow, the ledger, logs and what lies beside a manifest get a hash of the path, and its last component where that is
-known to be harmless. Which folder it was is remembered on this machine alone, in the workspace, so that
-`ctan reproduce` finds it again.
+known to be harmless; of a query to a DICOMweb server, which may name a patient, they get the address and a hash. Which
+folder or query it was is remembered on this machine alone, in the workspace, so that `ctan reproduce` finds it again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ctan.files import write_text
 from ctan.workspace import workspace
 
 _FOLDER = "folder:"
+_DICOMWEB, _QUERY = "dicomweb:", "?query="  # in place of the query, its hash follows
 _DIGITS = 16
 _PINNED = re.compile(r"dvc:(?P<repository>.+)(?P<rest>@[^@:]+(?::[^@:]+)?)")
 _REMOTE = re.compile(r"\w+://|[^/]+@[^/]+:|folder:")  # an address, `git@host:path`, or a name that was recorded
@@ -26,11 +27,15 @@ NAMES_VARIABLE = "CTAN_SOURCE_NAMES"  # further last components that may be reco
 def recorded(source: str) -> str:
     """Return how a source is recorded: `folder:<hash of its path>[/name]` for a folder, else as it is.
 
-    A local repository, of which DVC pins a version, is a folder too: `dvc:folder:<hash>@<revision>:<path in it>`.
+    A local repository, of which DVC pins a version, is a folder too: `dvc:folder:<hash>@<revision>:<path in it>`. Of a
+    DICOMweb server's query a hash stands in its place.
     """
     if pinned := _PINNED.fullmatch(source):
         repository = pinned["repository"]
         return f"dvc:{recorded_repository(repository)}{pinned['rest']}"
+    address, asked, query = source.partition("?")
+    if source.startswith(_DICOMWEB) and asked and not source.startswith(f"{address}{_QUERY}"):
+        return f"{address}{_QUERY}{hashlib.sha256(f'{address}?{query}'.encode()).hexdigest()[:_DIGITS]}"
     if source == "phantom" or re.match(r"\w+:", source):
         return source
     folder = Path(source).expanduser().resolve()
@@ -49,7 +54,8 @@ def remember(source: str) -> None:
     if pinned := _PINNED.fullmatch(source):
         remember_repository(pinned["repository"])
     elif (name := recorded(source)) != source:
-        write_text(_note(name), str(Path(source).expanduser().resolve()))
+        place = source if source.startswith(_DICOMWEB) else str(Path(source).expanduser().resolve())
+        write_text(_note(name), place)
 
 
 def remember_repository(address: str) -> None:
@@ -63,7 +69,7 @@ def recalled(name: str) -> str:
     if pinned := _PINNED.fullmatch(name):
         repository = recalled(pinned["repository"])
         return f"dvc:{repository}{pinned['rest']}" if repository else ""
-    if not name.startswith(_FOLDER):
+    if not name.startswith(_FOLDER) and not (name.startswith(_DICOMWEB) and _QUERY in name):
         return name
     try:
         return _note(name).read_text(encoding="utf-8")
@@ -76,4 +82,5 @@ def _is_remote(repository: str) -> bool:
 
 
 def _note(name: str) -> Path:
-    return workspace() / "cache" / "sources" / name.removeprefix(_FOLDER)[:_DIGITS]
+    digest = name.partition(_QUERY)[2] if _QUERY in name else name.removeprefix(_FOLDER)
+    return workspace() / "cache" / "sources" / digest[:_DIGITS]
