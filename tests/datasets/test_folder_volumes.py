@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from ctan.cases.volumes import to_case_axes
+from ctan.config import ReadingConfig
 from ctan.datasets.folder.grid import Grid, difference
 from ctan.datasets.folder.nifti import read_nifti
 from ctan.datasets.folder.volumes import read_volume
+from ctan.datasets.folder.write import write_like
 from ctan.errors import DataError
 from tests.helpers.folders import needs_data
 from tests.helpers.nifti import write_nifti
@@ -84,6 +87,31 @@ def test_contradicting_matrices_are_refused_zipped_or_not_until_a_setting_decide
         read_volume(path)
     assert read_volume(path, "qform").grid.origin_mm == (0, 0, 0)
     assert read_volume(path, "sform").grid.origin_mm == (-10, 0, 0)  # RAS to LPS
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_what_is_written_beside_a_nifti_has_its_header_with_both_matrices(tmp_path, ending) -> None:
+    """Programs disagree which matrix counts: with both of the image's, all put the two in one place."""
+    qform, sform = (np.column_stack([np.diag([2.0, 2, 2]), [shift, 0, 0]]) for shift in (0.0, 10.0))
+    path = write_nifti(tmp_path / f"a{ending}", VALUES, qform=qform, sform=sform, scale=(0.5, -10))
+    write_like(
+        path,
+        {"mask": to_case_axes(read_volume(path, "sform").grid.image((VALUES > 0).astype(np.uint8)))[0] > 0},
+        tmp_path,
+        "sform",
+        ReadingConfig(),
+    )
+
+    def header(file: Path) -> bytes:
+        content = file.read_bytes()
+        return (gzip.decompress(content) if ending == ".nii.gz" else content)[:348]
+
+    ours, theirs = header(tmp_path / f"mask{ending}"), header(path)
+    assert ours[76:108] == theirs[76:108]  # voxel edges
+    assert ours[252:344] == theirs[252:344]  # codes, quaternion, offsets, matrix
+    assert struct.unpack("<ff", ours[112:120]) == (1.0, 0.0)  # the image's scale is not the mask's
+    for matrix in ("qform", "sform"):
+        assert difference(read_volume(path, matrix).grid, read_volume(tmp_path / f"mask{ending}", matrix).grid) == ""
 
 
 def test_matrices_that_differ_by_less_than_a_tenth_of_a_millimetre_are_no_reason_to_stop(tmp_path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from ctan.config import ReadingConfig
 from ctan.datasets.ham10000.reader import _covers_border
@@ -161,6 +161,15 @@ def test_a_whole_picture_is_read_as_pillow_reads_it(progressive):
     pixels, turned = decode_picture(content, LIMITS)
     np.testing.assert_array_equal(np.moveaxis(pixels, 0, -1), np.asarray(Image.open(io.BytesIO(content))))
     assert not turned
+
+
+@pytest.mark.parametrize("space", ["sRGB", "XYZ"])
+def test_a_colour_profile_is_not_applied(space):
+    """No library that networks are fed by applies one: pixels are those that are stored."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile(space)).tobytes()
+    content = jpeg(icc_profile=profile)
+    assert Image.open(io.BytesIO(content)).info["icc_profile"] == profile
+    np.testing.assert_array_equal(decode_picture(content, LIMITS)[0], decode_picture(jpeg(), LIMITS)[0])
 
 
 @given(st.floats(0, 1), st.booleans())

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from ctan.cases.volumes import stored_ct, to_case_axes
 from ctan.config import ReadingConfig
-from ctan.datasets.folder.description import FolderDescription, LabelMapSection
-from ctan.datasets.folder.grid import Grid, difference
+from ctan.datasets.folder.description import SERIES, FolderDescription, LabelMapSection
+from ctan.datasets.folder.grid import Grid, Volume, difference, turned_like
 from ctan.datasets.folder.pictures import read_picture
-from ctan.datasets.folder.volumes import Volume, read_volume
+from ctan.datasets.folder.volumes import read_volume
 from ctan.errors import DataError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def read_content(
     channels = []
     for pattern in files:
         name = pattern.replace("{case}", case_id)
-        if not (root / name).is_file():
+        if not (root / name).is_dir() if name.endswith(SERIES) else not (root / name).is_file():
             raise DataError(f"{name}: missing; every case has {len(files)} image files")
         values = values_of(pattern, False)
         channels += list(values) if values.ndim > read.num_axes else [values]
@@ -113,16 +113,21 @@ class _Volumes:
     def __init__(self, options: FolderOptions, limits: ReadingConfig) -> None:
         self._options, self._limits = options, limits
         self._grid: Grid | None = None
+        self._is_series = False
 
     def values(self, path: Path, is_mask: bool) -> tuple[npt.NDArray[Any], str]:
         """Return (z, y, x) values and the file's digest."""
         volume: Volume = read_volume(path, self._options.nifti_matrix, self._limits)
         if self._grid is None:
-            self._grid = volume.grid
-        elif off := difference(self._grid, volume.grid, self._options.geometry_tolerance_mm):
+            self._grid, self._is_series = volume.grid, path.is_dir()
+            return volume.values, volume.sha256
+        values, grid = volume.values, volume.grid
+        if self._is_series:  # converters turn the rows of a series round
+            values, grid = turned_like(self._grid, values, grid)
+        if off := difference(self._grid, grid, self._options.geometry_tolerance_mm):
             what = "mask does not lie on its image" if is_mask else "channel does not lie on the first one"
             raise DataError(f"the {what}: {off}; resample it, or allow it with data.options.geometry_tolerance_mm")
-        return volume.values, volume.sha256
+        return values, volume.sha256
 
     def oriented(self, arrays: Sequence[npt.NDArray[Any]]) -> tuple[list[npt.NDArray[Any]], tuple[float, ...]]:
         """Return arrays in the order (posterior, left, inferior), and the voxel edges in that order."""

@@ -20,6 +20,7 @@ from ctan.tasks import Classification, Segmentation
 
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")
 PICTURES = (".png", ".jpg", ".jpeg")
+SERIES = "/"  # a folder with the slices of one DICOM series
 LOSSY = (".jpg", ".jpeg")
 CONTOURING = "contouring"  # name of the task that all structures belong to
 _COLOURS = 3
@@ -42,7 +43,7 @@ _NAME = r"[A-Za-z][A-Za-z0-9_.+-]*"
 
 def ending_of(pattern: str) -> str:
     """Return the ending of a file's name that says its format, or "" when it is none that can be read."""
-    known = sorted((*VOLUMES, *PICTURES), key=len, reverse=True)
+    known = sorted((*VOLUMES, *PICTURES, SERIES), key=len, reverse=True)
     return next((ending for ending in known if pattern.lower().endswith(ending)), "")
 
 
@@ -56,7 +57,8 @@ def _pattern(pattern: str) -> str:
     if pattern.lower().endswith((".tif", ".tiff")):
         raise ValueError(f"{pattern!r}: TIFF is a picture to some programs and a volume to others; save PNG or NIfTI")
     if not ending_of(pattern):
-        raise ValueError(f"{pattern!r}: unknown format; allowed: {', '.join((*VOLUMES, *PICTURES))}")
+        allowed = f"{', '.join((*VOLUMES, *PICTURES))}, or / for a folder with a DICOM series"
+        raise ValueError(f"{pattern!r}: unknown format; allowed: {allowed}")
     return pattern
 
 
@@ -64,7 +66,7 @@ class ImageSection(Settings):
     """The image of every case.
 
     Attributes:
-        files: one pattern a channel, or one of colour pictures, which hold all channels.
+        files: one pattern a channel, or one of colour pictures, which hold all. With `/` at the end: a DICOM series.
         modality: `ct` in Hounsfield units, `mr`, `photo` or `other`.
         channels: their names; empty: one channel (a photo: red, green, blue).
         dtype: that keeps the values exactly; None: `uint8` of photos, `float32` of all else; CT is always HU + 1024.
@@ -104,6 +106,8 @@ class ImageSection(Settings):
             raise ValueError(f"files: {len(self.files)} patterns for {self.num_channels} channels, expected one each")
         if len(self.files) == 1 and self.num_channels > 1 and (not self.is_picture or self.num_channels != _COLOURS):
             raise ValueError(f"files: expected a pattern for each of the channels {', '.join(self.channels)}")
+        if self.modality == "ct" and SERIES in {ending_of(pattern) for pattern in self.files}:
+            raise ValueError("files: a DICOM series of CT belongs to --dataset prostate, which checks its HU; or NIfTI")
         if self.modality == "ct" and (self.dtype or self.normalise == "per_case" or self.is_picture):
             raise ValueError("modality: ct means volumes in Hounsfield units, stored as HU + 1024; choose other")
         is_open = self.window is None and self.mean is None and self.dtype in (None, "float32")
@@ -305,6 +309,8 @@ class FolderDescription(Settings):
         self._check_names()
         patterns = [self.label_map.file] if self.label_map else []
         for pattern in (*patterns, *self.masks.values()):
+            if ending_of(pattern) == SERIES:
+                raise ValueError(f"{pattern}: masks are files of voxels ({', '.join(VOLUMES)}), no DICOM")
             if (ending_of(pattern) in PICTURES) != self.image.is_picture:
                 raise ValueError(
                     f"{pattern}: a mask of a {'picture' if self.image.is_picture else 'volume'} is one too"

@@ -87,6 +87,15 @@ class Grid:
         return image
 
 
+@dataclass(frozen=True)
+class Volume:
+    """A file that was read whole: (z, y, x) float32 values, where they lie, and the hash of its bytes."""
+
+    values: npt.NDArray[np.float32]
+    grid: Grid
+    sha256: str
+
+
 def displacement_mm(shape: tuple[int, int, int], one: Matrix, other: Matrix) -> float:
     """Return how far apart two (3, 4) matrices put a voxel at most; that is at one of the image's outer corners."""
     corners = np.array(list(product(*((-0.5, size - 0.5) for size in shape)))).T
@@ -122,6 +131,22 @@ def difference(expected: Grid, found: Grid, tolerance_mm: float = 0.0) -> str:
         return ""
     furthest = displacement_mm(expected.shape, expected.affine, found.affine)
     return "" if furthest <= tolerance_mm else f"{'; '.join(said)}: up to {furthest:.3g} mm apart"
+
+
+def turned_like(grid: Grid, values: npt.NDArray[Any], own: Grid) -> tuple[npt.NDArray[Any], Grid]:
+    """Return a volume with axes exchanged and reversed so that they run as those of another grid, nearly or exactly.
+
+    Args:
+        grid: whose axes.
+        values: (z, y, x).
+        own: their grid.
+    """
+    import SimpleITK as sitk
+
+    direction = [float(value) for value in grid.direction.ravel()]
+    nearest = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
+    image = sitk.DICOMOrient(own.image(values), nearest)
+    return sitk.GetArrayFromImage(image), Grid.of_image(image)
 
 
 def _triple(values: Matrix) -> tuple[float, float, float]:

@@ -16,8 +16,8 @@ from ctan.cases import POSSIBLE_DOSE_MASK, Case, DataSpec, Prediction, RawCase
 from ctan.cases.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, stored_ct, to_case_axes
 from ctan.config import DataConfig
 from ctan.datasets.base import Dataset
-from ctan.datasets.folder.grid import difference
-from ctan.datasets.folder.volumes import Volume, read_volume
+from ctan.datasets.folder.grid import Volume, difference
+from ctan.datasets.folder.volumes import read_volume
 from ctan.datasets.folder.write import write_like
 from ctan.datasets.listing import files_of_kind, ids_of
 from ctan.datasets.outputs import Asked, arrays_of

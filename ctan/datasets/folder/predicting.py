@@ -6,13 +6,14 @@ import re
 from pathlib import Path, PurePosixPath
 
 from ctan.cases import RawCase
-from ctan.datasets.folder.description import FolderDescription
+from ctan.datasets.folder.description import SERIES, FolderDescription
 from ctan.datasets.listing import files_of_kind, ids_of
 from ctan.errors import DataError
 
 
 def matches(root: Path, pattern: str) -> dict[str, Path]:
-    """Return case id -> file of a pattern, in the order of the ids; hidden files are left out."""
+    """Return case id -> file (or folder) of a pattern, in the order of the ids; hidden ones are left out."""
+    is_folder, pattern = pattern.endswith(SERIES), pattern.rstrip(SERIES)
     first, *others = re.escape(pattern).split(re.escape("{case}"))
     expression = re.compile(
         first + r"(?P<case>[^/]+)" + "".join(r"(?P=case)" + part if n else part for n, part in enumerate(others))
@@ -20,7 +21,7 @@ def matches(root: Path, pattern: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in root.glob(pattern.replace("{case}", "*")):
         match = expression.fullmatch(path.relative_to(root).as_posix())
-        if match and path.is_file() and not match["case"].startswith("."):
+        if match and (path.is_dir() if is_folder else path.is_file()) and not match["case"].startswith("."):
             found[match["case"]] = path
     return dict(sorted(found.items()))
 
@@ -39,9 +40,17 @@ def images_to_predict(source: Path, described: FolderDescription) -> list[RawCas
     name = PurePosixPath(first).name
     found: dict[str, Path] = {}
     if source.is_dir():
-        found = matches(source, first) or matches(source, name)
+        found = matches(source, first) or (matches(source, name) if "{case}" in name else {})
     if found:
         return [RawCase(case_id, case_id, "", path) for case_id, path in found.items()]
+    if first.endswith(SERIES):
+        if (
+            len(described.image.files) > 1
+            or not source.is_dir()
+            or not any(path.is_file() for path in source.iterdir())
+        ):
+            raise DataError(f"{source}: no images to predict, expected folders {first} of DICOM slices; found none")
+        return [RawCase(case_id, case_id, "", source) for case_id in ids_of([source], source)]
     ending = name.rpartition("{case}")[2]
     paths = files_of_kind(source, (ending.lower(),)) or files_of_kind(source, ("".join(Path(name).suffixes).lower(),))
     if not paths or (len(described.image.files) > 1 and not source.is_file()):
@@ -55,10 +64,10 @@ def image_files(raw: RawCase, described: FolderDescription) -> tuple[Path, list[
     """Return the folder that the files of a case to predict are named from, and their names."""
     patterns = described.image.files
     laid_out = [pattern.replace("{case}", raw.case_id) for pattern in patterns]
-    if raw.path.as_posix().endswith(f"/{laid_out[0]}"):
+    if raw.path.as_posix().endswith(f"/{laid_out[0].rstrip(SERIES)}"):
         return raw.path.parents[len(PurePosixPath(laid_out[0]).parts) - 1], laid_out
     if len(patterns) == 1:
-        return raw.path.parent, [raw.path.name]
+        return raw.path.parent, [raw.path.name + (SERIES if patterns[0].endswith(SERIES) else "")]
     return raw.path.parent, [PurePosixPath(name).name for name in laid_out]
 
 

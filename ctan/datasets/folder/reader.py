@@ -23,6 +23,7 @@ from ctan.datasets.folder.options import FolderOptions
 from ctan.datasets.folder.predicting import image_files, images_to_predict, matches
 from ctan.datasets.folder.table import Table, known_of, place_of, read_table, strata_of
 from ctan.datasets.folder.write import write_like
+from ctan.datasets.listing import files_below
 from ctan.datasets.outputs import Asked, arrays_of
 from ctan.errors import CaseError, ConfigError, DataError
 from ctan.files import sha256_of_digests, sha256_of_json
@@ -35,7 +36,11 @@ class Folder(Dataset):
 
     name = "folder"
     version = 1
-    uses: ClassVar[Mapping[str, int]] = {"metaimage": versions.METAIMAGE, "pictures": versions.PICTURES}
+    uses: ClassVar[Mapping[str, int]] = {
+        "metaimage": versions.METAIMAGE,
+        "pictures": versions.PICTURES,
+        "dicom": versions.DICOM,
+    }
     to_train = ("images", "mask or row")
     to_predict = ("images",)
     reads_volumes = True
@@ -227,7 +232,8 @@ class Folder(Dataset):
     def parts(self, raw: RawCase) -> list[Path]:
         """List the files of the image."""
         root, files = image_files(raw, self.description)
-        return [root / name for name in files]
+        paths = [root / name for name in files]
+        return [Path(f) for path in paths for f in (files_below(path) if path.is_dir() else [path])]
 
     def write(self, raw: RawCase, case: Case, prediction: Prediction, asked: Asked, folder: Path) -> None:
         """Write structures and maps in the format of the image, on its grid; pictures as PNG."""

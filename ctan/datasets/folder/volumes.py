@@ -1,10 +1,9 @@
-"""Volumes of a folder: NIfTI, NRRD and MetaImage, all to values and a grid."""
+"""Volumes of a folder: NIfTI, NRRD, MetaImage and DICOM series, all to values and a grid."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy.typing as npt
 
 from ctan.config import ReadingConfig
 from ctan.datasets.folder.description import ending_of
-from ctan.datasets.folder.grid import Grid
+from ctan.datasets.folder.grid import Grid, Volume
 from ctan.datasets.folder.nifti import Matrices, read_nifti
+from ctan.datasets.folder.series import read_series
 from ctan.datasets.metaimage import read_mha
 from ctan.errors import DataError
 from ctan.reading import check_voxels, read_bytes
@@ -22,20 +22,11 @@ from ctan.reading import check_voxels, read_bytes
 DEFAULT_LIMITS = ReadingConfig()
 
 
-@dataclass(frozen=True)
-class Volume:
-    """A file that was read whole: (z, y, x) float32 values, where they lie, and the hash of its bytes."""
-
-    values: npt.NDArray[np.float32]
-    grid: Grid
-    sha256: str
-
-
 def read_volume(path: Path, matrices: Matrices = "refuse", limits: ReadingConfig = DEFAULT_LIMITS) -> Volume:
     """Read a volume.
 
     Args:
-        path: ends in `.nii`, `.nii.gz`, `.nrrd` or `.mha`.
+        path: ends in `.nii`, `.nii.gz`, `.nrrd` or `.mha`, or is a folder with a DICOM series.
         matrices: which of two contradicting matrices of a NIfTI counts.
         limits: bounds of sizes that the settings give.
 
@@ -44,6 +35,8 @@ def read_volume(path: Path, matrices: Matrices = "refuse", limits: ReadingConfig
     """
     ending = ending_of(path.name)
     try:
+        if path.is_dir():
+            return read_series(path, limits)
         if ending == ".mha":
             volume = _mha(path, limits)
         elif ending == ".nrrd":

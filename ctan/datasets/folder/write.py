@@ -25,7 +25,7 @@ def write_like(
     """Write arrays on the grid of a volume, `<name>` and the ending of the volume's file.
 
     A NIfTI keeps the header of the image but for the type of its voxels, so that programs that disagree about headers
-    put both in the same place.
+    put both in the same place. Beside a DICOM series they are NIfTI.
 
     Args:
         image: the volume.
@@ -37,8 +37,9 @@ def write_like(
     Raises:
         DataError: when the image cannot be read any more.
     """
-    grid, ending = read_volume(image, matrices, limits).grid, ending_of(image.name)
-    header = read_bytes(image, limits) if ending.startswith(".nii") else b""
+    grid = read_volume(image, matrices, limits).grid
+    ending = ".nii.gz" if image.is_dir() else ending_of(image.name)
+    header = read_bytes(image, limits) if ending.startswith(".nii") and image.is_file() else b""
     for name, array in arrays.items():
         voxels = from_case_axes(array, [float(value) for value in grid.direction.ravel()])
         voxels = voxels.astype(np.uint8 if array.dtype == bool else array.dtype)
