@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from ctan.datasets.base import Dataset
     from ctan.tasks import Task
 
-DICOM = 3  # ctan/dicom: from DICOM files to arrays, the rasteriser of contours included
+DICOM = 4  # ctan/dicom: from DICOM files to arrays, the rasteriser of contours included
 METAIMAGE = 1  # ctan/datasets/metaimage.py: from .mha to arrays
 PICTURES = 1  # ctan/datasets/pictures.py: from PNG and JPEG to arrays
-PACKER = 2  # from a case to its rows in a store
+PACKER = 3  # from a case to its rows in a store
 BACKBONE = 1  # what all architectures are built of
 TRAINING = 2  # from a store to weights
 VALIDATION = 3  # which cases pass
-SCORING = 2  # from predictions to scores
+SCORING = 3  # from predictions to scores
 
 Versions = dict[str, int]
 

@@ -95,6 +95,7 @@ UNITS: Mapping[str, tuple[Callable[[], int], Sequence[str]]] = {
     "scoring": (
         lambda: versions.SCORING,
         (
+            "cases/covered.py",
             "metrics/*.py",
             "evaluation/baselines.py",
             "evaluation/scoring.py",
