@@ -138,8 +138,8 @@ def evaluate_here(
         store_key=pointer.key,
     )
     if ranks.is_main:
-        shown = shown_cases(case_errors(table, model.tasks), config.evaluation.num_figure_cases)
-        looks = [_look(store, cases, model, case_id, config) for case_id in shown]
+        looked_at = shown_cases(case_errors(table, model.tasks), config.evaluation.num_figure_cases)
+        looks = [_look(store, cases, model, case_id, config) for case_id in looked_at]
         curves = [{**named, **row} for look in looks for row in look.curves]
         figures = {name: picture for look in looks for name, picture in look.figures.items()}
         _write(output_dir, model_dir, table, curves, figures, summary, record)

@@ -45,8 +45,9 @@ def shown_cases(errors: Mapping[str, float], number: int) -> list[str]:
     number = min(number, len(ranked))
     if number == 1:
         return [ranked[len(ranked) // 2]]
-    places = np.linspace(0, len(ranked) - 1, number).round().astype(int) if number else []
-    return [ranked[place] for place in places]
+    if number == 0:
+        return []
+    return [ranked[place] for place in np.linspace(0, len(ranked) - 1, number).round().astype(int)]
 
 
 def place_of(errors: Mapping[str, float], case_id: str) -> str:

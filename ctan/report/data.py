@@ -73,18 +73,27 @@ class Evaluated:
 
     def figures(self) -> dict[str, dict[str, Arrays]]:
         """Read the slices: case -> view -> what -> array, see `figures.npz` in docs/formats.md."""
-        path = EvaluationRecord.vouched(self.folder, FIGURES_FILE)
-        found: dict[str, dict[str, Arrays]] = {}
-        if not path.exists():
-            return found
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                for key in stored.files:
-                    case_id, view, what = key.rsplit("/", 2)
-                    found.setdefault(case_id, {}).setdefault(view, {})[what] = stored[key]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: cannot be read ({error}); {_ADVICE}") from error
+        return read_figures(self.folder)
+
+
+def read_figures(folder: Path) -> dict[str, dict[str, Arrays]]:
+    """Read what an evaluation shows: case -> view -> what -> array; empty where there is nothing.
+
+    Raises:
+        DataError: when the file is damaged.
+    """
+    path = EvaluationRecord.vouched(folder, FIGURES_FILE)
+    found: dict[str, dict[str, Arrays]] = {}
+    if not path.exists():
         return found
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            for key in stored.files:
+                case_id, view, what = key.rsplit("/", 2)
+                found.setdefault(case_id, {}).setdefault(view, {})[what] = stored[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {_ADVICE}") from error
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ctan.config import RunConfig
-from ctan.files import write_json
+from ctan.files import write_json, write_text
+from ctan.seals import seal_file
 from ctan.settings import config_from_text, read_config
 from ctan.step_environment import step
 from ctan.steps.numbers import Metrics, numbers_of
 from ctan.workspace import workspace
+
+CONTACT_PAGE, VALIDATION_PAGE = "contact_sheet.html", "validation.html"  # in the folder of the manifest
 
 
 def resolve(source: str, config: RunConfig, store_root: str = "") -> tuple[str, str, str]:
@@ -92,6 +95,7 @@ def ingest(
             from ctan.intake.look import show_few
 
             show_few(source, Path(manifest_dir), Path(contact_sheet), config)
+            _keep_page(Path(contact_sheet), Path(manifest_dir) / CONTACT_PAGE)
     return numbers_of(vars(summary))
 
 
@@ -123,10 +127,19 @@ def validate(
         started_from = read_origin(manifest_dir)
         summary = validate_manifest(Path(manifest_dir), Path(validated_dir), Path(report), config)
         started_from.save(Path(validated_dir))
+        _keep_page(Path(report), Path(validated_dir) / VALIDATION_PAGE)
+        _keep_page(Path(manifest_dir) / CONTACT_PAGE, Path(validated_dir) / CONTACT_PAGE)
         print(summary)
         if metrics is not None:
             metrics.update(numbers_of(vars(summary)))
     return summary.verdict
+
+
+def _keep_page(page: Path, path: Path) -> None:
+    """Keep a page beside the tables that it is about, so that `compare` can add it to MLflow; not if there is none."""
+    if page.is_file():
+        write_text(path, page.read_text(encoding="utf-8"))
+        seal_file(path)
 
 
 def gate(verdict: str) -> None:

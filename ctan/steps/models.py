@@ -12,6 +12,7 @@ from ctan.files import atomic_path, write_json, write_text
 from ctan.settings import read_config
 from ctan.sources.places import recalled
 from ctan.step_environment import step
+from ctan.steps.data import CONTACT_PAGE, VALIDATION_PAGE
 from ctan.steps.numbers import Metrics, numbers_of
 from ctan.workspace import workspace
 
@@ -96,14 +97,18 @@ def evaluate(
     with step("evaluate", f"{record.arch}, fold {record.fold}, seed {record.seed}") as clock:
         from ctan.evaluation import evaluate as evaluate_model
         from ctan.ranks import is_main_process
+        from ctan.report.shown import case_pictures
         from ctan.tracking import log_results
+        from ctan.tracking.review import keyed, log_cases
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         summary = evaluate_model(_store(pointer, manifest_dir), Path(model_dir), Path(evaluation_dir), config)
         scores = numbers_of(summary.scores)
         if is_main_process():
-            log_results(record.run_id, scores, [Path(evaluation_dir) / CASES_FILE])
+            log_results(record.run_id, keyed(summary.scores, record.tasks), [Path(evaluation_dir) / CASES_FILE])
+            cases, shown = case_pictures(Path(evaluation_dir), record)
+            log_cases(record.run_id, cases, record.tasks, shown)
         _point_to_run(metadata, model_dir)
         for name, value in scores.items():
             print(f"{name}: {value:.4g}")
@@ -138,12 +143,17 @@ def compare(
         from ctan.evaluation import compare as compare_evaluations
         from ctan.evaluation.words import in_words
         from ctan.report import write_report
+        from ctan.tracking.review import log_comparison, log_pages
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         evaluations = [Path(folder) for folder in evaluation_dirs]
         comparison = compare_evaluations(_store(pointer, manifest_dir), evaluations, Path(comparison_dir), config)
         write_report(comparison, evaluations, Path(report))
+        log_comparison(comparison, Path(report).read_text(encoding="utf-8"))
+        found = [path for name in (VALIDATION_PAGE, CONTACT_PAGE) if (path := Path(manifest_dir) / name).is_file()]
+        pages = {f"data/{path.name}": path.read_text(encoding="utf-8") for path in found}
+        log_pages(comparison.best_model.run_id, pages)
         best = comparison.best
         shutil.rmtree(best_dir, ignore_errors=True)  # of an earlier comparison in the same folder
         with atomic_path(Path(best_dir)) as folder:
@@ -184,18 +194,20 @@ def promote(
         from ctan.report.decision import with_decision
         from ctan.tracking import promote as promote_model
         from ctan.tracking.lineage import lineage_tags
-        from ctan.tracking.runs import log_page
+        from ctan.tracking.review import log_decision, log_page
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         tags = lineage_tags(manifest_dir, pipeline_run)
         result = promote_model(_store(pointer, manifest_dir), Path(comparison_dir), [Path(best_dir)], config, tags)
         write_json(Path(decision), vars(result))
+        run_id, page = ModelRecord.load(Path(best_dir)).run_id, ""
         if report:
             page = with_decision(Path(report).read_text(encoding="utf-8"), vars(result))
             write_text(Path(decided), page)
             if result.version is not None:
-                log_page(ModelRecord.load(Path(best_dir)).run_id, page, "results/report.html")
+                log_page(run_id, page, "results/report.html")
+        log_decision(run_id, vars(result), page)
         _point_to_run(metadata, best_dir)
         if metadata is not None:
             metadata["mlflow_model_version"] = result.where

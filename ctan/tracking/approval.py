@@ -145,7 +145,7 @@ class Approval:
                 raise ConfigError(f"{self.name}: the champion changed in the meantime, nothing was done; again")
             confirm()
             self.ledger.append(self._entry(plan, by, why))
-            self._set(plan, by, confirm)
+            self._set(plan, by, why, confirm)
             note_head(self._client, self.name, self.ledger)
 
     def history(self) -> list[dict[str, Any]]:
@@ -209,11 +209,14 @@ class Approval:
             **{name: about.get(name, "") for name in kept},
         }
 
-    def _set(self, plan: Plan, by: str, confirm: Callable[[], None]) -> None:
+    def _set(self, plan: Plan, by: str, why: str, confirm: Callable[[], None]) -> None:
         confirm()
         registry.set_aliases(self._client, plan.name, plan.after, plan.challenger, candidate=None)
         for name, value in ((registry.DECISION_TAG, plan.decision), ("decided_by", by)):
             self._client.set_model_version_tag(plan.name, plan.version, name, value)
+        card = self._client.get_model_version(plan.name, plan.version).description or ""
+        said = f"**{plan.decision}** by {by}: {why}"
+        self._client.update_model_version(plan.name, plan.version, f"{said}\n\n{card}".strip())
 
 
 def note_head(client: MlflowClient, name: str, ledger: Ledger) -> None:

@@ -19,10 +19,12 @@ from ctan.provenance import git_commit
 from ctan.records import EVALUATION
 from ctan.tracking import gate, registry
 from ctan.tracking.approval import note_head
+from ctan.tracking.card import model_card
 from ctan.tracking.comparison import ComparisonFiles, read_comparison
 from ctan.tracking.ledger import Ledger, plain
 from ctan.tracking.lineage import ORIGIN_TAGS, SYNTHETIC, VALIDATION, is_synthetic
 from ctan.tracking.reference import NotComparableError, champion_scores
+from ctan.tracking.review import keyed
 from ctan.tracking.runs import NO_SERVER, WEIGHTS_TAG, find_logged_model, is_lost
 from ctan.tracking.server import connect, is_server, prepare, tracking_errors, without_password
 
@@ -153,7 +155,8 @@ class _Promotion:
                     self.ledger.append(entry)
                 self._set_aliases(entry, _number(present), confirm)
                 note_head(self.client, self.name, self.ledger)
-                self.client.update_model_version(self.name, version, described(entry))
+                card = model_card(entry, self.candidate.record, self.comparison.record, self.lineage)
+                self.client.update_model_version(self.name, version, card)
                 self.client.set_model_version_tag(self.name, version, registry.DECISION_TAG, entry["decision"])
                 return self._decision(entry)
 
@@ -209,10 +212,8 @@ class _Promotion:
             "git_commit": self.client.get_run(candidate.run_id).data.tags.get("git_commit"),
             **self.lineage,
         }
-        for role, tasks in candidate.scores.items():
-            for task, scores in tasks.items():
-                known = {metric: value for metric, value in scores.items() if value is not None}
-                tags |= {f"{role}.{task}.{metric}": f"{value:.6g}" for metric, value in known.items()}
+        scores = keyed(candidate.scores, candidate.record.tasks)
+        tags |= {key: f"{value:.6g}" for key, value in scores.items()}
         texts = {key: str(value) for key, value in tags.items() if value is not None}
         weights = candidate.weights_sha256
         return registry.register(self.client, self.name, model_id, candidate.run_id, weights, texts)
@@ -330,18 +331,6 @@ class _Promotion:
             waits=entry["decision"] == WAITS,
             where=page if is_server(uri) else f"models:/{self.name}@{alias}, see it with `ctan ui`",
         )
-
-
-def described(entry: Mapping[str, Any]) -> str:
-    """Return the decision as Markdown, for the page of the version."""
-    lines = [f"**{entry['decision']}** {entry['time']}: {entry['reason']}"]
-    if entry.get("criteria"):
-        lines += ["", "| criterion | number | threshold | passed | |", "|---|---|---|---|---|"]
-        verdicts = {True: "yes", False: "**no**", None: "not judged"}
-        for row in entry["criteria"]:
-            number, threshold = ("" if row[name] is None else f"{row[name]:.4g}" for name in ("number", "threshold"))
-            lines.append(f"| {row['criterion']} | {number} | {threshold} | {verdicts[row['passed']]} | {row['note']} |")
-    return "\n".join(lines)
 
 
 def _number(version: ModelVersion | None) -> str | None:

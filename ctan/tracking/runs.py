@@ -6,11 +6,10 @@ MLflow takes three seconds to import: only functions import it.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,7 @@ NO_SERVER = (
     "each step has a tracking database of its own, which ends with its container; to keep runs, results and models set "
     "MLFLOW_TRACKING_URI for all steps (docs/cluster.md)"
 )
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its page opens on those for language models
 MODEL_NAME = "model"  # of the logged model within its run
 WEIGHTS_TAG = "weights_sha256"
 _MAX_VALUE_CHARS, _MAX_DIGEST_CHARS, _MAX_BATCH = 6000, 36, 100  # MLflow's limits
@@ -159,7 +159,7 @@ def training_run(
         active = mlflow.start_run(
             run_id=existing,
             experiment_id=experiment,
-            run_name=None if existing else f"{arch}-fold{fold}-seed{seed}",
+            run_name=None if existing else run_name(config, arch, fold, seed),
             tags=None if existing else {**parent, **(lineage or {})},  # at once: by these a run that is killed is found
             log_system_metrics=True,
         )
@@ -177,6 +177,19 @@ def training_run(
         raise
     finally:
         _end(uri, status)
+
+
+def run_name(config: RunConfig, arch: str, fold: int, seed: int) -> str:
+    """Return what a training is called: its architecture, and fold and seed where they are not the only ones.
+
+    Args:
+        config: all settings, which say how many folds and seeds there are.
+        arch: architecture.
+        fold: the tuning fold.
+        seed: of the training.
+    """
+    parts = [("fold", fold, config.folds), ("seed", seed, config.seeds)]
+    return " ".join([arch, *(f"{what} {value}" for what, value, all_ in parts if len(all_) > 1 or value)])
 
 
 def _end(uri: str, status: str) -> None:
@@ -223,7 +236,7 @@ def _experiment_id(client: MlflowClient, config: RunConfig) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=_KIND)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -313,47 +326,6 @@ def is_lost(client: MlflowClient, run_id: str) -> bool:
     return False
 
 
-def log_results(run_id: str, metrics: Mapping[str, float], files: Iterable[Path] = ()) -> None:
-    """Add evaluation results to a run that has ended, and to the model it logged.
-
-    Where the run's database ended with its container there is nothing to add to: that is said, and no error.
-
-    Args:
-        run_id: of the training.
-        metrics: such as `{"evaluation/dose/dose_score": 3.9}`; those that are not a number are left out.
-        files: recorded as artifacts under `results`.
-
-    Raises:
-        TrackingError: when the run does not exist or the server or database cannot be used.
-    """
-    uri = prepare()
-    client = connect()
-    with tracking_errors(uri, f"adding results to run {run_id}"):
-        if is_lost(client, run_id):
-            print(f"warning: results are not added to run {run_id}: {NO_SERVER}", file=sys.stderr, flush=True)
-            return
-        model_id = find_logged_model(client, client.get_run(run_id))
-        values = _metrics({name: value for name, value in metrics.items() if math.isfinite(value)}, 0, model_id)
-        for start in range(0, len(values), _MAX_BATCH):
-            client.log_batch(run_id, metrics=values[start : start + _MAX_BATCH])
-        for file in files:
-            client.log_artifact(run_id, str(file), "results")
-
-
-def log_page(run_id: str, page: str, path: str) -> None:
-    """Keep an HTML page with a run, where it opens in the browser.
-
-    Args:
-        run_id: of the training.
-        page: HTML.
-        path: of the artifact.
-    """
-    uri = prepare()
-    client = connect()
-    with tracking_errors(uri, f"adding {path} to run {run_id}"):
-        client.log_text(run_id, page, path)
-
-
 def find_logged_model(client: MlflowClient, run: Run, weights_sha256: str | None = None) -> str | None:
     """Return the id of the newest complete model that a run logged, None when there is none.
 
@@ -381,6 +353,13 @@ def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, object]) -> 
     from mlflow.entities import RunTag
 
     client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items() if value is not None])
+
+
+def log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float], model_id: str | None = None) -> None:
+    """Add figures to a run, and to a model that it logged."""
+    found = _metrics(values, 0, model_id)
+    for start in range(0, len(found), _MAX_BATCH):
+        client.log_batch(run_id, metrics=found[start : start + _MAX_BATCH])
 
 
 def _metrics(values: Mapping[str, float], step: int, model_id: str | None = None) -> list[Metric]:

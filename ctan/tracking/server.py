@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ctan.errors import TrackingError
 from ctan.telemetry import disable_telemetry
+from ctan.tracking.moved import follow
 from ctan.workspace import workspace
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def _create_and_migrate(uri: str, database: Path) -> None:
                 raise
             _upgrade(uri, database)
             _read_something()
+        follow(database, database.with_name(ARTIFACTS_FOLDER))
 
 
 def _read_something() -> None:

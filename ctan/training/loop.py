@@ -344,10 +344,10 @@ class _Loop:
         """Return what MLflow records of the epoch."""
         session = self.session
         values = {f"train/{name}/loss" if name else "train/loss": loss for name, loss in losses.items()}
-        values |= {f"weight/{name}": weight for name, weight in session.weighting.weights().items()}
+        values |= {f"train/{name}/weight": weight for name, weight in session.weighting.weights().items()}
         values |= {
-            "learning_rate": float(session.schedule.get_last_lr()[0]),
-            "seconds_per_step": session.seconds / max(1, session.num_steps_done),
+            "train/learning_rate": float(session.schedule.get_last_lr()[0]),
+            "train/step_seconds": session.seconds / max(1, session.num_steps_done),
         }
         if error is not None:
             values |= {"tuning/error": error, "tuning/best_error": session.best.error}

@@ -242,7 +242,7 @@ def assert_recorded(run_id: str, model_dir: Path, server: MlflowServer, s3_serve
     logged = {metric.step: metric.value for metric in client().get_metric_history(run_id, "train/loss")}
     assert logged == {row["epoch"]: row["loss"] for row in history}
     assert sorted(logged) == list(range(1, EPOCHS + 1))
-    assert run.data.metrics["evaluation.dose.dose_score"] > 0
+    assert run.data.metrics["evaluation/dose/dose_score_gy"] > 0
     bucket, _, prefix = server.destination.removeprefix("s3://").partition("/")
     pages = s3_server.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     weights = [item["Key"] for page in pages for item in page["Contents"] if item["Key"].endswith(".safetensors")]

@@ -59,7 +59,7 @@ def test_the_version_names_what_it_was_made_from(site: Site) -> None:
     assert version.run_id == run_id
     expected = {"arch": "ctan", "fold": "0", "seed": "3", "data_hash": "d" * 64, "store_key": "k" * 64}
     expected |= {"evaluation_hash": "h" * 64, "code_hash": "e" * 64, "compared_run_ids": run_id, "run_id": run_id}
-    expected |= {"evaluation.dose.dose_score": "4", "tuning.contours.dice_mean": "0.5"}
+    expected |= {"evaluation/dose/dose_score_gy": "4", "tuning/contours/dice_mean": "0.5"}
     assert expected.items() <= version.tags.items()
 
 
