@@ -7,7 +7,7 @@
 # four planes are right to 1%, and so is float32. The implementation is `jit_bf16:avx512_core_bf16`, without AMX.
 # Where it matters: training any 3D network under `torch.autocast("cpu", torch.bfloat16)` whose deepest grid has two
 # planes, on AMD Zen 4 and later and on Intel processors with AVX512_BF16 and without AMX. ctan computes such layers in
-# float32 (`ctan/networks/blocks.py`).
+# float32 (`ctan/networks/convolutions.py`).
 #
 # Run:     findings/bf16-gradient-of-two-planes.sh
 # Exit:    0 as described, or a processor without AVX512_BF16; 1 when the behaviour has changed.

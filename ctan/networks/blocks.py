@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctan.config import NetworkConfig
+from ctan.networks.convolutions import Conv2d, Conv3d, Deconv2d, Deconv3d
 
 Norm = Callable[[int], nn.Module]
-_DECONVS = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_CONVS: dict[int, type[Conv2d] | type[Conv3d]] = {2: Conv2d, 3: Conv3d}
+_DECONVS: dict[int, type[Deconv2d] | type[Deconv3d]] = {2: Deconv2d, 3: Deconv3d}
 _BATCH_NORMS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _NUM_GROUPS = 8
-_CHANNEL_BLOCK = 16  # channels that oneDNN computes at once, the most of its kernels
 
 
 class InstanceNorm(nn.Module):
@@ -59,49 +60,6 @@ def make_norm(config: NetworkConfig, has_image_head: bool) -> Norm:
 
 def _num_groups(channels: int) -> int:
     return next(groups for groups in range(min(_NUM_GROUPS, channels), 0, -1) if channels % groups == 0)
-
-
-class _AroundFaults:
-    """Convolution that keeps away from two faults of oneDNN (3.12, in PyTorch 2.13) on x86 processors.
-
-    - 3D, bf16, fewer planes than the kernel is deep: the gradient of the weights is partly never written (two planes
-      and a 3x3x3 kernel; `findings/bf16-gradient-of-two-planes.sh`). Such layers, the smallest of all, compute in
-      float32.
-    - 1x1, stride 2, channels last, fewer channels than a block: the gradient of the weights writes past its buffer
-      (uxlfoundation/oneDNN issue 6035). Taking every second voxel first is the same function.
-
-    Every other layer is the library's, bit for bit.
-    """
-
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    in_channels: int
-    weight: Tensor
-    bias: Tensor | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return super().forward(x)  # type: ignore[misc]
-        dims = len(self.kernel_size)
-        if dims == 3 and x.shape[2] < self.kernel_size[0]:
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(x.to(self.weight.dtype))  # type: ignore[misc]
-        if self.kernel_size[0] == 1 and self.stride[0] > 1 and self.in_channels < _CHANNEL_BLOCK:
-            every = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
-            return _CONV_FUNCTIONS[dims](x[every], self.weight, self.bias)
-        return super().forward(x)  # type: ignore[misc]
-
-
-class _Conv2d(_AroundFaults, nn.Conv2d):
-    pass
-
-
-class _Conv3d(_AroundFaults, nn.Conv3d):
-    pass
-
-
-_CONVS: dict[int, type[_Conv2d] | type[_Conv3d]] = {2: _Conv2d, 3: _Conv3d}
-_CONV_FUNCTIONS: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
 
 
 def conv(dims: int, num_in: int, num_out: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> nn.Module:

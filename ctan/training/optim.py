@@ -24,7 +24,7 @@ def make_optimizer(network: nn.Module, weighting: nn.Module, config: TrainingCon
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1] + list(weighting.parameters()), "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=config.learning_rate)
+    return AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def make_schedule(optimizer: AdamW, num_steps: int, config: TrainingConfig) -> LambdaLR:

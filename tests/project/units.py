@@ -74,7 +74,10 @@ UNITS: Mapping[str, tuple[Callable[[], int], Sequence[str]]] = {
             "store/layout.py",
         ),
     ),
-    "backbone": (lambda: versions.BACKBONE, ("networks/attention.py", "networks/backbone.py", "networks/blocks.py")),
+    "backbone": (
+        lambda: versions.BACKBONE,
+        ("networks/attention.py", "networks/backbone.py", "networks/blocks.py", "networks/convolutions.py"),
+    ),
     "training": (
         lambda: versions.TRAINING,
         (
