@@ -27,6 +27,7 @@ from ctan.errors import CtanError
 from ctan.files import read_json, write_json
 from ctan.records import COMPARISON_FILE
 from ctan.run_log import LogReader, Show, StepTime
+from ctan.step_server import serving
 from ctan.tracking.closing import close_quietly
 from ctan.tracking.lineage import LOCAL_RUN_VARIABLE
 from ctan.tracking.server import prepare
@@ -273,23 +274,23 @@ def _end_with_parent() -> None:
 
 def _main(request_file: str) -> None:
     """Run in the child process: hand the pipeline to kfp."""
-    import shlex
     import warnings
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    # What kfp warns about is by design: names and resources mean something on a cluster only.
-    warnings.filterwarnings("ignore", module=r"kfp\.")
-    from kfp import components, local
-
     request = read_json(Path(request_file), "run `ctan run` again")
-    sys.executable = shlex.quote(sys.executable)  # kfp pastes it into a shell command
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=request["root"], raise_on_error=True)
-    pipeline = components.load_component_from_file(request["pipeline"])
-    try:
-        pipeline(**request["parameters"])
-    except RuntimeError as error:
-        sys.exit(str(error))
+    with serving(Path(tempfile.gettempdir())) as python:
+        # What kfp warns about is by design: names and resources mean something on a cluster only.
+        warnings.filterwarnings("ignore", module=r"kfp\.")
+        from kfp import components, local
+
+        sys.executable = python  # kfp pastes it into the shell command of every step
+        local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=request["root"], raise_on_error=True)
+        pipeline = components.load_component_from_file(request["pipeline"])
+        try:
+            pipeline(**request["parameters"])
+        except RuntimeError as error:
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":

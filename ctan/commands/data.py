@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from ctan import steps
 from ctan.commands import options as o
 from ctan.errors import DataError
 from ctan.parameters import DEFAULT_PROFILE
@@ -96,6 +95,7 @@ def ingest(
 
     Example: ctan data ingest data/openkbp --profile cpu --set data.max_train_cases=24
     """
+    from ctan import steps
     from ctan.settings import resolve_config
 
     config = resolve_config(profile, dataset=dataset, overrides=overrides or [], source=source)
@@ -114,6 +114,8 @@ def validate(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
 
     Example: ctan data validate --set validation.max_quarantined_share=0.1
     """
+    from ctan import steps
+
     outputs = o.StepFolder.of(folder)
     manifest = outputs.needs_manifest()
     shutil.rmtree(outputs.validated, ignore_errors=True)
@@ -131,6 +133,8 @@ def preprocess(source: Source, store_root: o.StoreRoot = "", workers: Workers = 
 
     Example: ctan data preprocess data/openkbp
     """
+    from ctan import steps
+
     outputs = o.StepFolder.of(folder)
     steps.preprocess(source, outputs.needs_validated(), str(outputs.pointer), store_root, num_workers=workers or None)
     typer.echo(f"pointer in {outputs.pointer}; next: ctan train --arch ctan")

@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from ctan import steps
 from ctan.commands import options as o
 from ctan.errors import ConfigError, DataError
 
@@ -25,6 +24,8 @@ def train(
 
     Example: ctan train --arch ctan --set training.epochs=20
     """
+    from ctan import steps
+
     outputs = o.StepFolder.of(folder)
     model = outputs.model(arch, fold, seed)
     shutil.rmtree(model, ignore_errors=True)
@@ -68,6 +69,8 @@ def evaluate(
 
     Example: ctan evaluate models:/ctan-openkbp@champion data/openkbp --split test
     """
+    from ctan import steps
+
     if split == "test":
         from ctan.sealed import score_on_test
 
@@ -105,6 +108,7 @@ def compare(
 
     Example: ctan compare --set evaluation.num_bootstrap=2000
     """
+    from ctan import steps
     from ctan.commands.show import show_comparison
     from ctan.records import ComparisonRecord
 
@@ -142,6 +146,8 @@ def promote(overrides: o.Overrides = None, folder: o.Folder = None) -> None:
 
     Example: ctan promote --set promotion.min_improvement_percent=1
     """
+    from ctan import steps
+
     outputs = o.StepFolder.of(folder)
     steps.promote(
         outputs.needs_pointer(),

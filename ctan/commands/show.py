@@ -101,7 +101,7 @@ def show_times(result: RunResult) -> None:
         table.add_column(name, justify="left" if name == "step" else "right")
     for step in result.steps:
         table.add_row(step.name, f"{step.seconds:.1f}", f"{step.seconds - step.work_seconds:.1f}")
-    startup = sum(step.seconds - step.work_seconds for step in result.steps)
+    startup = result.seconds - sum(step.work_seconds for step in result.steps)  # kfp's and between steps too
     table.add_section()
     table.add_row("all", f"{result.seconds:.1f}", f"{startup:.1f}")
     console.print(table)

@@ -12,7 +12,10 @@ import yaml
 import ctan
 from ctan.commands.options import chosen
 
-HEAVY = ("torch", "monai", "mlflow", "kfp", "pandas", "great_expectations", "pyarrow", "matplotlib", "zarr", "numpy")
+HEAVY = (
+    *("torch", "monai", "mlflow", "kfp", "pandas", "great_expectations", "pyarrow", "matplotlib", "zarr", "numpy"),
+    *("pydantic", "yaml"),
+)
 COMMANDS = (
     ["run"],
     ["data", "phantom"],
