@@ -141,7 +141,7 @@ class _Convolution:
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: tuple[int, ...]
+    padding: str | tuple[int, ...]
     in_channels: int
     weight: Tensor
     bias: Tensor | None
@@ -163,7 +163,7 @@ class _Convolution:
                 every = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
                 return _CONVOLUTIONS[len(self.kernel_size)](x[every], self.weight, self.bias)
         elif _is_plain_volume(x) and _slow_in_library(x):
-            return in_parts(x, self.weight, self.bias, self.stride[0], self.padding[0])
+            return in_parts(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
         return super().forward(x)  # type: ignore[misc]
 
 
@@ -173,10 +173,10 @@ class _Deconvolution:
     weight: Tensor
     bias: Tensor | None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if _is_plain_volume(x) and _slow_in_library(x):
-            return deconvolved_in_parts(x, self.weight, self.bias)
-        return super().forward(x)  # type: ignore[misc]
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if output_size is None and _is_plain_volume(input) and _slow_in_library(input):
+            return deconvolved_in_parts(input, self.weight, self.bias)
+        return super().forward(input, output_size)  # type: ignore[misc]
 
 
 class Conv2d(_Convolution, nn.Conv2d):

@@ -89,19 +89,36 @@ def rotate(case: StoredCase, plane: tuple[int, int], degrees: float, scale: floa
     # affine_grid works in coordinates normalised by each axis' size; x is the second axis of the plane, y the first
     theta = torch.tensor([[cos, -sin * size_d / size_h, 0], [sin * size_h / size_d, cos, 0]], dtype=torch.float32)
     grid = functional.affine_grid(theta[None], [1, 1, size_d, size_h], align_corners=False)
+    nearest, inside = _nearest(grid[0].numpy())
 
     def rotated(array: Array, outside: float) -> Array:
         axes = tuple(array.ndim - dims + axis for axis in plane)
         moved = np.moveaxis(array, axes, (-2, -1))
-        linear = array.dtype.kind == "f" or array.dtype.itemsize > 1 or array.dtype == np.uint8
+        if array.dtype.kind != "f" and array.dtype.itemsize == 1 and array.dtype != np.uint8:
+            taken = np.take(moved.reshape(-1, size_d * size_h), nearest, axis=1)
+            taken[:, ~inside] = outside
+            return np.moveaxis(taken.reshape(moved.shape), (-2, -1), axes)
         planes = torch.from_numpy(np.ascontiguousarray(moved, np.float32)) - outside
-        sampled = functional.grid_sample(
-            planes.reshape(1, -1, size_d, size_h), grid, "bilinear" if linear else "nearest", align_corners=False
-        )
+        sampled = functional.grid_sample(planes.reshape(1, -1, size_d, size_h), grid, "bilinear", align_corners=False)
         result = np.moveaxis(sampled.numpy().reshape(moved.shape), (-2, -1), axes) + outside
         return (np.rint(result) if array.dtype.kind in "iu" else result).astype(array.dtype)
 
     return _map_arrays(case, rotated)
+
+
+def _nearest(grid: Array) -> tuple[Array, Array]:
+    """Return which voxel of a plane lies nearest to each place, by its number, and whether there is one.
+
+    The same places as those of `torch.nn.functional.grid_sample`, float32 rounding and ties to even included. It takes
+    one plane after the other and float32 alone; most of a case are masks, which a gather moves in a tenth of the time.
+
+    Args:
+        grid: (rows, columns, 2), column and row of each place between -1 and 1, the outer edges of the plane.
+    """
+    sizes = np.array(grid.shape[1::-1], np.float32)
+    column, row = np.moveaxis(np.rint((grid + 1) * (sizes / 2) - np.float32(0.5)), -1, 0)
+    inside = (column >= 0) & (column < sizes[0]) & (row >= 0) & (row < sizes[1])
+    return np.where(inside, row * sizes[0] + column, 0).astype(np.intp).ravel(), inside.ravel()
 
 
 def recolour(case: StoredCase, rng: np.random.Generator) -> StoredCase:

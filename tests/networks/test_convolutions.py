@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from ctan.networks.convolutions import as_matrix_product, deconvolved_in_parts, 
 from ctan.precision import autocast
 from tests.helpers.networks import CHANNELS, DENSE, image, shake, small
 
-LIBRARY = {2: nn.functional.conv2d, 3: nn.functional.conv3d}
-DECONVOLUTION = {2: nn.functional.conv_transpose2d, 3: nn.functional.conv_transpose3d}
+LIBRARY: dict[int, Callable[..., Tensor]] = {2: nn.functional.conv2d, 3: nn.functional.conv3d}
+DECONVOLUTION: dict[int, Callable[..., Tensor]] = {2: nn.functional.conv_transpose2d, 3: nn.functional.conv_transpose3d}
 
 
 def results(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
@@ -39,8 +40,8 @@ def test_in_parts_a_convolution_is_the_library_s_to_1e_12(shape: tuple[int, ...]
     dims, padding = len(shape), kernel // 2
     x = torch.randn(1, 3, *shape, dtype=torch.float64)
     weight, bias = torch.randn(4, 3, *[kernel] * dims, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
-    expected = results(lambda *given: LIBRARY[dims](*given, stride, padding), x, weight, bias)
-    check_equal(results(lambda *given: in_parts(*given, stride, padding), x, weight, bias), expected)
+    expected = results(lambda x, w, b: LIBRARY[dims](x, w, b, stride, padding), x, weight, bias)
+    check_equal(results(lambda x, w, b: in_parts(x, w, b, stride, padding), x, weight, bias), expected)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (1, 3), (4, 3, 2), (5, 2, 3), (1, 2, 3)])
@@ -49,7 +50,7 @@ def test_in_parts_a_transposed_convolution_is_the_library_s_to_1e_12(shape: tupl
     dims = len(shape)
     x = torch.randn(1, 3, *shape, dtype=torch.float64)
     weight, bias = torch.randn(3, 4, *[2] * dims, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
-    expected = results(lambda *given: DECONVOLUTION[dims](*given, 2), x, weight, bias)
+    expected = results(lambda x, w, b: DECONVOLUTION[dims](x, w, b, 2), x, weight, bias)
     check_equal(results(deconvolved_in_parts, x, weight, bias), expected)
 
 
@@ -60,8 +61,8 @@ def test_as_a_matrix_product_a_1x1_convolution_is_the_library_s_to_1e_12(shape: 
     dims = len(shape)
     x = torch.randn(2, 3, *shape, dtype=torch.float64)
     weight, bias = torch.randn(4, 3, *[1] * dims, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
-    expected = results(lambda *given: LIBRARY[dims](*given, stride), x, weight, bias)
-    check_equal(results(lambda *given: as_matrix_product(*given, [stride] * dims), x, weight, bias), expected)
+    expected = results(lambda x, w, b: LIBRARY[dims](x, w, b, stride), x, weight, bias)
+    check_equal(results(lambda x, w, b: as_matrix_product(x, w, b, [stride] * dims), x, weight, bias), expected)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN")
@@ -113,5 +114,5 @@ def test_under_bfloat16_the_library_chooses() -> None:
     layer, x = conv(3, 4, 8), torch.randn(1, 4, 6, 6, 6)
     up = make_upsample("deconv", 3, 4, 8)
     with autocast(torch.device("cpu"), "bf16"):
-        assert torch.equal(layer(x), nn.functional.conv3d(x, layer.weight, padding=1))
-        assert torch.equal(up(x), nn.functional.conv_transpose3d(x, up.weight, stride=2))  # type: ignore[arg-type]
+        assert torch.equal(layer(x), nn.functional.conv3d(x, cast(Tensor, layer.weight), padding=1))
+        assert torch.equal(up(x), nn.functional.conv_transpose3d(x, cast(Tensor, up.weight), stride=2))

@@ -57,7 +57,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def step(python: str, what: str, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", "-c", f"{python} {what}"], capture_output=True, text=True, timeout=60, **more)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(["sh", "-c", f"{python} {what}"], capture_output=True, text=True, timeout=60, **more)  # type: ignore[call-overload]
 
 
 def test_a_step_has_its_own_arguments_folder_environment_input_and_output(python: str, tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from ctan.cases import StoredCase
 from ctan.config import TrainingConfig
@@ -90,6 +94,28 @@ def test_rotation_keeps_distances_on_a_grid_that_is_not_square() -> None:
     assert turned.sum() == masks[LEFT].sum()
     assert turned.any(1).sum() == 20
     assert turned.any(0).sum() == 4
+
+
+@pytest.mark.parametrize(("plane", "degrees", "scale"), [((0, 1), 40, 1.0), ((1, 2), 45, 0.9), ((0, 2), -17.3, 1.2)])
+def test_masks_are_gathered_as_pytorch_samples_the_nearest_voxel(
+    case: StoredCase, plane: tuple[int, int], degrees: float, scale: float
+) -> None:
+    rng = np.random.default_rng(0)
+    masks, distance = rng.random(case.masks.shape) < 0.5, rng.integers(-90, 90, case.dose.shape).astype(np.int8)
+    turned = rotate(replace(case, masks=masks, target_distance=distance), plane, degrees, scale)
+    rows, columns = (case.dose.shape[axis] for axis in plane)
+    cos, sin = np.cos(np.deg2rad(degrees)) / scale, np.sin(np.deg2rad(degrees)) / scale
+    theta = torch.tensor([[[cos, -sin * rows / columns, 0], [sin * columns / rows, cos, 0]]], dtype=torch.float32)
+    grid = functional.affine_grid(theta, [1, 1, rows, columns], align_corners=False)
+
+    def sampled(volume: np.ndarray, outside: int) -> np.ndarray:
+        moved = np.moveaxis(volume, plane, (-2, -1)).astype(np.float32) - outside
+        planes = torch.from_numpy(np.ascontiguousarray(moved))[None]
+        found = functional.grid_sample(planes, grid, "nearest", align_corners=False)[0].numpy()
+        return np.moveaxis(found, (-2, -1), plane) + outside
+
+    assert np.array_equal(turned.masks, np.stack([sampled(mask, 0) for mask in masks]).astype(bool))
+    assert np.array_equal(turned.target_distance, sampled(distance, 127).astype(np.int8))
 
 
 def test_a_translation_moves_everything_and_fills_with_air(case: StoredCase) -> None:
