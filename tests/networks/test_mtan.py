@@ -23,10 +23,10 @@ def mask_by_hand(mask: torch.nn.Module, seen: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("down", ["stride", "pool"])
 def test_masks_follow_the_equations(down: str) -> None:
-    network = build("mtan", mask_down=down)
+    network = build("mtan", mask_down=down).double()
     shake(network)
     with torch.no_grad():
-        us, ps = network.encoder(image())
+        us, ps = network.encoder(image().double())
         for task in DENSE:
             expected = [mask_by_hand(network.masks[task.name][0], us[0]) * ps[0]]
             for i in (1, 2):
@@ -36,7 +36,7 @@ def test_masks_follow_the_equations(down: str) -> None:
                 f = f if down == "stride" else functional.max_pool3d(f, 2)
                 expected.append(mask_by_hand(network.masks[task.name][i], torch.cat([us[i], f], 1)) * ps[i])
             for ours, by_hand in zip(network.attend(us, ps, task.name), expected, strict=True):
-                assert torch.allclose(ours, by_hand, atol=1e-5)
+                assert torch.allclose(ours, by_hand, atol=1e-10)
 
 
 def test_heads_read_the_masked_features_of_their_task() -> None:
