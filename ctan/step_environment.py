@@ -1,4 +1,4 @@
-"""What a step's process sets up before it does anything: libraries that keep quiet, and the bucket's credentials.
+"""What a step's process sets up first: threads, memory, libraries that keep quiet, the bucket's credentials.
 
 In a pod KFP's launcher shares the container's environment: `AWS_*` there would also be what it opens its own artifacts
 with, where its root says `fromEnv`. Values files therefore hand a step the credentials of ctan's bucket by names of our
@@ -28,9 +28,11 @@ OWN_NAMES = {
 def prepare_step() -> None:
     """Set up this process for a step; where one of our names is set it wins over the usual one."""
     from ctan.limits import limit_threads
+    from ctan.memory import keep_freed_memory
     from ctan.telemetry import disable_telemetry
 
     limit_threads()
+    keep_freed_memory()
     disable_telemetry()
     os.environ.update({usual: os.environ[own] for own, usual in OWN_NAMES.items() if os.environ.get(own)})
 

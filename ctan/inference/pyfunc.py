@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 import ctan
 from ctan.inference.load import LoadedModel, load_network
+from ctan.memory import keep_freed_memory
 from ctan.records import MODEL_FILE, WEIGHTS_FILE, ModelRecord
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class PyfuncModel:
 
 def _load_pyfunc(data_path: str) -> PyfuncModel:
     """Load the model folder inside an MLflow model: MLflow looks this function up by name."""
+    keep_freed_memory()
     return PyfuncModel(load_network(Path(data_path)))
 
 

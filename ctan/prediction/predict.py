@@ -27,6 +27,7 @@ from ctan.errors import CaseError, CtanError, DataError
 from ctan.files import atomic_path, sha256_of_digests, sha256_of_file, sha256_of_json, write_json
 from ctan.inference import LoadedModel, load_network
 from ctan.intake.ingest import read_case
+from ctan.memory import keep_freed_memory
 from ctan.prediction.ask import ask
 from ctan.prediction.measure import doses_gy, volumes_cc
 from ctan.prediction.models import Model, open_models
@@ -225,6 +226,7 @@ class _Run:
             else:
                 todo.append(raw)
         kept = list(records)
+        keep_freed_memory()
         loaded = [load_network(model.folder, self.test_time_flip) for model in self.models] if todo else []
         read = partial(_read, self.data, self.spec, isinstance(reader, PlainVolumes))
         results: Iterable[tuple[int, Any]] = ((position, read(raw)) for position, raw in enumerate(todo))

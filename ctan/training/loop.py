@@ -21,7 +21,6 @@ from ctan.errors import ConfigError, DataError
 from ctan.inference import save_network
 from ctan.inputs import Inputs
 from ctan.launch import run_in_processes
-from ctan.memory import keep_freed_memory
 from ctan.networks import count_macs, count_parameters, with_options
 from ctan.precision import Precision, autocast, resolve_precision
 from ctan.provenance import machine_facts
@@ -125,7 +124,6 @@ def train_here(
     torch.use_deterministic_algorithms(ranks.device.type == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)
-    keep_freed_memory()
     _seed_everything(seed)
 
     with ranks.one_a_machine_first():

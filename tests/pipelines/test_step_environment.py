@@ -58,3 +58,32 @@ def test_no_values_file_of_ours_hands_a_pod_the_usual_names(path: Path) -> None:
         "CTAN_S3_ENDPOINT_URL",
     } <= variables & OWN_NAMES.keys()
     assert not [name for name in variables if name.startswith("AWS_")]
+
+
+HELD = """
+import sys
+from pathlib import Path
+
+import numpy as np
+{before}
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+before = resident()
+volume = np.ones((64, 512, 512))
+del volume
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+@pytest.mark.parametrize(
+    ("before", "keeps"),
+    [("", False), ("from ctan.step_environment import prepare_step; prepare_step()", True)],
+    ids=["a process", "a step"],
+)
+def test_a_step_keeps_the_memory_of_a_volume_that_it_is_done_with(before: str, keeps: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELD.format(before=before)], capture_output=True, text=True, check=True
+    )
+    assert (int(done.stdout) > 64 * 512 * 512 * 4) == keeps
