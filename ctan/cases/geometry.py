@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,7 @@ def _paste(
     return result
 
 
+@lru_cache(maxsize=64)  # pictures of one size share theirs
 def _axis_matrix(num_out: int, num_in: int, corner: float, step: float) -> Floats:
     """Return the (num_out, num_in) weights that resample one axis.
 
@@ -222,7 +224,9 @@ def _axis_matrix(num_out: int, num_in: int, corner: float, step: float) -> Float
     inside = (positions >= 0) & (positions <= num_in)
     centres = np.clip(positions, 0.5, num_in - 0.5)
     weights = np.maximum(1 - np.abs(centres[:, None] - (np.arange(num_in) + 0.5)), 0) * inside[:, None]
-    return weights.reshape(num_out, num_samples, num_in).mean(axis=1).astype(np.float32)
+    matrix = weights.reshape(num_out, num_samples, num_in).mean(axis=1).astype(np.float32)
+    matrix.flags.writeable = False
+    return matrix
 
 
 def _apply(matrices: list[Floats], array: npt.NDArray[Any], pad_value: float) -> Floats:

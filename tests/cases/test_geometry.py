@@ -242,3 +242,10 @@ def test_the_signed_distance_equals_brute_force(mask):
         assert (found <= 0).all()
     else:
         np.testing.assert_array_equal(found.ravel(), np.rint(np.clip(expected, -127, 127)))
+
+
+def test_pictures_of_one_size_share_matrices_that_nobody_can_write_to() -> None:
+    first = geo._axis_matrix(6, 20, 0.0, 20 / 6)
+    assert geo._axis_matrix(6, 20, 0.0, 20 / 6) is first
+    with pytest.raises(ValueError, match="read-only"):
+        first[0, 0] = 1
