@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ctan.config import RunConfig
 from ctan.settings import load_config
@@ -12,6 +13,8 @@ from ctan.store import StorePointer
 from ctan.telemetry import disable_telemetry
 
 disable_telemetry()
+settings.register_profile("ctan", deadline=None)  # no test fails because the machine is busy
+settings.load_profile("ctan")
 
 
 @pytest.fixture(autouse=True)
