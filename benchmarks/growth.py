@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--rows 1000 10000 100000] [--cases 100 1000 10000] [--slices 150 300 600] [--edge 512]
 
 Everything is made up and written to a temporary folder. Each step is a process of its own with at most two workers; its
-peak is that of the process and its workers together (proportional set size), looked at every 50 ms. Of rows and cases
+peak is that of the process and its workers together (proportional set size), looked at every 200 ms. Of rows and cases
 memory should not grow but for the tables themselves, of a CT as the CT does, and time as the size.
 """
 
@@ -26,7 +26,7 @@ from memory import _tree_bytes
 from rich.console import Console
 from rich.table import Table
 
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.2
 _CLASSES = ["benign", "malignant"]
 _STEPS = {
     "divide into sides": """

@@ -64,7 +64,7 @@ def plan(group: str, store_root: str = "", also: Sequence[Path] = ()) -> list[Ch
         *_of_raw_copies(),
         *_of_sides(root, subject),  # the last, with the note: what knows the subject by its own id
     ]
-    if any(change.do for change in changes):
+    if any(change.do for change in changes) or _note(group).exists():
         note = partial(write_json, _note(group), {"group": group, "cases": sorted(subject.cases)})
         changes = [Change("a note of the ids, until all is done", note), *changes]
         changes.append(Change("the note is removed", partial(_note(group).unlink, missing_ok=True)))
