@@ -98,6 +98,20 @@ def test_doses_of_a_contour_are_those_of_an_independent_fine_rasterisation(seed)
     assert np.abs(np.percentile(voxels, PERCENTS) - np.percentile(expected, PERCENTS)).max() > 0.3
 
 
+def test_of_a_large_structure_an_eighth_of_the_points_tells_the_same(monkeypatch):
+    patient = case_of([star(place, 3) for place in range(1, 6)], steep_dose())
+    every = of_points(patient)
+    monkeypatch.setattr("ctan.cases.covered._MOST_POINTS", 1000)
+    some = of_points(patient)
+    assert some.share == 1 / 8
+    assert len(some.doses[0]) * 8 == pytest.approx(len(every.doses[0]), rel=0.01)
+    percents = (2, 5, 50, 95, 98)
+    np.testing.assert_allclose(
+        np.percentile(some.doses[0], percents), np.percentile(every.doses[0], percents), atol=0.15
+    )
+    assert some.doses[0].mean(dtype=float) == pytest.approx(every.doses[0].mean(dtype=float), abs=0.02)
+
+
 def test_scores_and_curves_are_of_the_contour_and_others_of_whole_voxels():
     patient = case_of([star(place, place) for place in (2, 3, 4)], steep_dose())
     spec = _Spec(structures=("PTV",), targets={"PTV": 60.0})
