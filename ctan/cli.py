@@ -17,6 +17,7 @@ from ctan.commands.predict import predict
 from ctan.commands.retrain import retrain
 from ctan.commands.run import config, run
 from ctan.commands.schedule import schedule
+from ctan.commands.serve import serve
 from ctan.commands.ui import ui
 from ctan.errors import CtanError, GateError
 from ctan.files import storage_faults
@@ -39,6 +40,7 @@ for command in (
     models.compare,
     models.promote,
     predict,
+    serve,
     ui,
     config,
     cluster.submit,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 import ctan
+from ctan.inference.form import Column, answer_columns, example, request_columns
 from ctan.inference.load import LoadedModel, load_network
 from ctan.memory import keep_freed_memory
 from ctan.records import MODEL_FILE, WEIGHTS_FILE, ModelRecord
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
+    from mlflow.types import Schema
 
+# Named, not imported: MLflow looks it up by this name when it loads a model, as an entry point is.
+LOADER = "ctan.prediction.served"
 INPUT = "image"
 
 
 class PyfuncModel:
-    """What `mlflow.pyfunc.load_model` wraps."""
+    """What `mlflow.pyfunc.load_model` wraps of models that releases before 0.2 logged: asked with channels."""
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
@@ -45,29 +50,38 @@ class PyfuncModel:
 
 
 def _load_pyfunc(data_path: str) -> PyfuncModel:
-    """Load the model folder inside an MLflow model: MLflow looks this function up by name."""
+    """Load the model folder inside an MLflow model of a release before 0.2, which names this module."""
     keep_freed_memory()
     return PyfuncModel(load_network(Path(data_path)))
 
 
 def signature(record: ModelRecord) -> ModelSignature:
-    """Return names, types and shapes of input and outputs; -1 is the batch axis."""
+    """Return names and types of what a model is asked with and what it answers."""
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
-    grid, float32 = record.grid.shape, np.dtype(np.float32)
-    shapes = {task.name: (task.num_outputs, *(grid if task.head == "dense" else ())) for task in record.tasks}
-    return ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, record.in_channels, *grid), INPUT)]),
-        outputs=Schema([TensorSpec(float32, (-1, *shape), name) for name, shape in shapes.items()]),
-    )
+    return ModelSignature(inputs=_schema(request_columns(record)), outputs=_schema(answer_columns(record)))
+
+
+def _schema(columns: Iterable[Column]) -> Schema:
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    types = {
+        "binary": DataType.binary,
+        "double": DataType.double,
+        "doubles": Array(DataType.double),
+        "string": DataType.string,
+        "strings": Array(DataType.string),
+    }
+    return Schema([ColSpec(types[column.kind], column.name, required=column.required) for column in columns])
 
 
 def log_pyfunc(model_dir: Path, name: str, tags: dict[str, str]) -> str:
     """Log a trained model with the active MLflow run.
 
-    The model is its two files and the name of this module: no pickle, no copy of the code, and nothing is run to
-    find out what it needs. `ctan` in the version that wrote it is its one requirement.
+    The model is its two files and the name of a module of ctan: no pickle, no copy of the code (MLflow's "models from
+    code" would keep one), and nothing is run to find out what it needs. `ctan` in the version that wrote it is its one
+    requirement.
 
     Args:
         model_dir: holds `model.safetensors` and `model.json`.
@@ -78,18 +92,20 @@ def log_pyfunc(model_dir: Path, name: str, tags: dict[str, str]) -> str:
         Id of the logged model.
     """
     import mlflow.pyfunc
+    import pandas as pd
 
+    record = ModelRecord.load(model_dir)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         folder = Path(temporary) / "model"
         folder.mkdir()
         for file in (WEIGHTS_FILE, MODEL_FILE):
             shutil.copy2(model_dir / file, folder)
-        warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is explicit
         info = mlflow.pyfunc.log_model(
             name=name,
-            loader_module=__name__,
+            loader_module=LOADER,
             data_path=str(folder),
-            signature=signature(ModelRecord.load(model_dir)),
+            signature=signature(record),
+            input_example=pd.DataFrame([example(record)]),
             pip_requirements=[f"ctan=={ctan.__version__}"],
             tags=tags,
         )

@@ -229,7 +229,7 @@ def read_case(dataset: Dataset, raw: RawCase) -> Case:
     """
     try:
         found = dataset.read(raw)
-        _check(found, raw)
+        check_case(found, raw)
     except (CaseError, ConfigError):
         raise
     except Exception as error:
@@ -237,8 +237,12 @@ def read_case(dataset: Dataset, raw: RawCase) -> Case:
     return found
 
 
-def _check(found: Case, raw: RawCase) -> None:
-    """Check what holds of every case, whatever its format."""
+def check_case(found: Case, raw: RawCase) -> None:
+    """Check what holds of every case, whatever its format.
+
+    Raises:
+        CaseError: with the reason.
+    """
     if found.group_id != raw.group_id:
         raise CaseError(raw.case_id, "belongs to another group than when it was listed; the files changed, try again")
     if not is_sane_spacing(found.spacing_mm):

@@ -351,3 +351,26 @@ def test_gpus_aregranted_by_the_gpu_overlay_alone() -> None:
             assert quota["spec"]["hard"]["requests.nvidia.com/gpu"] == "0"
             assert gpus is None
             assert "tolerations" not in trainer.spec
+
+
+# ---- serving
+
+
+def test_a_served_model_is_started_by_options_that_the_command_has_and_probed_where_it_answers() -> None:
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    from ctan.cli import app
+
+    manifests = render("serving")
+    (container,) = of_kind(manifests, "Deployment")["ctan-serve"]["spec"]["template"]["spec"]["containers"]
+    (settings,) = [
+        one["data"] for name, one in of_kind(manifests, "ConfigMap").items() if name.startswith("ctan-serve")
+    ]
+    command = [re.sub(r"\$\((\w+)\)", lambda match: settings[match[1]], word) for word in container["command"]]
+    assert CliRunner().invoke(app, [*command[1:], "--help"]).exit_code == 0
+    context = get_command(app).commands["serve"].make_context("serve", command[2:])
+    assert context.params["model"] == "models:/ctan-openkbp@champion"
+    assert context.params["port"] == container["ports"][0]["containerPort"]
+    paths = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert paths == {"/health", "/ping"}

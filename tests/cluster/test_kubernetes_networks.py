@@ -65,6 +65,22 @@ def test_the_local_services_are_reached_by_those_who_use_them_alone() -> None:
     assert not outside
 
 
+def test_a_served_model_is_reached_by_those_who_ask_it_and_reaches_mlflow_alone() -> None:
+    manifests = render("serving")
+    labels = {
+        name: one["spec"]["template"]["metadata"]["labels"] for name, one in of_kind(manifests, "Deployment").items()
+    }
+    serve, mlflow, asks = labels["ctan-serve"], labels["mlflow"], {"ctan/asks-model": "true"}
+    assert may_connect(manifests, asks, serve, 8080)
+    assert not may_connect(manifests, asks, serve, 8081)
+    assert not may_connect(manifests, STEP, serve, 8080)
+    assert may_connect(manifests, serve, mlflow, 5000)
+    assert not may_connect(manifests, asks, mlflow, 5000)
+    assert not [
+        value for spec in policies_of(manifests, serve, "Egress") for path, value in walk(spec) if "cidr" in path
+    ]
+
+
 @each_flavour
 def test_no_policy_opens_the_credentials_of_the_node(flavour: str) -> None:
     for policy in of_kind(render(flavour), "NetworkPolicy").values():

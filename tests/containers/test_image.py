@@ -173,6 +173,39 @@ def test_mlflow_migrates_and_serves_from_it_as_the_manifests_say(server: str) ->
     assert requests.get(experiments, auth=login, timeout=30).json()["experiments"][0]["name"] == "Default"
 
 
+def test_it_serves_a_model_that_answers_as_predict_does(image: str, tmp_path: Path) -> None:
+    """With the command of the manifests, read-only, as its ordinary user; a folder stands for the registry."""
+    from base64 import b64encode
+
+    import requests
+
+    from ctan.inference.form import example
+    from ctan.prediction.models import Model
+    from ctan.prediction.served import ServedModel
+    from tests.helpers.prediction import untrained_model
+
+    folder = untrained_model(tmp_path / "model", "ham10000", [32, 32], None)
+    served = ServedModel.open([Model.of("model", folder)])
+    (container,) = of_kind(render("serving"), "Deployment")["ctan-serve"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == image
+    (port,) = free_ports(1)
+    values = {"$(MODEL)": "/mnt/model", "8080": str(port), "0.0.0.0": "127.0.0.1", "$(MAX_REQUEST_MB)": "64"}
+    command = [values.get(word, word) for word in container["command"]]
+    name = f"ctan-test-serve-{port}"
+    options = [*CLOSED[:-1], "host", "--name", name, "--volume", f"{folder}:/mnt/model:ro"]
+    process = subprocess.Popen([*options, image, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: http_status(f"{address}/ping", "127.0.0.1") == 200, process)
+        row = {"image": b64encode(example(served.record)["image"]).decode()}
+        answer = requests.post(f"{address}/invocations", json={"dataframe_records": [row]}, timeout=60).json()
+        expected = served.answer(row)
+        assert answer["predictions"][0]["diagnosis_mel"] == pytest.approx(expected["diagnosis_mel"], abs=1e-5)
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+        process.wait(60)
+
+
 def test_the_check_looks_into_functions_too(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text("import json\n\ndef later():\n    from no_such.package import x\n")
     check = runpy.run_path(str(ROOT / "infra/docker/check.py"))

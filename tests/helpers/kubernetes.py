@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 MANIFESTS = Path(__file__).parents[2] / "infra" / "kubernetes"
-FLAVOURS = {"base": MANIFESTS / "base", "local": MANIFESTS / "overlays/local", "gpu": MANIFESTS / "overlays/gpu"}
+FLAVOURS = {"base": MANIFESTS / "base"} | {name: MANIFESTS / "overlays" / name for name in ("local", "gpu", "serving")}
 
 Manifest = dict[str, Any]
 

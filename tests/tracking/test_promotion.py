@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from ctan.errors import ConfigError, DataError, TrackingError
-from ctan.inference import load_network
+from ctan.inference.form import example
+from ctan.prediction.models import Model
+from ctan.prediction.served import ServedModel
 from ctan.tracking import promote
 from ctan.tracking.ledger import Ledger
 from ctan.tracking.registry import promotion_lock
 from tests.helpers.promotion import LINEAGE, NAME, Site
-from tests.helpers.tracking import GRID, small_config, write_model
+from tests.helpers.tracking import small_config, write_model
 
 pytest_plugins = ["tests.helpers.promotion"]
 
@@ -44,11 +47,10 @@ def test_the_champion_loads_by_name_and_predicts_what_the_trained_folder_does(si
 
     model = site.train(seed=0)
     site.promote(model)
-    image = np.random.default_rng(0).random((1, 3, *GRID), np.float32)
-    found = mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict({"image": image})
-    expected = load_network(model).predict_batch(image)
-    for name in ("contours", "dose"):
-        np.testing.assert_array_equal(found[name], expected[name])
+    served = ServedModel.open([Model.of("model", model)])
+    row = example(served.record)
+    found = mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict(pd.DataFrame([row]))
+    assert found.to_dict(orient="records") == [served.answer(row)]
 
 
 def test_the_version_names_what_it_was_made_from(site: Site) -> None:

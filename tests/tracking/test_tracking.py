@@ -1,5 +1,6 @@
 """MLflow runs: real SQLite databases, a real server, real models."""
 
+import io
 import os
 import re
 import shutil
@@ -13,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ctan.errors import TrackingError
-from ctan.inference import load_network
+from ctan.inference.form import example
+from ctan.prediction.models import Model
+from ctan.prediction.served import ServedModel
 from ctan.provenance import git_commit
+from ctan.records import ModelRecord
 from ctan.telemetry import disable_telemetry
 from ctan.tracking import log_results, prepare, tracking_uri, training_run
 from ctan.tracking.server import without_password
-from tests.helpers.tracking import GRID, make_database, pointer_at, small_config, write_model
+from tests.helpers.tracking import make_database, pointer_at, small_config, write_model
 
 CONFIG = small_config()
 
@@ -244,20 +249,17 @@ def test_a_logged_model_loads_by_name_and_predicts_the_same(tmp_path: Path) -> N
         model_id = run.log_model(folder)
         assert run.log_model(folder) == model_id  # once only
     logged = mlflow.pyfunc.load_model(f"models:/{model_id}")
-    image = np.random.default_rng(0).random((2, 3, *GRID), np.float32)
-    expected = load_network(folder).predict_batch(image)
-    found = logged.predict({"image": image})
-    assert found.keys() == expected.keys() == {"contours", "dose"}
-    for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name])
+    served = ServedModel.open([Model.of("model", folder)])
+    row = example(served.record)
+    found = logged.predict(pd.DataFrame([row, row])).to_dict(orient="records")
+    assert found == [served.answer(row)] * 2
+    assert np.load(io.BytesIO(found[0]["dose"])).std() > 0
     signature = logged.metadata.signature
-    assert signature.inputs.inputs[0].shape == (-1, 3, *GRID)
-    assert {spec.name: spec.shape for spec in signature.outputs.inputs} == {
-        "contours": (-1, 3, *GRID),
-        "dose": (-1, 1, *GRID),
-    }
-    with pytest.raises(mlflow.MlflowException, match="shape"):
-        logged.predict({"image": image[:, :2]})
+    assert signature.inputs.input_names() == [column.name for column in served.request]
+    assert signature.outputs.input_names() == list(found[0])
+    assert pd.DataFrame(logged.input_example)[["image"]].equals(pd.DataFrame([row])[["image"]])
+    with pytest.raises(mlflow.MlflowException, match="spacing_mm"):
+        logged.predict(pd.DataFrame([row]).drop(columns="spacing_mm"))
 
 
 @pytest.mark.usefixtures("database")
@@ -422,9 +424,9 @@ def test_a_tracking_server_holds_run_and_model(
         folder = write_model(tmp_path / "model", CONFIG, run_id=run.run_id)
         model_id = run.log_model(folder)
     assert run.url == f"{uri}/#/experiments/{client().get_run(run.run_id).info.experiment_id}/runs/{run.run_id}"
-    image = np.zeros((1, 3, *GRID), np.float32)
-    found = mlflow.pyfunc.load_model(f"models:/{model_id}").predict({"image": image})
-    np.testing.assert_array_equal(found["dose"], load_network(folder).predict_batch(image)["dose"])
+    row = example(ModelRecord.load(folder))
+    found = mlflow.pyfunc.load_model(f"models:/{model_id}").predict(pd.DataFrame([row]))
+    assert found["dose"][0] == ServedModel.open([Model.of("model", folder)]).answer(row)["dose"]
 
     def train_while_the_server_goes_away() -> None:
         with open_run(tmp_path) as run:

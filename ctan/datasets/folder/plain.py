@@ -6,6 +6,7 @@ A case is a file, `<case>.nii.gz`. A structure that the model is shown lies besi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class PlainVolumes(Dataset):
         self._spec = spec
         self._matrices = config.options.get("nifti_matrix", "refuse")
         prescribed = config.options.get("prescription_gy")  # of data sets whose settings may give it for all cases
-        self._facts = {"prescription_gy": float(prescribed)} if prescribed and "prescription_gy" in spec.facts else {}
+        known = prescribed and "prescription_gy" in spec.facts
+        self._facts: dict[str, str | float] = {"prescription_gy": float(prescribed)} if known else {}
 
     @property
     def spec(self) -> DataSpec:
@@ -101,20 +103,46 @@ class PlainVolumes(Dataset):
             masks[name], _ = to_case_axes(volume.grid.image((volume.values != 0).astype(np.uint8)))
             digests[name] = volume.sha256
         values, spacing_mm = to_case_axes(image.grid.image(image.values))
+        masks = {name: mask.astype(bool) for name, mask in masks.items()}
         try:
-            stored, remarks = self._stored(values)
+            return self.case_of(raw, values, spacing_mm, masks, sha256_of_digests(digests))
         except DataError as error:
             raise CaseError(raw.case_id, f"{raw.path.name}: {error}") from error
+
+    def case_of(
+        self,
+        raw: RawCase,
+        values: npt.NDArray[Any],
+        spacing_mm: tuple[float, ...],
+        masks: Mapping[str, npt.NDArray[np.bool_]],
+        sha256: str,
+        prescription_gy: float | None = None,
+    ) -> Case:
+        """Return a case of arrays that were read already.
+
+        Args:
+            raw: names the case.
+            values: of the image on the axes of `Case`; CT in HU.
+            spacing_mm: edges of a voxel.
+            masks: of structures, by name.
+            sha256: of what was read.
+            prescription_gy: the highest prescribed dose; None: as the settings say, if they do.
+
+        Raises:
+            DataError: when the values are none that the model can have learned from.
+        """
+        stored, remarks = self._stored(values)
+        given = {} if prescription_gy is None else {"prescription_gy": float(prescription_gy)}
         return Case(
             case_id=raw.case_id,
             group_id=raw.group_id,
             split=raw.split,
             spacing_mm=spacing_mm,
             images={self._spec.image.name: stored},
-            masks={name: mask.astype(bool) for name, mask in masks.items()},
+            masks=masks,
             doses={},
-            sha256=sha256_of_digests(digests),
-            facts=dict(self._facts),
+            sha256=sha256,
+            facts=self._facts | given,
             remarks=remarks,
         )
 
