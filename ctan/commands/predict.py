@@ -41,6 +41,10 @@ def predict(
         str,
         typer.Option(help="DICOMweb server that stores what was predicted: dicomweb:https://host/dicom-web."),
     ] = "",
+    spread: Annotated[
+        bool,
+        typer.Option(help="Tell how far mirror images and members of an ensemble are apart: a map and numbers a case."),
+    ] = True,
     overrides: o.Overrides = None,
 ) -> None:
     """Predict new cases with a trained model: dose, contours and labels in the format that the cases came in.
@@ -63,6 +67,7 @@ def predict(
         test_time_flip=tta,
         ensemble=ensemble,
         identified=identified,
+        spread=spread,
         overrides=overrides or [],
     )
     for sentence in summary.differences:

@@ -152,22 +152,54 @@ class LoadedModel:
             Task name -> (B, num_outputs, D, H, W) float32, activated; doses are those of a patient who is prescribed
             the task's `scale_gy`. Image-level tasks: (B, num_outputs).
         """
+        members = self.members(image, self.test_time_flip)
+        if len(members) == 1:
+            return members[0]
+        return {name: (output + members[1][name]) / 2 for name, output in members[0].items()}
+
+    def members(self, image: npt.NDArray[np.float32], flip: bool) -> list[dict[str, npt.NDArray[np.float32]]]:
+        """Predict from the network's input, and from its mirror image where that is asked for and allowed.
+
+        Args:
+            image: see `predict_batch`.
+            flip: predict the mirror image too.
+
+        Returns:
+            One or two of what `predict_batch` returns.
+        """
         import torch
 
         with torch.inference_mode():
             tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
-            outputs = self._activated(tensor)
-            if self.test_time_flip and self.spec.augmentation.flip_axes:
-                flipped = self._of_flipped(tensor)
-                outputs = {name: (output + flipped[name]) / 2 for name, output in outputs.items()}
-            return {name: output.cpu().numpy() for name, output in outputs.items()}
+            found = [self._activated(tensor)]
+            if flip and self.spec.augmentation.flip_axes:
+                found.append(self._of_flipped(tensor))
+            return [{name: output.cpu().numpy() for name, output in outputs.items()} for outputs in found]
 
-    def _activated(self, image: Tensor) -> dict[str, Tensor]:
+    def raw(self, image: Tensor) -> dict[str, Tensor]:
+        """Return what the heads say of the network's input, before calibration and activation."""
         from ctan.precision import autocast, resolve_precision
 
         with autocast(self.device, resolve_precision(self.record.compute_precision, self.device)):
-            raw = self.network(image)
-        return {task.name: task.activate(raw[task.name]) for task in self.tasks}
+            found: dict[str, Tensor] = self.network(image)
+        return found
+
+    def raw_arrays(self, image: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        """Do the same on arrays, see `predict_batch`."""
+        import torch
+
+        with torch.inference_mode():
+            raw = self.raw(torch.from_numpy(np.ascontiguousarray(image)).to(self.device))
+            return {name: output.float().cpu().numpy() for name, output in raw.items()}
+
+    def _activated(self, image: Tensor) -> dict[str, Tensor]:
+        raw = self.raw(image)
+        return {task.name: task.activate(self.calibrated(task.name, raw[task.name])) for task in self.tasks}
+
+    def calibrated(self, name: str, raw: Tensor) -> Tensor:
+        """Return what a task's head says, divided by the temperature that was fitted for it."""
+        known = self.record.calibration.get(name)
+        return raw if known is None else raw.float() / known.temperature
 
     def _of_flipped(self, image: Tensor) -> dict[str, Tensor]:
         """Return what is predicted of the image mirrored along the first axis that allows it, mirrored back."""

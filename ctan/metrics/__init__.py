@@ -27,6 +27,7 @@ from ctan.metrics.resampling import (
     resampling_weights,
 )
 from ctan.metrics.segmentation import dice, hd95_mm, surface_scores, thresholded_jaccard
+from ctan.metrics.temperature import Temperature, fit_temperature
 
 __all__ = [
     "AUC",
@@ -41,12 +42,14 @@ __all__ = [
     "MetricSums",
     "PatientMetric",
     "RSquared",
+    "Temperature",
     "calibration_error",
     "confusion_matrix",
     "dice",
     "dose_score",
     "dvh_curve",
     "dvh_values",
+    "fit_temperature",
     "hd95_mm",
     "improvement",
     "interval",

@@ -8,8 +8,8 @@ Isensee et al., "nnU-Net", Nature Methods 18 (2021).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 
@@ -21,7 +21,9 @@ from ctan.cases import geometry as geo
 from ctan.cases.working import to_working
 from ctan.errors import CaseError
 from ctan.inference import LoadedModel
+from ctan.inference.fingerprint import in_words, judge
 from ctan.inputs import network_input
+from ctan.records import Unusual
 from ctan.tasks import Task
 
 _OVERLAP = 0.5  # of neighbouring windows
@@ -41,6 +43,9 @@ class Answer:
         warnings: what a person should know, a sentence each.
         num_windows: that covered it.
         uncovered: slices that nothing was predicted for, (first, last) of each run, counted from 1.
+        spread: task -> (num_outputs, *axes) or (num_outputs,): standard deviation over the members of an ensemble and
+            their mirror images; empty where it was not asked for or there is one member.
+        unusual: whether it could be one of the cases that the model learned from, by view.
     """
 
     case: Case
@@ -48,21 +53,24 @@ class Answer:
     warnings: tuple[str, ...]
     num_windows: int
     uncovered: tuple[tuple[int, int], ...]
+    spread: Mapping[str, Floats] = field(default_factory=dict)
+    unusual: Mapping[str, Unusual] = field(default_factory=dict)
 
 
-def ask(models: Sequence[LoadedModel], case: Case) -> Answer:
+def ask(models: Sequence[LoadedModel], case: Case, spread: bool = False) -> Answer:
     """Predict one case.
 
     Args:
         models: of one architecture; their outputs are averaged before anything is thresholded.
         case: at native resolution; the truth, where it is known, is not looked at.
+        spread: tell how far the members of an ensemble and their mirror images are apart. The prediction is the same.
 
     Raises:
         CaseError: naming what the models need and the case lacks.
     """
     model, warnings = models[0], list(case.remarks)
     spec = model.spec
-    case, filled = _with_possible_dose(case, model)
+    case, filled = with_what_can_be_told(case, model)
     warnings += filled
     if lacking := model.inputs.lacking(case, spec):
         raise CaseError(case.case_id, f"the model needs {' and '.join(lacking)}, which the case does not have")
@@ -77,13 +85,21 @@ def ask(models: Sequence[LoadedModel], case: Case) -> Answer:
     native: dict[str, npt.NDArray[np.generic]] = {}
     num_windows = 1
     uncovered: tuple[tuple[int, int], ...] = ()
-    for grid in _grids(case, model):
+    spreads: dict[str, Floats] = {}
+    grids = _grids(case, model)
+    unusual = judge(model, grids[0].stored, grids[0].geometry)
+    warnings += in_words(unusual)
+    for grid in grids:
         chosen = [task for task in tasks if grid.takes(task)]
         if not chosen:
             continue
-        outputs = _predicted(models, grid, chosen)
+        outputs, apart = _predicted(models, grid, chosen, spread)
         resample = partial(_to_native, geometry=grid.geometry)
         native |= {task.name: task.to_native(outputs[task.name], case, resample) for task in chosen}
+        for task in chosen:
+            if task.name in apart:
+                found = apart[task.name]
+                spreads[task.name] = resample(found, 0.0) if task.head == "dense" else found
         if any(task.head == "dense" for task in chosen):
             num_windows = len(list(grid.windows(model.record.grid.shape)))
             uncovered = _uncovered(grid.geometry)
@@ -93,7 +109,7 @@ def ask(models: Sequence[LoadedModel], case: Case) -> Answer:
             warnings.append(f"{name}: nothing was found")
     if told := _declared(case, spec, uncovered):
         warnings.append(told)
-    return Answer(case, prediction, tuple(dict.fromkeys(warnings)), num_windows, uncovered)
+    return Answer(case, prediction, tuple(dict.fromkeys(warnings)), num_windows, uncovered, spreads, unusual)
 
 
 @dataclass(frozen=True)
@@ -141,29 +157,57 @@ def _extent(case: Case, image: npt.NDArray[np.generic], spec: DataSpec) -> tuple
     return geo.occupied_extent(body, 0.5)
 
 
-def _predicted(models: Sequence[LoadedModel], grid: _Grid, tasks: Sequence[Task]) -> dict[str, Floats]:
-    """Return what the models say on a grid, averaged over them and blended over windows."""
+def _predicted(
+    models: Sequence[LoadedModel], grid: _Grid, tasks: Sequence[Task], spread: bool
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Return what the models say on a grid, averaged over them and blended over windows, and how far they are apart."""
     model = models[0]
     channels = network_input(grid.stored, model.spec, model.inputs)
     shape = model.record.grid.shape
     dense = [task for task in tasks if task.head == "dense"]
     sums = {task.name: np.zeros((task.num_outputs, *grid.geometry.shape), np.float32) for task in dense}
+    sums_apart = {name: np.zeros_like(array) for name, array in sums.items()} if spread else {}
     outputs: dict[str, Floats] = {}
+    apart: dict[str, Floats] = {}
     total, weights = np.zeros(grid.geometry.shape, np.float32), _gaussian(shape)
     windows = list(grid.windows(shape))
     for window in windows:
         image = channels[(slice(None), *window)][None]
-        answers = [one.predict_batch(image) for one in models]
-        found = {task.name: np.mean([answer[task.name][0] for answer in answers], axis=0) for task in tasks}
+        found, between = _asked(models, image, tasks, spread)
         if len(windows) == 1:
-            outputs = found
+            outputs, apart = found, between
             break
         total[window] += weights
         for task in dense:
             sums[task.name][(slice(None), *window)] += found[task.name] * weights
+            if task.name in between:
+                sums_apart[task.name][(slice(None), *window)] += between[task.name] * weights
     else:
         outputs = {name: value / total for name, value in sums.items()}
-    return {task.name: task.rescaled(outputs[task.name].astype(np.float32), grid.stored) for task in tasks}
+        apart = {name: value / total for name, value in sums_apart.items() if name in between}
+
+    def rescaled(found: Mapping[str, Floats]) -> dict[str, Floats]:
+        asked = [task for task in tasks if task.name in found]
+        return {task.name: task.rescaled(found[task.name].astype(np.float32), grid.stored) for task in asked}
+
+    return rescaled(outputs), rescaled(apart)
+
+
+def _asked(
+    models: Sequence[LoadedModel], image: Floats, tasks: Sequence[Task], spread: bool
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Return the models' mean answer to one image, and the standard deviation over them and their mirror images."""
+    if not spread:
+        answers = [one.predict_batch(image) for one in models]
+        return {task.name: np.mean([answer[task.name][0] for answer in answers], axis=0) for task in tasks}, {}
+    of_models = [one.members(image, True) for one in models]
+    averaged = 2 if models[0].test_time_flip else 1  # of each model's answers
+    counted = [member for found in of_models for member in found[:averaged]]
+    members = [member for found in of_models for member in found]
+    means = {task.name: np.mean([member[task.name][0] for member in counted], axis=0) for task in tasks}
+    if len(members) == 1:
+        return means, {}
+    return means, {task.name: np.std([member[task.name][0] for member in members], axis=0) for task in tasks}
 
 
 def _gaussian(shape: Sequence[int]) -> Floats:
@@ -179,7 +223,7 @@ def _to_native(array: npt.NDArray[np.generic], pad_value: float, geometry: geo.G
     return geo.to_native(array, geometry, pad_value).astype(np.float32, copy=False)
 
 
-def _with_possible_dose(case: Case, model: LoadedModel) -> tuple[Case, list[str]]:
+def with_what_can_be_told(case: Case, model: LoadedModel) -> tuple[Case, list[str]]:
     """Give a case without a possible-dose mask the body for one, where the network does not see it."""
     spec = model.spec
     if not spec.has_dose or POSSIBLE_DOSE_MASK in case.masks or model.inputs.shown != "ct":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import Case, DataSpec, Prediction
 from ctan.cases.covered import doses_inside
+from ctan.prediction.ask import Answer
+from ctan.tasks import Task
 
 _MM3_PER_CC = 1000.0
 _PERCENTILES = {"D98": 2, "D95": 5, "D50": 50, "D2": 98}  # dose that at least so many percent of the volume receive
@@ -26,6 +29,54 @@ def volumes_cc(case: Case, prediction: Prediction) -> dict[str, float]:
         return {}
     voxel = math.prod(case.spacing_mm) / _MM3_PER_CC
     return {name: round(float(np.count_nonzero(mask)) * voxel, 4) for name, mask in prediction.masks.items()}
+
+
+def spread_maps(answer: Answer) -> dict[str, npt.NDArray[np.float32]]:
+    """Return a map a dense task, `<task>_spread`, (1, *axes): the largest spread of its outputs in each voxel."""
+    return {
+        f"{name}_spread": array.max(axis=0, keepdims=True)
+        for name, array in answer.spread.items()
+        if array.shape[1:] == tuple(answer.case.shape)
+    }
+
+
+def uncertainty(answer: Answer, tasks: Sequence[Task], spec: DataSpec) -> dict[str, dict[str, float]]:
+    """Return how sure the models are, by task.
+
+    Of structures the mean spread of the probability inside each predicted one; of a dose its mean spread, Gy, inside
+    each structure, and everywhere under `""`; of labels the entropy of the probabilities in proportion to that of
+    equal ones, from 0 (sure) to 1, and the largest spread of a probability; of numbers the spread.
+    """
+    found: dict[str, dict[str, float]] = {}
+    structures = shown_structures(answer.case, answer.prediction, spec)
+    for task in tasks:
+        values: dict[str, float] = {}
+        if task.name in answer.prediction.probabilities:
+            values["entropy"] = _entropy(list(answer.prediction.probabilities[task.name].values()))
+        spread = answer.spread.get(task.name)
+        if spread is not None and task.head == "dense":
+            values |= _inside(spread, task, structures)
+        elif spread is not None:
+            values["spread"] = float(spread.max())
+        if values:
+            found[task.name] = {name: round(value, 5) for name, value in values.items()}
+    return found
+
+
+def _inside(
+    spread: npt.NDArray[np.float32], task: Task, structures: Mapping[str, npt.NDArray[np.bool_]]
+) -> dict[str, float]:
+    """Return the mean spread in each structure, of its own output where the task has one a structure."""
+    if len(task.outlined) == len(spread):
+        own = dict(zip(task.outlined, spread, strict=True))
+        return {name: float(own[name][mask].mean()) for name, mask in structures.items() if name in own}
+    worst = spread.max(axis=0)
+    return {"": float(worst.mean())} | {name: float(worst[mask].mean()) for name, mask in structures.items()}
+
+
+def _entropy(probabilities: Sequence[float]) -> float:
+    known = [value for value in probabilities if value > 0]
+    return -sum(value * math.log(value) for value in known) / math.log(max(2, len(probabilities)))
 
 
 def doses_gy(case: Case, prediction: Prediction, spec: DataSpec) -> dict[str, dict[str, float]]:

@@ -19,6 +19,7 @@ from ctan.intake.contact_sheet import contact_sheet
 from ctan.metrics import dvh_curve
 from ctan.prediction.ask import Answer
 from ctan.prediction.measure import dose_inside, shown_structures
+from ctan.prediction.trust_page import trust
 from ctan.records import PredictionRecord
 
 PAGE_FILE = "report.html"
@@ -37,6 +38,7 @@ def write_case_page(answer: Answer, record: PredictionRecord, spec: DataSpec, pa
         parts += [element("h2", "Predicted labels"), _labels(record)]
     sheet = html.image(png(contact_sheet(drawn, spec), _DPI), f"The case {record.case_id} with what was predicted")
     parts += [element("h2", "Where it is"), sheet, _legend(spec, prediction.masks)]
+    parts += trust(answer, record, spec)
     if prediction.doses:
         parts += [element("h2", "Predicted dose"), _dvh(answer, spec), _doses(record)]
     if record.volumes_cc:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -29,7 +29,7 @@ from ctan.inference import LoadedModel, load_network
 from ctan.intake.ingest import read_case
 from ctan.memory import keep_freed_memory
 from ctan.prediction.ask import ask
-from ctan.prediction.measure import doses_gy, volumes_cc
+from ctan.prediction.measure import doses_gy, spread_maps, uncertainty, volumes_cc
 from ctan.prediction.models import Model, open_models
 from ctan.progress import track
 from ctan.provenance import git_commit
@@ -41,6 +41,7 @@ from ctan.workers import Lost, run_isolated
 
 _LIBRARIES = ("numpy", "torch", "pydicom", "SimpleITK", "pillow", "pyarrow")  # that decode and compute
 _DESCRIBED = ("image", "structures", "targets", "labels", "numbers")  # of what a network is shown and says
+_TRUST = {"calibration", "fingerprint"}  # of a model's record, which its weights do not tell
 _LOCK = ".ctan-predict.lock"
 
 
@@ -73,6 +74,7 @@ def predict(
     test_time_flip: bool | None = None,
     ensemble: bool = False,
     identified: bool = False,
+    spread: bool = True,
     overrides: Sequence[str] = (),
     read_ahead: bool = True,
 ) -> PredictionSummary:
@@ -88,6 +90,8 @@ def predict(
         test_time_flip: average with the prediction for the flipped image; None: as the model says.
         ensemble: average all folds and seeds of the model's architecture.
         identified: copy who the patient is into DICOM; else a pseudonym stands there.
+        spread: tell how far mirror images and members of an ensemble are apart: an answer more of the network a case
+            where the model is not asked with mirror images anyway.
         overrides: `FIELD=VALUE` of settings of the data, such as `data.options.prescription_gy=60`.
         read_ahead: read in a process of its own, so that a file that kills or hangs it costs its case; else in this
             one, which starts faster.
@@ -99,8 +103,8 @@ def predict(
     from ctan.prediction.page import PAGE_FILE, write_index
 
     with open_models(model, ensemble) as models, _output(output_dir):
-        run = _Run.of(models, test_time_flip, identified, overrides)
-        with _opened(source, run) as (cases, reader):
+        run = Run.of(models, test_time_flip, identified, spread, overrides)
+        with opened(source, run) as (cases, reader):
             records, failed, kept = run.predict(cases, reader, output_dir, read_ahead)
             if records:
                 reader.gather([record.to_json() for record in records], output_dir)
@@ -142,7 +146,7 @@ def _output(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: str, run: _Run) -> Iterator[tuple[list[RawCase], Dataset]]:
+def opened(source: str, run: Run) -> Iterator[tuple[list[RawCase], Dataset]]:
     """Yield the cases of a source and their reader."""
     dataset = get_dataset(run.data, "predict")
     path = Path(source).expanduser()
@@ -156,7 +160,7 @@ def _opened(source: str, run: _Run) -> Iterator[tuple[list[RawCase], Dataset]]:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """How cases are read and asked."""
 
     models: list[Model]
@@ -164,19 +168,23 @@ class _Run:
     spec: DataSpec
     test_time_flip: bool
     identified: bool
+    spread: bool
     asked: tuple[AskedModel, ...]
     settings: dict[str, Any]
     versions: dict[str, int]
     differences: tuple[str, ...]
 
     @classmethod
-    def of(cls, models: list[Model], test_time_flip: bool | None, identified: bool, overrides: Sequence[str]) -> _Run:
+    def of(
+        cls, models: list[Model], test_time_flip: bool | None, identified: bool, spread: bool, overrides: Sequence[str]
+    ) -> Run:
         record = models[0].record
         data = with_overrides(record.config, overrides, models[0].name).data
         dataset = get_dataset(data, "predict")
         flips = record.test_time_flip if test_time_flip is None else test_time_flip
         now = versions.of_store(dataset) | {f"task {task.kind}": task.version for task in record.tasks}
         settings = {"test_time_flip": flips, "models": len(models), "grid": str(record.grid), "identified": identified}
+        settings["spread"] = spread
         asked = tuple(
             AskedModel(
                 name=model.name,
@@ -190,7 +198,7 @@ class _Run:
             for model in models
         )
         differences = tuple(_differences(record.versions, now, dataset.spec, record.spec))
-        return cls(models, data, record.spec, flips, identified, asked, settings, now, differences)
+        return cls(models, data, record.spec, flips, identified, spread, asked, settings, now, differences)
 
     def reader(self, path: Path) -> Dataset:
         """Return what reads the files at a path: the data set's own reader, or that of plain volumes."""
@@ -204,8 +212,19 @@ class _Run:
         except OSError as error:
             raise CaseError(raw.case_id, f"cannot be read ({error.strerror})") from error
         weights = [model.weights_sha256 for model in self.models]
-        decisive = [weights, self.settings, self.versions, self.data.model_dump(mode="json"), self.spec.sha256]
+        trust = [sha256_of_json(model.record.model_dump(mode="json", include=_TRUST)) for model in self.models]
+        decisive = [weights, trust, self.settings, self.versions, self.data.model_dump(mode="json"), self.spec.sha256]
         return sha256_of_json([*decisive, ctan.__version__, git_commit(), raw.case_id, content])
+
+    def cases(self, todo: Sequence[RawCase], reader: Dataset, read_ahead: bool) -> Iterator[tuple[RawCase, Case | str]]:
+        """Yield each case as it was read, or the reason why it cannot be."""
+        read = partial(_read, self.data, self.spec, isinstance(reader, PlainVolumes))
+        results: Iterable[tuple[int, Any]] = ((position, read(raw)) for position, raw in enumerate(todo))
+        if read_ahead:
+            results = run_isolated(read, todo, 1, self.data.reading.case_seconds)
+        for position, result in results:
+            lost = isinstance(result, Lost)
+            yield todo[position], f"cannot be read: {result.reason}" if lost else result
 
     def predict(
         self, cases: Sequence[RawCase], reader: Dataset, output_dir: Path, read_ahead: bool
@@ -228,15 +247,11 @@ class _Run:
         kept = list(records)
         keep_freed_memory()
         loaded = [load_network(model.folder, self.test_time_flip) for model in self.models] if todo else []
-        read = partial(_read, self.data, self.spec, isinstance(reader, PlainVolumes))
-        results: Iterable[tuple[int, Any]] = ((position, read(raw)) for position, raw in enumerate(todo))
-        if read_ahead:
-            results = run_isolated(read, todo, 1, self.data.reading.case_seconds)
-        for position, result in track(results, len(todo), "predict"):
-            raw = todo[position]
+        for raw, case in track(self.cases(todo, reader, read_ahead), len(todo), "predict"):
             started = time.monotonic()
             try:
-                case = _case_of(raw, result)
+                if isinstance(case, str):
+                    raise CaseError(raw.case_id, case)
                 records[raw.case_id] = self._write(loaded, case, raw, reader, keys[raw.case_id], started, output_dir)
             except CaseError as error:
                 failed[raw.case_id] = printable(error.reason)
@@ -255,12 +270,13 @@ class _Run:
     ) -> PredictionRecord:
         from ctan.prediction.page import PAGE_FILE, write_case_page
 
-        answer = ask(loaded, case)
+        answer = ask(loaded, case, self.spread)
+        written = replace(answer.prediction, maps={**answer.prediction.maps, **spread_maps(answer)})
         target = output_dir / raw.case_id
         with atomic_path(target) as folder:
             folder.mkdir()
             asked = Asked(self.models[0].name, key, self.identified)
-            reader.write(raw, answer.case, answer.prediction, asked, folder)
+            reader.write(raw, answer.case, written, asked, folder)
             files = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
             record = PredictionRecord(
                 case_id=raw.case_id,
@@ -285,6 +301,8 @@ class _Run:
                 numbers=answer.prediction.numbers,
                 volumes_cc=volumes_cc(case, answer.prediction),
                 dose_gy=doses_gy(answer.case, answer.prediction, self.spec),
+                uncertainty=uncertainty(answer, loaded[0].tasks, self.spec),
+                unusual=dict(answer.unusual),
                 warnings=answer.warnings,
                 files=files,
             )
@@ -304,12 +322,6 @@ def _read(data: DataConfig, spec: DataSpec, plain: bool, raw: RawCase) -> Case |
         return read_case(_reader(data, spec, plain), raw)
     except CaseError as error:
         return error.reason
-
-
-def _case_of(raw: RawCase, result: Case | str | Lost) -> Case:
-    if isinstance(result, Case):
-        return result
-    raise CaseError(raw.case_id, f"cannot be read: {result.reason}" if isinstance(result, Lost) else result)
 
 
 def _there(folder: Path, key: str) -> PredictionRecord | None:

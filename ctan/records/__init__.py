@@ -26,6 +26,7 @@ from ctan.records.names import (
 )
 from ctan.records.prediction import AskedModel, PredictionRecord
 from ctan.records.seen import SeenGroups
+from ctan.records.trust import Calibration, Embedding, Fingerprint, Unusual
 
 __all__ = [
     "CASES_FILE",
@@ -42,9 +43,12 @@ __all__ = [
     "ArchitectureEntry",
     "AskedModel",
     "BaselineEntry",
+    "Calibration",
     "Choice",
     "ComparisonRecord",
+    "Embedding",
     "EvaluationRecord",
+    "Fingerprint",
     "Grid",
     "Interval",
     "ModelEntry",
@@ -54,4 +58,5 @@ __all__ = [
     "Record",
     "SeenGroups",
     "Training",
+    "Unusual",
 ]

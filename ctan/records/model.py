@@ -12,6 +12,7 @@ from ctan.inputs import Inputs
 from ctan.records.base import Record, SavedTask
 from ctan.records.names import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE
 from ctan.records.seen import SeenGroups
+from ctan.records.trust import Calibration, Fingerprint
 
 
 class Grid(Description):
@@ -54,17 +55,19 @@ class ModelRecord(Record):
         run_id, run_url, tracking_uri: its MLflow run.
         seen: the groups on the training side, its tuning fold included, which chose the epoch; None: not recorded, as
             in models of release 0.1.
+        calibration: of the probabilities of labels, by task; none of models of earlier formats.
+        fingerprint: what it learned from, as numbers a case; None of models of earlier formats.
         machine: threads, instructions and processor of its training, see `ctan.provenance.machine_facts`.
         config: all settings of its training. A record for people and for training again; nothing else reads it.
     """
 
     file = MODEL_FILE
-    version = 3
+    version = 4
     what = "the description of a trained model"
     advice = "expected the folder that `ctan train` writes"
     beside = (WEIGHTS_FILE, HISTORY_FILE)
 
-    format_version: Literal[3] = 3
+    format_version: Literal[4] = 4
     arch: str
     fold: int
     seed: int
@@ -92,6 +95,8 @@ class ModelRecord(Record):
     tracking_uri: str = ""
     machine: Mapping[str, str] = {}
     seen: SeenGroups | None = None
+    calibration: Mapping[str, Calibration] = {}
+    fingerprint: Fingerprint | None = None
     config: Mapping[str, Any]
 
     @property
@@ -105,4 +110,5 @@ class ModelRecord(Record):
 
         if version == 1:
             value = upgraded_model(value, where, cls.advice)
-        return with_inputs(value) if version < cls.version else value
+        value = with_inputs(value) if version < 3 else value
+        return {**value, "format_version": cls.version}

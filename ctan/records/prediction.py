@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ctan.cases.spec import Description
 from ctan.records.base import Record
 from ctan.records.names import PREDICTION_FILE
+from ctan.records.trust import Unusual
 
 
 class AskedModel(Description):
@@ -49,6 +50,9 @@ class PredictionRecord(Record):
         probabilities, numbers: predicted labels and numbers.
         volumes_cc: of predicted structures.
         dose_gy: structure -> mean and percentiles of the predicted dose; the key `""` is all of it.
+        uncertainty: task -> structure, `entropy` or `spread` -> how far ensemble and mirror images are apart, see
+            `ctan.prediction.measure.uncertainty`.
+        unusual: view -> whether it could be one of the cases that the model learned from.
         warnings: what a person should know, a sentence each.
         files: name -> SHA-256 of each file beside this one.
     """
@@ -80,5 +84,7 @@ class PredictionRecord(Record):
     numbers: Mapping[str, float]
     volumes_cc: Mapping[str, float]
     dose_gy: Mapping[str, Mapping[str, float]]
+    uncertainty: Mapping[str, Mapping[str, float]] = {}
+    unusual: Mapping[str, Unusual] = {}
     warnings: tuple[str, ...]
     files: Mapping[str, str]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import Prediction
-from ctan.metrics import MetricSums, PatientMetric
+from ctan.metrics import MetricSums, PatientMetric, Temperature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -193,6 +193,16 @@ class Task(ABC):
     @abstractmethod
     def error(self, output: Tensor, target: dict[str, Tensor]) -> float:
         """Return a cheap error on the working grid, about 0 (perfect) to 1 (simple baseline), to rank epochs by."""
+
+    def fitted_temperature(self, outputs: Array, cases: Sequence[StoredCase]) -> Temperature | None:
+        """Return what raw outputs are to be divided by so that probabilities are true; None where there are none.
+
+        Args:
+            outputs: (N, num_outputs) raw head outputs of image-level tasks.
+            cases: N, with the truth where it is known.
+        """
+        del outputs, cases
+        return None
 
     def expectations(self, spec: DataSpec, limits: ValidationConfig) -> list[Expectation]:
         """Return what must hold of the manifest for this task beyond what holds of all data described like this."""

@@ -12,7 +12,16 @@ import numpy.typing as npt
 from ctan.cases import Prediction
 from ctan.errors import DataError
 from ctan.metrics import AUC as AreaUnderCurve
-from ctan.metrics import PROBABILITY, BalancedAccuracy, Brier, MacroAUC, PatientMetric, probability_rows
+from ctan.metrics import (
+    PROBABILITY,
+    BalancedAccuracy,
+    Brier,
+    MacroAUC,
+    PatientMetric,
+    Temperature,
+    fit_temperature,
+    probability_rows,
+)
 from ctan.tasks.base import Array, Baselines, MetricSpec, Resample, Row, Section, Task, rows_of
 
 if TYPE_CHECKING:
@@ -85,6 +94,11 @@ class Classification(Task):
     def error(self, output: Tensor, target: dict[str, Tensor]) -> float:
         wrong = output.argmax(dim=1) != target["label"]
         return wrong[target["known"]].float().mean().item() if target["known"].any() else 0.0
+
+    def fitted_temperature(self, outputs: Array, cases: Sequence[StoredCase]) -> Temperature | None:
+        known = [number for number, case in enumerate(cases) if self.name in case.labels]
+        labels = np.array([self.classes.index(cases[number].labels[self.name]) for number in known], np.intp)
+        return fit_temperature(outputs[known], labels)
 
     def answer(self, native: Array) -> Prediction:
         return Prediction(probabilities={self.name: dict(zip(self.classes, map(float, native), strict=True))})

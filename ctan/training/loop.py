@@ -19,6 +19,7 @@ from ctan.cases import SPLIT_TRAIN
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, DataError
 from ctan.inference import save_network
+from ctan.inference.trust import with_trust
 from ctan.inputs import Inputs
 from ctan.launch import run_in_processes
 from ctan.networks import count_macs, count_parameters, with_options
@@ -191,8 +192,10 @@ def train_here(
                     config=config.model_dump(mode="json"),
                     **facts,
                 )
+                weights = session.evaluated_weights(config)
+                record = with_trust(record, weights, ranks.device, store, (train_ids, tuning_ids), console.say)
                 write_history(model_dir / HISTORY_FILE, session.history)
-                save_network(model_dir, session.evaluated_weights(config), record)
+                save_network(model_dir, weights, record)
                 run.log_model(model_dir)
         else:
             loop.run()

@@ -190,7 +190,7 @@ def test_a_damaged_description_is_refused_and_says_what_is_wrong(tmp_path: Path,
     refused([], r"model\.json: expected the description of a trained model, found list; .*ctan train")
     refused({"arch": "ctan"}, r"lacks dataset, fold, seed, tasks")
     refused({"format_version": 3, "arch": "ctan"}, r"lacks fold, seed, spec, inputs")
-    refused(value | {"format_version": 4}, r"format version 4, this ctan reads 1 to 3; use the ctan that wrote it")
+    refused(value | {"format_version": 5}, r"format version 5, this ctan reads 1 to 4; use the ctan that wrote it")
     refused(value | {"network": value["network"] | {"no_such_field": 1}}, r"network\.no_such_field: Extra inputs")
     refused(value | {"tasks": [{"kind": "telepathy", "name": "mind"}]}, r"'mind' is not a task that this ctan knows")
     path.write_text(text)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,12 +14,18 @@ import SimpleITK as sitk
 from PIL import Image
 from typer.testing import CliRunner
 
+from ctan.cases.working import to_working
 from ctan.cli import app
+from ctan.config import DataConfig
 from ctan.datasets import get_dataset
 from ctan.datasets.openkbp.sparse_csv import read_mask, read_values
 from ctan.errors import ConfigError, DataError
 from ctan.files import sha256_of_file
+from ctan.inference import load_network
+from ctan.inputs import network_input
 from ctan.prediction import predict as predict_ahead
+from ctan.prediction.ask import ask
+from ctan.prediction.measure import uncertainty
 from ctan.records import PredictionRecord
 from tests.helpers.dicom import CONTOURS, HEADER, KEY, PatientHeader, write_ct_series, write_patient
 from tests.helpers.prediction import untrained_model
@@ -96,7 +103,8 @@ def test_patients_of_openkbp_without_dose_and_organs_become_a_submission(tmp_pat
     record = PredictionRecord.load(out / "pt_1")
     assert record.label == "PREDICTED, RESEARCH USE ONLY"
     assert record.models[0].weights_sha256 == sha256_of_file(kbp_model / "model.safetensors")
-    assert record.files == {path.name: sha256_of_file(path) for path in (out / "pt_1").glob("*.csv")}
+    written = [path for path in (out / "pt_1").iterdir() if path.suffix in (".csv", ".gz")]
+    assert record.files == {path.name: sha256_of_file(path) for path in written}
     assert record.shape == (128, 128, 128)
     brainstem = read_mask((out / "pt_1" / "Brainstem.csv").read_bytes(), 128**3)
     voxel_cc = np.prod(record.spacing_mm) / 1000
@@ -104,7 +112,11 @@ def test_patients_of_openkbp_without_dose_and_organs_become_a_submission(tmp_pat
     inside = read_values((out / "pt_1" / "pt_1.csv").read_bytes(), 128**3, np.float32)[brainstem]
     assert record.dose_gy["Brainstem"]["mean"] == pytest.approx(inside.mean(), abs=2e-3)
     page = (out / "pt_1" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 4  # slices, DVH, where the mirror image's answer differs
+    assert {"contouring_spread.nii.gz", "dose_spread.nii.gz"} <= set(record.files)
+    assert 0 < record.uncertainty["contouring"]["Brainstem"] < 0.5
+    assert record.uncertainty["dose"][""] > 0
+    assert "How sure" in page
     assert "PREDICTED, RESEARCH USE ONLY" in page
     assert 'href="pt_2/report.html"' in (out / "report.html").read_text()
 
@@ -189,8 +201,8 @@ def test_planning_ct_and_targets_become_dose_and_structures(tmp_path, planning_m
     (unknown,) = [warnings for warnings in summary.warnings.values() if any("prescribed" in w for w in warnings)]
     assert "dose is not predicted: the prescribed dose is not known (RTPLAN, or --set" in " ".join(unknown)
     found = {path.name: sorted(file.name for file in path.iterdir()) for path in out.glob("pat-*")}
-    both = ["RTDOSE.dcm", "RTSTRUCT.dcm", "prediction.json", "report.html"]
-    assert sorted(found.values()) == [both, both[1:]]
+    alone = ["RTSTRUCT.dcm", "contouring_spread.nii.gz", "prediction.json", "report.html"]
+    assert sorted(found.values()) == [sorted([*alone, "RTDOSE.dcm", "dose_spread.nii.gz"]), alone]
     for path in out.rglob("*"):
         if path.is_file():
             for secret in ("Doe_John", "MRN 4711", "MRN 5", HEADER.patient_name, str(tmp_path)):
@@ -300,6 +312,27 @@ def test_plain_volumes_come_back_on_their_own_grid(tmp_path):
     assert found.dtype == np.float32
     assert found[inside].any()
     assert not found[~inside].any()
+
+
+def test_the_spread_is_that_of_the_answers_and_changes_none(picture_model, pictures):
+    """By hand from what the two networks say of the picture and of its mirror image."""
+    loaded = load_network(picture_model, test_time_flip=False)
+    other = replace(loaded, record=loaded.record)
+    reader = get_dataset(DataConfig(dataset="ham10000"), "predict")
+    case = reader.read(reader.find(pictures)[0])
+    plain, told = ask([loaded, other], case), ask([loaded, other], case, spread=True)
+    np.testing.assert_array_equal(plain.prediction.masks["Lesion"], told.prediction.masks["Lesion"])
+    stored, _ = to_working(case, loaded.spec, (32, 32), None)
+    image = network_input(stored, loaded.spec, loaded.inputs)[None]
+    straight, mirrored = loaded.predict_batch(image), loaded.predict_batch(image[:, :, ::-1].copy())
+    expected = np.abs(straight["diagnosis"] - mirrored["diagnosis"])[0] / 2  # the deviation of two values, twice each
+    np.testing.assert_allclose(told.spread["diagnosis"], expected, atol=1e-6)
+    found = uncertainty(told, loaded.tasks, loaded.spec)
+    shares = np.array(list(told.prediction.probabilities["diagnosis"].values()))
+    assert found["diagnosis"]["entropy"] == pytest.approx(-(shares * np.log(shares)).sum() / np.log(7), abs=1e-4)
+    inside = told.spread["lesion"][0][told.prediction.masks["Lesion"]].mean()
+    assert found["lesion"]["Lesion"] == pytest.approx(inside, abs=1e-4)
+    assert plain.spread == {}
 
 
 def test_an_ensemble_is_the_mean_of_its_models(tmp_path, pictures):

@@ -84,7 +84,7 @@ def test_a_released_model_written_again_is_of_the_present_format_and_answers_the
     folder = RELEASE_0_1 / "openkbp"
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     ModelRecord.load(folder).save(tmp_path)
-    assert json.loads((tmp_path / "model.json").read_text())["format_version"] == 3
+    assert json.loads((tmp_path / "model.json").read_text())["format_version"] == 4
     assert_as_released(folder, load_network(tmp_path).predict(case_of(folder)))
 
 
