@@ -283,6 +283,12 @@ class PromotionConfig(Settings):
     max_looks: int = Field(
         10, ge=1, description="comparisons after which the evaluation cases are used up: bounds get stricter each time"
     )
+    drift_source: str = Field(
+        "",
+        description="incoming cases, as for `ctan drift`: a retraining trains when they are no longer like those that "
+        "the champion learned from; empty: nobody looks",
+    )
+    drift_threshold: float = Field(0.3, ge=0, le=1, description="least distance of a distribution that is such a drift")
     new_line: bool = Field(
         False, description="a champion that cannot be compared is followed by a first model, judged by baselines alone"
     )

@@ -59,8 +59,17 @@ def check(model_name: str, settings: str, origin: str, finding: str) -> str:
         from ctan.sources.origin import Origin
         from ctan.tracking.retraining import check as check_registry
 
-        name = model_name or config_from_text(settings).model_name
-        verdict = check_registry(name, Origin.from_json(origin))
+        config = config_from_text(settings)
+        promotion = config.promotion
+
+        def drift(version: str) -> str | None:
+            from ctan.prediction.drift import drift as compare
+
+            report = compare(version, promotion.drift_source, promotion.drift_threshold)
+            return str(report) if report.drifted else None
+
+        asked = drift if promotion.drift_source else None
+        verdict = check_registry(model_name or config.model_name, Origin.from_json(origin), asked)
         write_json(Path(finding), vars(verdict))
         print(verdict)
     return "retrain" if verdict.needed else "unchanged"

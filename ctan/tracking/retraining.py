@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 _TAGS = {"data": "data_version", "settings": "settings_hash", "code": "pipeline_code_hash", "sides": "sides_hash"}
+Drift = Callable[[str], str | None]
 _NUM_SHOWN = 12  # characters of a hash
 
 
@@ -39,12 +40,15 @@ class Situation:
         origin: data, settings and code as they are now.
         champion: version with that alias, None when there is none.
         judged: versions that were decided about, newest first; an interrupted promotion is not among them.
+        drift: says of a version, `models:/NAME/NUMBER`, why incoming cases are no longer like those that it learned
+            from; None where nobody looks.
     """
 
     model_name: str
     origin: Origin
     champion: ModelVersion | None
     judged: Sequence[ModelVersion]
+    drift: Drift | None = None
 
 
 def _no_model(situation: Situation) -> str | None:
@@ -62,16 +66,24 @@ def _changed(situation: Situation) -> str | None:
     return f"changed since version {last.version}: {', '.join(changes)}"
 
 
-# The place for more reasons, such as a drift of the images that the champion sees: each returns why, or None.
-REASONS: tuple[Callable[[Situation], str | None], ...] = (_no_model, _changed)
+def _drifted(situation: Situation) -> str | None:
+    """Ask whether the champion still sees what it learned from; last, as incoming cases must be read for it."""
+    if situation.drift is None or situation.champion is None:
+        return None
+    return situation.drift(f"models:/{situation.model_name}/{situation.champion.version}")
 
 
-def check(model_name: str, origin: Origin) -> Verdict:
+# The place for more reasons: each returns why, or None.
+REASONS: tuple[Callable[[Situation], str | None], ...] = (_no_model, _changed, _drifted)
+
+
+def check(model_name: str, origin: Origin, drift: Drift | None = None) -> Verdict:
     """Look for a reason to train again.
 
     Args:
         model_name: registered model.
         origin: what a training would start from now.
+        drift: see `Situation`.
 
     Raises:
         TrackingError: when the registry cannot be used.
@@ -79,7 +91,7 @@ def check(model_name: str, origin: Origin) -> Verdict:
     uri = prepare()
     client = connect()
     with tracking_errors(uri, f"looking for versions of {model_name}"):
-        situations = (_situation(client, name, origin) for name in _names(model_name, origin))
+        situations = (_situation(client, name, origin, drift) for name in _names(model_name, origin))
         found_any = [situation for situation in situations if situation.judged]
     situation = found_any[0] if found_any else Situation(model_name, origin, None, ())
     for reason in REASONS:
@@ -88,10 +100,10 @@ def check(model_name: str, origin: Origin) -> Verdict:
     return Verdict(False, _unchanged(situation))
 
 
-def _situation(client: MlflowClient, name: str, origin: Origin) -> Situation:
+def _situation(client: MlflowClient, name: str, origin: Origin, drift: Drift | None) -> Situation:
     versions = client.search_model_versions(f"name='{name}'")
     judged = sorted((v for v in versions if DECISION_TAG in v.tags), key=lambda v: int(v.version), reverse=True)
-    return Situation(name, origin, get_alias(client, name, CHAMPION), judged)
+    return Situation(name, origin, get_alias(client, name, CHAMPION), judged, drift)
 
 
 def _names(model_name: str, origin: Origin) -> list[str]:
