@@ -11,6 +11,8 @@ import typer
 
 from ctan import __version__
 from ctan.commands import cluster, data, models, registry, store
+from ctan.commands.drift import drift
+from ctan.commands.export import export
 from ctan.commands.lineage import lineage, reproduce
 from ctan.commands.migrate import migrate
 from ctan.commands.predict import predict
@@ -41,6 +43,8 @@ for command in (
     models.promote,
     predict,
     serve,
+    drift,
+    export,
     ui,
     config,
     cluster.submit,

@@ -22,6 +22,8 @@ DEVELOPMENT = ("tests", "benchmarks", "infra")
 USED_BY_NAME = {
     "psutil": "MLflow measures the machine with it (log_system_metrics)",
     "kfp-kubernetes": "adds the module kfp.kubernetes",
+    "onnx": "torch writes ONNX with it, by onnxscript",
+    "onnxscript": "torch writes ONNX with it",
 }
 
 
@@ -33,6 +35,9 @@ def plain(requirement: str) -> str:
 def listed(name: str) -> set[str]:
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     return {plain(line) for line in lines if line.strip() and not line.startswith(("#", "-c"))}
+
+
+EXPORT = {"onnx", "onnxruntime", "onnxscript"}  # ctan[export]: for development and whoever exports, in no image
 
 
 def declared() -> set[str]:
@@ -104,4 +109,5 @@ def test_every_declared_distribution_is_imported_or_says_what_for() -> None:
 
 
 def test_the_image_installs_what_the_package_needs() -> None:
-    assert declared() - {"torch"} <= listed("requirements.in")  # torch: see `make lock`
+    assert declared() - {"torch"} - EXPORT <= listed("requirements.in")  # torch: see `make lock`
+    assert listed("requirements-dev.in") >= EXPORT
