@@ -24,7 +24,7 @@ def export(
     ] = None,
     check: Annotated[
         str, typer.Option(help="Cases that file and model must answer alike, as for ctan predict.")
-    ] = "phantom:train=2,validation=0,seed=0",
+    ] = "phantom:train=2,validation=1,seed=0",
 ) -> None:
     """Write the network as one file, from its input channels to probabilities and Gy on the working grid.
 

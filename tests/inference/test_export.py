@@ -69,8 +69,8 @@ def test_a_picture_model_is_exported_with_its_calibration_and_says_how_it_is_ask
     loaded = load_network(pictures)
     known = Calibration(temperature=3.0, num_cases=9, log_loss=(1, 1), calibration_error=(0, 0))
     loaded.record.model_copy(update={"calibration": {"diagnosis": known}}).save(pictures)
-    written = export_model(str(pictures), "onnx", tmp_path / "m.onnx", 1, "phantom:train=2,validation=0,seed=0")
-    assert written.num_cases == 2
+    written = export_model(str(pictures), "onnx", tmp_path / "m.onnx", 1, "phantom:train=2,validation=1,seed=0")
+    assert written.num_cases == 3
     image = np.random.default_rng(1).normal(size=(1, 3, 32, 32)).astype(np.float32)
     calibrated = load_network(pictures, test_time_flip=False).predict_batch(image)
     lesion, diagnosis = asked(tmp_path / "m.onnx", image)
