@@ -45,6 +45,9 @@ def predict(
         bool,
         typer.Option(help="Tell how far mirror images and members of an ensemble are apart: a map and numbers a case."),
     ] = True,
+    why: Annotated[
+        bool, typer.Option("--why", help="Say what the answers hang on; takes about a hundred times as long.")
+    ] = False,
     overrides: o.Overrides = None,
 ) -> None:
     """Predict new cases with a trained model: dose, contours and labels in the format that the cases came in.
@@ -68,6 +71,7 @@ def predict(
         ensemble=ensemble,
         identified=identified,
         spread=spread,
+        why=why,
         overrides=overrides or [],
     )
     for sentence in summary.differences:

@@ -11,14 +11,18 @@ import numpy as np
 
 from ctan.inference.fingerprint import MOST_CASES, Seen, fingerprint
 from ctan.inference.load import LoadedModel
+from ctan.inference.why import exchanged
 from ctan.inputs import network_input
-from ctan.records import Calibration, ModelRecord
+from ctan.records import Calibration, MeanExchange, ModelRecord
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from ctan.store import Store
+
+
+_EXCHANGE_CASES = 20
 
 
 def with_trust(
@@ -57,7 +61,21 @@ def with_trust(
                 yield Seen(store.load(case_id), store.geometry(case_id), held_out)
 
     known = fingerprint(model, seen(), len(cases[0]))
-    return record.model_copy(update={"calibration": calibration, "fingerprint": known})
+    taken = _exchange(model, store, tuning[:_EXCHANGE_CASES])
+    return record.model_copy(update={"calibration": calibration, "fingerprint": known, "exchange": taken})
+
+
+def _exchange(model: LoadedModel, store: Store, case_ids: Sequence[str]) -> MeanExchange | None:
+    images = (network_input(store.load(case_id), model.spec, model.inputs) for case_id in case_ids)
+    found = [one for image in images if (one := exchanged(model, image)) is not None]
+    if not found:
+        return None
+
+    def mean(some: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {pair: round(float(np.mean([values[pair] for values in some])), 6) for pair in some[0]}
+
+    stages = tuple(mean([one.stages[number] for one in found]) for number, _ in enumerate(found[0].stages))
+    return MeanExchange(stages=stages, entropy=mean([one.entropy for one in found]), num_cases=len(found))
 
 
 def _calibration(model: LoadedModel, store: Store, case_ids: Sequence[str]) -> dict[str, Calibration]:

@@ -14,7 +14,7 @@ from ctan import plugins
 from ctan.config import NetworkConfig, Settings
 from ctan.config_errors import explain
 from ctan.errors import ConfigError
-from ctan.networks.backbone import Network
+from ctan.networks.backbone import Exchange, Network
 from ctan.networks.count import count_macs, count_parameters
 from ctan.tasks import Task
 
@@ -57,4 +57,4 @@ def _made(arch: str) -> type[Network]:
     return cast(type[Network], plugins.load(plugins.NETWORKS, arch, "arch"))
 
 
-__all__ = ["Network", "build_network", "count_macs", "count_parameters", "options_of", "with_options"]
+__all__ = ["Exchange", "Network", "build_network", "count_macs", "count_parameters", "options_of", "with_options"]

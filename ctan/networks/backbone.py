@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -138,6 +141,24 @@ def make_heads(tasks: Sequence[Task], norm: Norm, config: NetworkConfig) -> nn.M
     return nn.ModuleDict({task.name: make_head(task, norm, config) for task in tasks})
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """What tasks take from each other, for one image.
+
+    Attributes:
+        stages: from the first to the deepest: `"task<-other"` -> norm of what the task receives over the norm of its
+            own view.
+        entropy: `"task<-other"` -> mean entropy of the attention in the bottleneck, in proportion to looking everywhere
+            alike: 0 for one place, 1 for all; empty without attention.
+        attention: `"task<-other"` -> (bottleneck grid) where a task looks in the other's features, mean over its places
+            and heads; sums to 1.
+    """
+
+    stages: tuple[Mapping[str, float], ...]
+    entropy: Mapping[str, float]
+    attention: Mapping[str, npt.NDArray[np.float32]]
+
+
 class Network(nn.Module):
     """Base of the architectures: `network(image) -> {task name: raw output}`.
 
@@ -188,6 +209,11 @@ class Network(nn.Module):
     @abstractmethod
     def predict(self, x: Tensor) -> dict[str, Tensor]:
         """Predict from the image after space-to-depth."""
+
+    def exchanged(self, image: Tensor) -> Exchange | None:
+        """Return what the tasks take from each other for one image (1, in_channels, S); None where they share all."""
+        del image
+        return None
 
     def independent_parts(self) -> list[list[nn.Parameter]]:
         """Return the parameters by parts that share nothing, so that each is clipped by its own gradient norm."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ctan.config import NetworkConfig, Settings
 from ctan.networks.attention import MaskOptions, SoftMask
-from ctan.networks.backbone import Encoder, Network, make_heads, norm_for, stage_widths
+from ctan.networks.backbone import Encoder, Exchange, Network, make_heads, norm_for, stage_widths
 from ctan.networks.blocks import Norm, conv, make_downsample
 from ctan.tasks import Task
 
@@ -96,6 +96,34 @@ class CrossTaskAttention(Network):
         bottoms = stages[-1] if self.bottleneck is None else self.bottleneck(stages[-1])
         return {name: self.heads[name]([stage[name] for stage in stages], bottoms[name]) for name in self.task_names}
 
+    def exchanged(self, image: Tensor) -> Exchange | None:
+        stages: list[Mapping[str, float]] = []
+        bottom: list[Mapping[str, Tensor]] = []
+
+        def look(module: nn.Module, seen: tuple[Any, ...]) -> None:
+            if isinstance(module, CrossTaskExchange):
+                stages.append(module.shares(*seen))
+            else:
+                bottom.append(seen[0])
+
+        modules = [*self.exchanges, *([] if self.bottleneck is None else [self.bottleneck])]
+        hooks = [module.register_forward_pre_hook(look) for module in modules]
+        try:
+            self(image)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found = self.bottleneck.attention(bottom[0]) if self.bottleneck is not None else {}
+        if not any(stages) and not found:
+            return None
+        shape = next(iter(bottom[0].values())).shape[2:] if found else ()
+        places = max(2, math.prod(shape))
+        entropy = {
+            pair: float(-(a * a.clamp_min(1e-12).log()).sum(-1).mean()) / math.log(places) for pair, a in found.items()
+        }
+        maps = {pair: a.mean(dim=(0, 1, 2)).reshape(shape).float().cpu().numpy() for pair, a in found.items()}
+        return Exchange(tuple(stages), entropy, maps)
+
 
 class CrossTaskExchange(nn.Module):
     """One stage of the cross-task attention encoder.
@@ -139,6 +167,19 @@ class CrossTaskExchange(nn.Module):
             others = [self._received(name, other, own, p) for other in senders]
             views[name] = view + _mean(others) if others else view
         return views
+
+    def shares(self, u: Tensor, p: Tensor, below: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the norm of what each task receives from each other over that of its own view; see `forward`."""
+        if not self.options.ctae or not self.crossings:
+            return {}
+        own = {name: self.masks[name](self._seen(name, u, below)) * p for name in self.names}
+        views = {name: view + p if self.options.ctae_residual else view for name, view in own.items()}
+        return {
+            pair: float(self._received(name, other, own, p).norm() / views[name].norm().clamp_min(1e-12))
+            for name in self.names
+            for other in self.names
+            if (pair := _pair(name, other)) in self.crossings
+        }
 
     def _seen(self, name: str, u: Tensor, below: Mapping[str, Tensor]) -> list[Tensor]:
         seen = [u, below[name]] if below else [u]
@@ -208,6 +249,22 @@ class CrossTaskBottleneck(nn.Module):
                 z = z + self.ffn[name](z)
             results[name] = z.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)  # keeps channels last
         return results
+
+    def attention(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of the attention of each task to each other, (B, heads, N, N); see `forward`."""
+        shape = next(iter(features.values())).shape
+        placed = {name: self.norm[name](features[name].flatten(2).transpose(1, 2)) for name in self.names}
+        if self.options.ctab_pos == "sincos":
+            code = position_code(shape[2:], shape[1]).to(placed[self.names[0]])
+            placed = {name: z + code for name, z in placed.items()}
+        found = {}
+        for name in self.names:
+            query = self._heads(self.query[name](placed[name]))
+            for other in self.names:
+                if other != name or self.options.ctab_self:
+                    key = self._heads(self.key[other](placed[other]))
+                    found[_pair(name, other)] = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1)
+        return found
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.options.ctab_heads, -1)).transpose(1, 2)

@@ -28,8 +28,18 @@ _STEP_GY = 0.1
 _MOST_COLUMNS = 4  # of numbers in the table of all cases
 
 
-def write_case_page(answer: Answer, record: PredictionRecord, spec: DataSpec, path: Path) -> None:
-    """Write the page of one case: slices with contours and dose, DVH, probabilities, warnings, and how it was made."""
+def write_case_page(
+    answer: Answer, record: PredictionRecord, spec: DataSpec, path: Path, more: Sequence[object] = ()
+) -> None:
+    """Write the page of one case: slices with contours and dose, DVH, probabilities, warnings, and how it was made.
+
+    Args:
+        answer: what was predicted.
+        record: of it.
+        spec: of the model.
+        path: of the page.
+        more: further parts, before how it was made.
+    """
     case, prediction = answer.case, answer.prediction
     masks = {name: case.masks[name] for name in spec.targets if name in case.masks} | dict(prediction.masks)
     drawn = replace(case, masks=masks, doses=prediction.doses, labels={}, numbers={})
@@ -44,7 +54,7 @@ def write_case_page(answer: Answer, record: PredictionRecord, spec: DataSpec, pa
     if record.volumes_cc:
         rows = [[name, f"{value:.2f}"] for name, value in record.volumes_cc.items()]
         parts += [element("h2", "Predicted volumes"), html.table(["structure", "cc"], rows)]
-    parts += [element("h2", "How it was made"), _made(record)]
+    parts += [*more, element("h2", "How it was made"), _made(record)]
     write_text(path, html.page(f"{record.case_id}: {LABEL.lower()}", *parts))
 
 

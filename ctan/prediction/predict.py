@@ -19,6 +19,7 @@ import ctan
 from ctan import versions
 from ctan.cases import Case, DataSpec, RawCase
 from ctan.cases.prediction import LABEL
+from ctan.cases.working import to_working
 from ctan.config import DataConfig
 from ctan.datasets import Dataset, get_dataset
 from ctan.datasets.folder.plain import PlainVolumes, are_plain_volumes
@@ -75,6 +76,7 @@ def predict(
     ensemble: bool = False,
     identified: bool = False,
     spread: bool = True,
+    why: bool = False,
     overrides: Sequence[str] = (),
     read_ahead: bool = True,
 ) -> PredictionSummary:
@@ -92,6 +94,7 @@ def predict(
         identified: copy who the patient is into DICOM; else a pseudonym stands there.
         spread: tell how far mirror images and members of an ensemble are apart: an answer more of the network a case
             where the model is not asked with mirror images anyway.
+        why: say what the answers hang on, see `ctan.inference.why`; a hundred times the work.
         overrides: `FIELD=VALUE` of settings of the data, such as `data.options.prescription_gy=60`.
         read_ahead: read in a process of its own, so that a file that kills or hangs it costs its case; else in this
             one, which starts faster.
@@ -103,7 +106,7 @@ def predict(
     from ctan.prediction.page import PAGE_FILE, write_index
 
     with open_models(model, ensemble) as models, _output(output_dir):
-        run = Run.of(models, test_time_flip, identified, spread, overrides)
+        run = Run.of(models, test_time_flip, identified, spread, overrides, why)
         with opened(source, run) as (cases, reader):
             records, failed, kept = run.predict(cases, reader, output_dir, read_ahead)
             if records:
@@ -169,6 +172,7 @@ class Run:
     test_time_flip: bool
     identified: bool
     spread: bool
+    why: bool
     asked: tuple[AskedModel, ...]
     settings: dict[str, Any]
     versions: dict[str, int]
@@ -176,7 +180,13 @@ class Run:
 
     @classmethod
     def of(
-        cls, models: list[Model], test_time_flip: bool | None, identified: bool, spread: bool, overrides: Sequence[str]
+        cls,
+        models: list[Model],
+        test_time_flip: bool | None,
+        identified: bool,
+        spread: bool,
+        overrides: Sequence[str],
+        why: bool = False,
     ) -> Run:
         record = models[0].record
         data = with_overrides(record.config, overrides, models[0].name).data
@@ -184,7 +194,7 @@ class Run:
         flips = record.test_time_flip if test_time_flip is None else test_time_flip
         now = versions.of_store(dataset) | {f"task {task.kind}": task.version for task in record.tasks}
         settings = {"test_time_flip": flips, "models": len(models), "grid": str(record.grid), "identified": identified}
-        settings["spread"] = spread
+        settings |= {"spread": spread, "why": why}
         asked = tuple(
             AskedModel(
                 name=model.name,
@@ -198,7 +208,7 @@ class Run:
             for model in models
         )
         differences = tuple(_differences(record.versions, now, dataset.spec, record.spec))
-        return cls(models, data, record.spec, flips, identified, spread, asked, settings, now, differences)
+        return cls(models, data, record.spec, flips, identified, spread, why, asked, settings, now, differences)
 
     def reader(self, path: Path) -> Dataset:
         """Return what reads the files at a path: the data set's own reader, or that of plain volumes."""
@@ -306,10 +316,19 @@ class Run:
                 warnings=answer.warnings,
                 files=files,
             )
-            write_case_page(answer, record, self.spec, folder / PAGE_FILE)
+            more = self._reasons(loaded[0], answer.case) if self.why else []
+            write_case_page(answer, record, self.spec, folder / PAGE_FILE, more)
             record.save(folder)
             shutil.rmtree(target, ignore_errors=True)
         return record
+
+    def _reasons(self, model: LoadedModel, case: Case) -> list[object]:
+        from ctan.inference.why import why
+        from ctan.prediction.why_page import reasons
+
+        grid = model.record.grid
+        stored, _ = to_working(case, self.spec, grid.shape, grid.spacing_mm)
+        return reasons(why(model, stored), stored, self.spec)
 
 
 def _reader(data: DataConfig, spec: DataSpec, plain: bool) -> Dataset:

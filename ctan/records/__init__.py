@@ -26,7 +26,7 @@ from ctan.records.names import (
 )
 from ctan.records.prediction import AskedModel, PredictionRecord
 from ctan.records.seen import SeenGroups
-from ctan.records.trust import Calibration, Embedding, Fingerprint, Unusual
+from ctan.records.trust import Calibration, Embedding, Fingerprint, MeanExchange, Unusual
 
 __all__ = [
     "CASES_FILE",
@@ -51,6 +51,7 @@ __all__ = [
     "Fingerprint",
     "Grid",
     "Interval",
+    "MeanExchange",
     "ModelEntry",
     "ModelRecord",
     "Number",

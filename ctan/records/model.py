@@ -12,7 +12,7 @@ from ctan.inputs import Inputs
 from ctan.records.base import Record, SavedTask
 from ctan.records.names import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE
 from ctan.records.seen import SeenGroups
-from ctan.records.trust import Calibration, Fingerprint
+from ctan.records.trust import Calibration, Fingerprint, MeanExchange
 
 
 class Grid(Description):
@@ -57,6 +57,7 @@ class ModelRecord(Record):
             in models of release 0.1.
         calibration: of the probabilities of labels, by task; none of models of earlier formats.
         fingerprint: what it learned from, as numbers a case; None of models of earlier formats.
+        exchange: what tasks take from each other; None of architectures without exchange, and of earlier formats.
         machine: threads, instructions and processor of its training, see `ctan.provenance.machine_facts`.
         config: all settings of its training. A record for people and for training again; nothing else reads it.
     """
@@ -97,6 +98,7 @@ class ModelRecord(Record):
     seen: SeenGroups | None = None
     calibration: Mapping[str, Calibration] = {}
     fingerprint: Fingerprint | None = None
+    exchange: MeanExchange | None = None
     config: Mapping[str, Any]
 
     @property

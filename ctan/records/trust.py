@@ -63,6 +63,20 @@ class Fingerprint(Description):
     embedding: Embedding | None = None
 
 
+class MeanExchange(Description):
+    """What tasks take from each other, mean over tuning cases; see `ctan.networks.Exchange`.
+
+    Attributes:
+        stages: from the first to the deepest: `"task<-other"` -> norm received over norm of the own view.
+        entropy: `"task<-other"` -> of the attention in the bottleneck.
+        num_cases: that it is the mean of.
+    """
+
+    stages: tuple[Mapping[str, float], ...]
+    entropy: Mapping[str, float]
+    num_cases: int
+
+
 class Unusual(Description):
     """Why a case may lie outside of what a model learned from.
 

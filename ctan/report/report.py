@@ -23,6 +23,7 @@ from ctan.report.plots import improvement_chart, loss_chart, schedule_chart
 from ctan.report.sections import picture
 from ctan.report.style import architecture_label
 from ctan.report.tables import against_table, comparison_table, trainings_table
+from ctan.report.trust import calibration, exchange
 from ctan.tasks import Row, Section, Task
 
 if TYPE_CHECKING:
@@ -243,6 +244,8 @@ _FIRST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
 _LAST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
     ("Predictions", _slices),
     ("Case by case", cases_section),
+    ("Calibration", calibration),
+    ("What tasks take from each other", exchange),
     ("Training", _losses),
     ("Provenance", _provenance),
     ("Settings", _settings),

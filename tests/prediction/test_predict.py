@@ -335,6 +335,13 @@ def test_the_spread_is_that_of_the_answers_and_changes_none(picture_model, pictu
     assert plain.spread == {}
 
 
+def test_the_page_says_what_an_answer_hangs_on_when_asked(tmp_path, picture_model, pictures):
+    summary = predict(str(picture_model), str(min(pictures.iterdir())), tmp_path / "out", why=True)
+    page = (tmp_path / "out" / summary.done[0] / "report.html").read_text()
+    assert "What speaks for the predicted diagnosis" in page
+    assert "What tasks take" not in page
+
+
 def test_an_ensemble_is_the_mean_of_its_models(tmp_path, pictures):
     folders = [
         untrained_model(tmp_path / f"m{seed}", "ham10000", [32, 32], None, fold=0, seed=seed) for seed in range(3)
