@@ -95,7 +95,7 @@ def fingerprint(model: LoadedModel, cases: Iterable[Seen], num_cases: int) -> Fi
     for case in cases:
         if not case.held_out:
             rows.append(measures(case.stored, case.geometry, model.spec))
-        if (place := embedded(model, case.stored)) is not None:
+        if (place := embedded(model, case.stored)) is not None and np.isfinite(place).all():
             places[case.held_out].append(place)
     names = tuple(rows[0]) if rows else ()
     return Fingerprint(

@@ -41,11 +41,11 @@ def fit_temperature(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.int
         labels: (N,) true classes.
 
     Returns:
-        None without a case.
+        None without a case, and of a network that says what is no number.
     """
     from scipy.optimize import minimize_scalar
 
-    if not len(labels):
+    if not len(labels) or not np.isfinite(logits).all():
         return None
 
     def cost(log_temperature: float) -> float:
