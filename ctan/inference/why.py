@@ -6,6 +6,7 @@ Integrated gradients in a few lines and not by captum: one method on one kind of
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,10 @@ import numpy.typing as npt
 from ctan.cases import StoredCase
 from ctan.inference.load import LoadedModel
 from ctan.inputs import network_input
-from ctan.networks import Exchange
 from ctan.tasks import Task
+
+if TYPE_CHECKING:
+    from ctan.networks import Exchange
 
 Floats = npt.NDArray[np.float32]
 _DETAIL = 8  # parts of an image that a detail is smaller than

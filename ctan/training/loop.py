@@ -144,11 +144,9 @@ def train_here(
         saved = ranks.from_main(checkpoints.load() if ranks.is_main else None)
         if saved is not None:
             session.restore(saved)
-            console.say(
-                f"already trained, {session.position.epoch} epochs"
-                if session.finished
-                else f"resumed after {session.position.epoch} epochs and {session.position.step} steps"
-            )
+            position = session.position
+            resumed = f"resumed after {position.epoch} epochs and {position.step} steps"
+            console.say(f"already trained, {position.epoch} epochs" if session.finished else resumed)
         facts = _facts(session, config)
         loop = _Loop(
             ranks, session, tasks, config, precision, loader, order, tuning, len(tuning_ids), console, checkpoints, stop
@@ -192,10 +190,9 @@ def train_here(
                     config=config.model_dump(mode="json"),
                     **facts,
                 )
-                weights = session.evaluated_weights(config)
-                record = with_trust(record, weights, ranks.device, store, (train_ids, tuning_ids), console.say)
                 write_history(model_dir / HISTORY_FILE, session.history)
-                save_network(model_dir, weights, record)
+                weights, cases = session.evaluated_weights(config), (train_ids, tuning_ids)
+                save_network(model_dir, weights, with_trust(record, weights, ranks.device, store, cases, console.say))
                 run.log_model(model_dir)
         else:
             loop.run()
