@@ -155,7 +155,7 @@ class LoadedModel:
         members = self.members(image, self.test_time_flip)
         if len(members) == 1:
             return members[0]
-        return {name: (output + members[1][name]) / 2 for name, output in members[0].items()}
+        return {name: (output + members[1][name]) * np.float32(0.5) for name, output in members[0].items()}
 
     def members(self, image: npt.NDArray[np.float32], flip: bool) -> list[dict[str, npt.NDArray[np.float32]]]:
         """Predict from the network's input, and from its mirror image where that is asked for and allowed.

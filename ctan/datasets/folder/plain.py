@@ -59,8 +59,8 @@ class PlainVolumes(Dataset):
         self._spec = spec
         self._matrices = config.options.get("nifti_matrix", "refuse")
         prescribed = config.options.get("prescription_gy")  # of data sets whose settings may give it for all cases
-        known = prescribed and "prescription_gy" in spec.facts
-        self._facts: dict[str, str | float] = {"prescription_gy": float(prescribed)} if known else {}
+        asked = "prescription_gy" in spec.facts
+        self._facts: dict[str, str | float] = {"prescription_gy": float(prescribed)} if prescribed and asked else {}
 
     @property
     def spec(self) -> DataSpec:
