@@ -66,7 +66,7 @@ def _schema(columns: Iterable[Column]) -> Schema:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    types = {
+    types: dict[str, DataType | Array] = {
         "binary": DataType.binary,
         "double": DataType.double,
         "doubles": Array(DataType.double),
