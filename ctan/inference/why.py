@@ -6,7 +6,7 @@ Integrated gradients in a few lines and not by captum: one method on one kind of
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from ctan.inputs import network_input
 from ctan.tasks import Task
 
 if TYPE_CHECKING:
-    from ctan.networks import Exchange
+    from ctan.networks import Exchange, Network
 
 Floats = npt.NDArray[np.float32]
 _DETAIL = 8  # parts of an image that a detail is smaller than
@@ -91,8 +91,9 @@ def exchanged(model: LoadedModel, image: Floats) -> Exchange | None:
     """Return what the tasks take from each other when they look at an image, (C, *grid); None where they do not."""
     import torch
 
+    network = cast("Network", model.network)
     with torch.no_grad():
-        return model.network.exchanged(torch.from_numpy(np.ascontiguousarray(image))[None].to(model.device))
+        return network.exchanged(torch.from_numpy(np.ascontiguousarray(image))[None].to(model.device))
 
 
 def _is_dose(task: Task) -> bool:

@@ -87,7 +87,9 @@ def _picture(image: npt.NDArray[Any] | None, values: npt.NDArray[np.float32], sa
         axes = figure.add_subplot()
         if image is not None:
             axes.imshow(image, cmap="gray")
-        limits = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if signed else {"cmap": "magma", "vmin": 0.0}
+        limits: dict[str, Any] = (
+            {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if signed else {"cmap": "magma", "vmin": 0.0}
+        )
         seen = shown if image is None else np.ma.masked_less(np.abs(shown), 0.03 * most)
         if image is not None:
             seen = np.ma.array(shown, mask=np.ma.getmaskarray(seen))
