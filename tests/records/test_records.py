@@ -34,7 +34,7 @@ def test_a_model_is_read_back_as_it_was_written(model: ModelRecord, tmp_path: Pa
     model.save(tmp_path)
     written = strict((tmp_path / "model.json").read_text())
     assert strict(json.dumps(ModelRecord.load(tmp_path).to_json())) == {n: written[n] for n in written if n != "sha256"}
-    assert written["format_version"] == 3
+    assert written["format_version"] == 4
     assert (model.compute_precision, model.dataset, model.grid.shape) == ("bf16", "prostate", (48, 64, 48))
     assert written["network"]["options"]["ctan"]["ctab"] is False
     assert "ctae_exchange" in written["network"]["options"]["ctan"], "options that were not set are recorded too"
