@@ -109,7 +109,7 @@ def test_of_a_large_structure_an_eighth_of_the_points_tells_the_same(monkeypatch
     np.testing.assert_allclose(
         np.percentile(some.doses[0], percents), np.percentile(every.doses[0], percents), atol=0.15
     )
-    assert some.doses[0].mean(dtype=float) == pytest.approx(every.doses[0].mean(dtype=float), abs=0.02)
+    assert some.doses[0].mean(dtype=float) == pytest.approx(every.doses[0].mean(dtype=float), abs=0.05)
 
 
 def test_scores_and_curves_are_of_the_contour_and_others_of_whole_voxels():
