@@ -145,6 +145,7 @@ bench: $(READY)  ## Measure ingestion, store and metrics against plain code (RAW
 	@$(BIN)/python benchmarks/metrics.py --raw $(RAW)
 	@$(BIN)/python benchmarks/versions.py
 	@$(BIN)/python benchmarks/memory.py $(RAW)
+	@$(BIN)/python benchmarks/train_step.py
 	@$(BIN)/python benchmarks/busy_cores.py
 
 ui: $(READY)  ## Show training runs, models and the registry in a browser

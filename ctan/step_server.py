@@ -28,12 +28,20 @@ from typing import Any
 from ctan import step_client
 from ctan.step_client import LENGTH
 
-# What more than one step of a run imports, by the step that is the first to need it.
+# What more than one step of a run imports, by the step that is the first to need it. Some of it is what libraries load
+# late: AdamW the compiler, MLflow the store of a local database.
 _SHARED: Mapping[str, Sequence[str]] = {
     "ingest": ("ctan.intake.ingest",),
-    "preprocess": ("ctan.intake.build",),
-    "train": ("ctan.training", "mlflow.pytorch", "ctan.tracking.lineage"),
-    "evaluate": ("ctan.evaluation", "mlflow.pytorch"),
+    "preprocess": ("ctan.intake.build", "scipy.ndimage"),
+    "train": (
+        "ctan.training",
+        "ctan.tracking.lineage",
+        "torch._dynamo",
+        "safetensors.torch",
+        "mlflow.pyfunc",
+        "mlflow.store.tracking.sqlalchemy_store",
+    ),
+    "evaluate": ("ctan.evaluation",),
 }
 _ALL_STEPS = ("ctan.steps", "kfp.dsl.executor_main")
 _LONGEST_ADDRESS = 100  # bytes of a socket's path that every system takes
