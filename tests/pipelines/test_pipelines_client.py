@@ -167,9 +167,14 @@ def test_step_functions_announce_themselves_the_way_the_client_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from ctan import steps
+    from ctan.datasets import get_dataset
     from ctan.settings import load_config
     from ctan.sources.origin import Origin
+    from ctan.store.manifest import MANIFEST_FILE, SCHEMA, write_manifest
 
+    spec = get_dataset("openkbp").spec
+    spec.save(tmp_path)
+    write_manifest([], tmp_path / MANIFEST_FILE, SCHEMA(spec))
     settings = load_config("smoke", ["promotion.enabled=false"]).to_yaml()
     (tmp_path / "config.yaml").write_text(settings, encoding="utf-8")
     Origin.of("phantom:train=2,validation=1", load_config("smoke")).save(tmp_path)
