@@ -28,7 +28,7 @@ from ctan.store import StorePointer, open_store
 from ctan.store.manifest import read_manifest
 from ctan.tracking import log_results, training_run
 from ctan.tracking.ledger import Ledger
-from ctan.tracking.runs import log_page
+from ctan.tracking.review import log_page
 from tests.helpers.promotion import NAME, Site
 from tests.helpers.tracking import pointer_at, small_config, write_model
 
