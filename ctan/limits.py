@@ -44,6 +44,15 @@ def memory_bytes() -> int:
     return found
 
 
+def memory_peak_bytes() -> int:
+    """Return the most memory that this container has used so far; 0 where nobody counts it."""
+    for folder in _folders("memory"):
+        for name in ("memory.peak", "memory.max_usage_in_bytes"):
+            with suppress(OSError, ValueError):
+                return int((folder / name).read_text())
+    return 0
+
+
 def workers(asked: int | None = None, bytes_each: int = WORKER_BYTES) -> int:
     """Return how many processes to start: as many as asked for, else one a core as far as memory goes.
 

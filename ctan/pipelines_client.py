@@ -19,10 +19,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
+from ctan.cluster.compiled import CompiledPipeline, compiled_pipeline
+from ctan.ending import end_here
 from ctan.errors import CtanError
 from ctan.files import read_json, write_json
 from ctan.records import COMPARISON_FILE
@@ -30,10 +31,10 @@ from ctan.run_log import LogReader, Show, StepTime
 from ctan.step_server import serving
 from ctan.tracking.closing import close_quietly
 from ctan.tracking.lineage import LOCAL_RUN_VARIABLE
+from ctan.tracking.run_end import CANCELED, FAILED
 from ctan.tracking.server import prepare
 from ctan.workspace import workspace
 
-PIPELINES = ("ctan", "retrain")  # compiled and installed with ctan
 LOG_FILE, REQUEST_FILE = "run.log", "request.json"
 _GRACE_SECONDS = 20.0  # between asking steps to stop and killing them
 _COLOUR = re.compile(r"\x1b\[\d*m")
@@ -64,15 +65,6 @@ class RunResult:
     finding: dict[str, Any] | None
 
 
-def compiled_pipeline(name: str = "ctan") -> Path:
-    """Return the path of a compiled pipeline that is installed with ctan.
-
-    Args:
-        name: `ctan` (train, compare, promote) or `retrain` (the same, when something changed).
-    """
-    return Path(str(resources.files("pipelines").joinpath(f"{name}.yaml")))
-
-
 def run_local(parameters: Mapping[str, Any], pipeline: Path | None = None, show: Show = print) -> RunResult:
     """Run a compiled pipeline in subprocesses and wait for it.
 
@@ -98,15 +90,21 @@ def run_local(parameters: Mapping[str, Any], pipeline: Path | None = None, show:
     try:
         with tempfile.TemporaryDirectory(prefix="ctan-run-") as scratch, _stops_on_signals():
             return_code = _run_child(run_dir, Path(scratch), reader)
-    except BaseException:
-        close_quietly(f"local/{run_dir.name}")
+    except BaseException as error:
+        state = CANCELED if isinstance(error, KeyboardInterrupt) else FAILED
+        end_here(_name_of(pipeline), f"local/{run_dir.name}", state)
         raise
     finally:
         outputs = _collect(run_dir)
     if return_code != 0:
-        close_quietly(f"local/{run_dir.name}")
-        raise reader.error(run_dir / LOG_FILE)
+        error = reader.error(run_dir / LOG_FILE)
+        end_here(_name_of(pipeline), f"local/{run_dir.name}", FAILED, error.step, error.reason)
+        raise error
     return RunResult(run_dir, reader.steps, time.monotonic() - start, **outputs)
+
+
+def _name_of(pipeline: Path | None) -> str:
+    return CompiledPipeline.read(pipeline or compiled_pipeline()).name
 
 
 def _new_run_dir() -> Path:

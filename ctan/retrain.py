@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ctan.cluster.compiled import compiled_pipeline
 from ctan.config import RunConfig
 from ctan.errors import ConfigError
-from ctan.pipelines_client import RunResult, compiled_pipeline, run_local
+from ctan.pipelines_client import RunResult, run_local
 from ctan.run_log import Show
 from ctan.workspace import workspace
 

@@ -31,12 +31,14 @@ class StepError(CtanError):
     Attributes:
         step: its name, with what it worked on.
         kind: name of the error's class in `ctan.errors`; empty for any other failure.
+        reason: why.
     """
 
     def __init__(self, step: str, message: str, kind: str = "") -> None:
         super().__init__(f"step {step} failed: {message}")
         self.step = step
         self.kind = kind
+        self.reason = message
 
 
 @dataclass

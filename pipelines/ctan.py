@@ -5,10 +5,12 @@ used: run locally, kfp 2.17.0 replaces another task's output parameter by the lo
 """
 
 import sys
+from functools import wraps
 from pathlib import Path
 
 from kfp import compiler, dsl
 from kfp.dsl import PIPELINE_JOB_ID_PLACEHOLDER
+from kfp.dsl.pipeline_channel import PipelineParameterChannel
 
 from components.compare import compare
 from components.evaluate import evaluate
@@ -20,13 +22,13 @@ from components.promote import promote as promote_best
 from components.resolve import resolve
 from components.train import train
 from components.validate import validate
-from pipelines.tasks import LIMITS, knows_its_run, prepared
+from pipelines.tasks import LIMITS, closed, knows_its_run, prepared
 
+NAME = "ctan"
 COMPILED = Path(__file__).with_suffix(".yaml")
 
 
-@dsl.pipeline(name="ctan", display_name="ctan: train, compare, promote", pipeline_config=LIMITS)
-def ctan(
+def journey(
     source: str = "phantom:train=12,validation=4,seed=0",
     profile: str = "smoke",
     dataset: str = "",
@@ -147,6 +149,13 @@ def ctan(
             "Promote",
         )
         knows_its_run(promoted)
+
+
+@dsl.pipeline(name=NAME, display_name="ctan: train, compare, promote", pipeline_config=LIMITS)
+@wraps(journey)
+def ctan(*parameters: PipelineParameterChannel):
+    with closed(NAME):
+        journey(*parameters)
 
 
 def main(output: Path = COMPILED) -> None:

@@ -10,13 +10,19 @@ from kfp import compiler, dsl
 
 from components.check import check
 from components.resolve import resolve
-from pipelines.ctan import ctan
-from pipelines.tasks import LIMITS, prepared
+from pipelines.ctan import NAME as INNER
+from pipelines.ctan import journey
+from pipelines.tasks import LIMITS, closed, prepared
+
+NAME = "ctan-retrain"
 
 COMPILED = Path(__file__).with_suffix(".yaml")
 
+# Not the pipeline `ctan` itself: a run is closed once.
+train_compare_promote = dsl.pipeline(name=INNER, display_name="ctan: train, compare, promote")(journey)
 
-@dsl.pipeline(name="ctan-retrain", display_name="ctan: retrain when something changed", pipeline_config=LIMITS)
+
+@dsl.pipeline(name=NAME, display_name="ctan: retrain when something changed", pipeline_config=LIMITS)
 def retrain(
     source: str,
     profile: str = "smoke",
@@ -62,54 +68,55 @@ def retrain(
         overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others. Empty:
             none.
     """
-    resolved = prepared(
-        resolve(
-            source=source,
-            profile=profile,
-            dataset=dataset,
-            architectures=architectures,
-            folds=folds,
-            seeds=seeds,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            task_weighting=task_weighting,
-            inputs=inputs,
-            max_train_cases=max_train_cases,
-            max_evaluation_cases=max_evaluation_cases,
-            store_root=store_root,
-            model_name=model_name,
-            promote=promote,
-            overrides=overrides,
-        ),
-        "Resolve settings and data version",
-        memory="1G",
-    )
-    checked = prepared(
-        check(model_name=model_name, settings=resolved.outputs["settings"], origin=resolved.outputs["origin"]),
-        "Look for a reason to train again",
-    )
-    with dsl.If(checked.outputs["Output"] == "retrain", name="something changed"):
-        ctan(
-            source=resolved.outputs["source"],
-            profile=profile,
-            dataset=dataset,
-            architectures=architectures,
-            folds=folds,
-            seeds=seeds,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            task_weighting=task_weighting,
-            inputs=inputs,
-            max_train_cases=max_train_cases,
-            max_evaluation_cases=max_evaluation_cases,
-            store_root=store_root,
-            checkpoint_root=checkpoint_root,
-            model_name=model_name,
-            promote=promote,
-            overrides=overrides,
-        ).set_display_name("Train, compare, promote")
+    with closed(NAME):
+        resolved = prepared(
+            resolve(
+                source=source,
+                profile=profile,
+                dataset=dataset,
+                architectures=architectures,
+                folds=folds,
+                seeds=seeds,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                task_weighting=task_weighting,
+                inputs=inputs,
+                max_train_cases=max_train_cases,
+                max_evaluation_cases=max_evaluation_cases,
+                store_root=store_root,
+                model_name=model_name,
+                promote=promote,
+                overrides=overrides,
+            ),
+            "Resolve settings and data version",
+            memory="1G",
+        )
+        checked = prepared(
+            check(model_name=model_name, settings=resolved.outputs["settings"], origin=resolved.outputs["origin"]),
+            "Look for a reason to train again",
+        )
+        with dsl.If(checked.outputs["Output"] == "retrain", name="something changed"):
+            train_compare_promote(
+                source=resolved.outputs["source"],
+                profile=profile,
+                dataset=dataset,
+                architectures=architectures,
+                folds=folds,
+                seeds=seeds,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                task_weighting=task_weighting,
+                inputs=inputs,
+                max_train_cases=max_train_cases,
+                max_evaluation_cases=max_evaluation_cases,
+                store_root=store_root,
+                checkpoint_root=checkpoint_root,
+                model_name=model_name,
+                promote=promote,
+                overrides=overrides,
+            ).set_display_name("Train, compare, promote")
 
 
 def main(output: Path = COMPILED) -> None:

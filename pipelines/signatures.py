@@ -25,14 +25,15 @@ def written(name: str, text: str) -> str:
         text = _between(text, r"    Args:\n", r"\n    Returns:", _described(chosen))
         given = "".join(f"            {p.name}={p.name},\n" for p in chosen if p.name not in ("profile", "store_root"))
         return _between(text, r"            profile,\n", r"        \),\n        store_root,\n", given)
-    function = Path(name).stem
+    function = {"ctan": "journey"}.get(Path(name).stem, Path(name).stem)
     text = _between(text, rf"def {function}\(\n", r"\):\n", "".join(_declared(p, function) for p in PARAMETERS))
     text = _between(text, r"    Args:\n", r'    """\n', _described(PARAMETERS))
-    handed = "".join(f"            {p.name}={p.name},\n" for p in PARAMETERS if p.resolved)
-    text = _between(text, r"        resolve\(\n", r"        \),\n", handed)
+    indent = " " * (16 if function == "retrain" else 12)  # inside what closes the run
+    handed = "".join(f"{indent}{p.name}={p.name},\n" for p in PARAMETERS if p.resolved)
+    text = _between(text, r" resolve\(\n", rf"{indent[4:]}\),\n", handed)
     if function == "retrain":
-        nested = "".join(f"            {p.name}={p.name},\n" for p in PARAMETERS if p.name != "source")
-        text = _between(text, r'            source=resolved\.outputs\["source"\],\n', r"        \)", nested)
+        nested = "".join(f"{indent}{p.name}={p.name},\n" for p in PARAMETERS if p.name != "source")
+        text = _between(text, r' source=resolved\.outputs\["source"\],\n', rf"{indent[4:]}\)", nested)
     return text
 
 

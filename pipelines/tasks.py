@@ -3,6 +3,7 @@
 from kfp import dsl, kubernetes
 
 from components import IMAGE
+from components.close import close
 
 # A run that waits for ever (an image that cannot be pulled, say) ends then. A values file sets another.
 LIMITS = dsl.PipelineConfig(active_deadline_seconds=7 * 86400)
@@ -35,3 +36,13 @@ def prepared(
 def knows_its_run(task: dsl.PipelineTask) -> dsl.PipelineTask:
     """Tell a task the id of its run by the label of its pod; some backends leave KFP's placeholder as it is."""
     return kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+
+
+def closed(pipeline: str) -> dsl.ExitHandler:
+    """Return the context of a pipeline's tasks after which `close` runs, however they ended.
+
+    Args:
+        pipeline: its name.
+    """
+    task = prepared(close(pipeline=pipeline, pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER), "Close", memory="1G")
+    return dsl.ExitHandler(knows_its_run(task), name="the run")

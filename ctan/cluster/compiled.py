@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,19 @@ import yaml
 
 from ctan.errors import DataError
 
+PIPELINES = ("ctan", "retrain")  # compiled and installed with ctan
 _EXECUTOR = "exec-"
 _FUNCTION = "--function_to_execute"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C reads a pipeline in a tenth of the time
+
+
+def compiled_pipeline(name: str = "ctan") -> Path:
+    """Return the path of a compiled pipeline that is installed with ctan.
+
+    Args:
+        name: `ctan` (train, compare, promote) or `retrain` (the same, when something changed).
+    """
+    return Path(str(resources.files("pipelines").joinpath(f"{name}.yaml")))
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from typing import Any
 
 import yaml
 
-from ctan.cluster.compiled import CompiledPipeline
+from ctan.cluster.compiled import PIPELINES, CompiledPipeline, compiled_pipeline
 from ctan.cluster.parameters import check_parameters
 from ctan.cluster.values import EnvironmentSource, Retry, StepValues, Values, num_bytes, num_cores, num_seconds
 from ctan.errors import ConfigError
-from ctan.pipelines_client import PIPELINES, compiled_pipeline
 from ctan.provenance import IMAGE_VARIABLE
 
 SCRATCH = "/scratch"  # mounted where the values ask for scratch space

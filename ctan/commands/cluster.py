@@ -140,6 +140,6 @@ def _file_and_parameters(arguments: list[str]) -> tuple[Path, list[str]]:
 
 
 def _packaged() -> Path:
-    from ctan.pipelines_client import compiled_pipeline
+    from ctan.cluster.compiled import compiled_pipeline
 
     return compiled_pipeline()

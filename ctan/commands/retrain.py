@@ -28,10 +28,9 @@ def retrain(
 
     Example: ctan retrain dvc:https://git.example.org/team/data@main:data/openkbp dataset=openkbp profile=cpu
     """
-    from ctan.cluster.compiled import CompiledPipeline
+    from ctan.cluster.compiled import CompiledPipeline, compiled_pipeline
     from ctan.cluster.parameters import parse_parameters
     from ctan.commands.show import show_result
-    from ctan.pipelines_client import compiled_pipeline
     from ctan.retrain import check_decides
     from ctan.retrain import retrain as retrain_here
 

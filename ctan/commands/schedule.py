@@ -206,6 +206,6 @@ def _now() -> datetime:
 
 
 def _packaged() -> Path:
-    from ctan.pipelines_client import compiled_pipeline
+    from ctan.cluster.compiled import compiled_pipeline
 
     return compiled_pipeline(_PIPELINE)

@@ -7,11 +7,12 @@ import os
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ctan.errors import CtanError, TrackingError
 from ctan.tracking.lineage import OWNER_MARK, PIPELINE_RUN
-from ctan.tracking.owner import Owner
+from ctan.tracking.owner import Mark, Owner
 from ctan.tracking.server import connect, in_haste, is_server, prepare, tracking_errors
 
 if TYPE_CHECKING:
@@ -21,7 +22,29 @@ _SECONDS = 0.7
 _PAGE = 1000
 
 
+@dataclass(frozen=True)
+class EndedRun:
+    """A run that was left RUNNING.
+
+    Attributes:
+        run_id: of MLflow.
+        name: as people see it.
+        memory_peak: bytes that its container was last seen to have used at most; 0 where that is not known.
+        memory_limit: bytes that the container may use; 0 where that is not known.
+    """
+
+    run_id: str
+    name: str = ""
+    memory_peak: int = 0
+    memory_limit: int = 0
+
+
 def close_runs(pipeline_run: str = "") -> list[str]:
+    """Do what `closed_runs` does, and return the ids alone."""
+    return [run.run_id for run in closed_runs(pipeline_run)]
+
+
+def closed_runs(pipeline_run: str = "") -> list[EndedRun]:
     """End the runs still RUNNING whose training is not at work any more, as KILLED.
 
     A training that another process of this pipeline run, or of any other, goes on with is left alone: its owner's mark
@@ -31,7 +54,7 @@ def close_runs(pipeline_run: str = "") -> list[str]:
         pipeline_run: tag of the runs to end; empty: all whose owner's mark can be seen from here.
 
     Returns:
-        Ids of the runs that were ended.
+        The runs that were ended.
 
     Raises:
         TrackingError: when the tracking server or database cannot be used.
@@ -44,9 +67,11 @@ def close_runs(pipeline_run: str = "") -> list[str]:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         running = client.search_runs(experiments, f"attributes.status = 'RUNNING' and {wanted}", max_results=_PAGE)
         for run in running:
-            if _has_ended(run, sure=bool(pipeline_run)):
+            mark, has_ended = _end_of(run, sure=bool(pipeline_run))
+            if has_ended:
                 client.set_terminated(run.info.run_id, "KILLED")
-                ended.append(run.info.run_id)
+                memory = (mark.memory_peak, mark.memory_limit) if mark else (0, 0)
+                ended.append(EndedRun(run.info.run_id, run.info.run_name or "", *memory))
     return ended
 
 
@@ -56,8 +81,8 @@ def close_quietly(pipeline_run: str = "") -> None:
         close_runs(pipeline_run)
 
 
-def _has_ended(run: Run, sure: bool) -> bool:
-    """Whether nobody works on a run.
+def _end_of(run: Run, sure: bool) -> tuple[Mark | None, bool]:
+    """Return the owner's mark of a run, where it can be seen, and whether nobody works on it any more.
 
     Args:
         run: to look at.
@@ -65,14 +90,14 @@ def _has_ended(run: Run, sure: bool) -> bool:
     """
     address = run.data.tags.get(OWNER_MARK)
     if not address:
-        return sure
+        return None, sure
     try:
         mark, at_work = Owner(address).present()
     except (CtanError, OSError):
-        return False
+        return None, False
     if mark is None:
-        return sure
-    return not (at_work and mark.run_id in ("", run.info.run_id))
+        return None, sure
+    return mark, not (at_work and mark.run_id in ("", run.info.run_id))
 
 
 def mark_killed(uri: str, run_id: str) -> None:

@@ -16,11 +16,23 @@ ORIGIN_TAGS = ("data_source", "data_version", "settings_hash", "pipeline_code_ha
 VALIDATION, SYNTHETIC = "validation", "synthetic"
 _PASSED = "passed"  # verdict of `ctan.validation`, which takes seconds to import
 OWNER_MARK = "owner_mark"  # where the mark of whoever trains lies, see `ctan.tracking.owner`
+LOCAL = "local/"  # before that name, where it stands for a pipeline's run
 LOCAL_RUN_VARIABLE = "CTAN_LOCAL_RUN"  # name of the run's folder when the pipeline runs on this machine
 
 _RUN_VARIABLE = "KFP_RUN_ID"  # from the label of the pod, set by the compiled pipeline
 _PLACEHOLDER = "{{$."  # what KFP's backend should have replaced
 _UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
+
+
+def pipeline_run_of(given: str) -> str:
+    """Return the id of the pipeline's run that this step belongs to; empty outside of a pipeline.
+
+    Args:
+        given: what the pipeline handed over: KFP's id, or its placeholder where the backend left that as it is.
+    """
+    if local := os.environ.get(LOCAL_RUN_VARIABLE):
+        return f"{LOCAL}{local}"
+    return os.environ.get(_RUN_VARIABLE, "") if not given or given.startswith(_PLACEHOLDER) else given
 
 
 def lineage_tags(manifest_dir: str | Path, pipeline_run: str = "") -> dict[str, str]:
@@ -33,13 +45,11 @@ def lineage_tags(manifest_dir: str | Path, pipeline_run: str = "") -> dict[str, 
     Raises:
         DataError: when the folder holds no origin.
     """
-    if not pipeline_run or pipeline_run.startswith(_PLACEHOLDER):
-        pipeline_run = os.environ.get(_RUN_VARIABLE, "")
-    local = os.environ.get(LOCAL_RUN_VARIABLE)
+    pipeline_run = pipeline_run_of(pipeline_run)
     tags = read_origin(manifest_dir).tags()
-    if local or pipeline_run:
-        tags[PIPELINE_RUN] = f"local/{local}" if local else pipeline_run
-    if pipeline_run and not local and (ui := os.environ.get(_UI_VARIABLE)):
+    if pipeline_run:
+        tags[PIPELINE_RUN] = pipeline_run
+    if pipeline_run and not pipeline_run.startswith(LOCAL) and (ui := os.environ.get(_UI_VARIABLE)):
         tags[PIPELINE_RUN_URL] = f"{ui.rstrip('/')}/#/runs/details/{pipeline_run}"
     if passed := _validation(Path(manifest_dir)):
         tags[VALIDATION] = passed

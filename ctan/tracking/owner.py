@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ctan.errors import DataError
+from ctan.limits import memory_bytes, memory_peak_bytes
 from ctan.process import host_of, is_gone, this_process
 from ctan.sources import buckets, objects
 
@@ -46,6 +47,8 @@ class Mark:
         since: when it began, for people.
         beat: how often it has been renewed.
         released: it is done.
+        memory_peak: bytes that its container has used at most, as of this beat; 0 where that is not known.
+        memory_limit: bytes that its container may use.
     """
 
     owner: str
@@ -54,6 +57,8 @@ class Mark:
     since: str
     beat: int = 0
     released: bool = False
+    memory_peak: int = 0
+    memory_limit: int = 0
 
     @classmethod
     def read(cls, content: bytes) -> Mark | None:
@@ -63,7 +68,7 @@ class Mark:
             mark = cls(**value)
         except (ValueError, TypeError, RecursionError):
             return None
-        kinds = {"beat": int, "released": bool}
+        kinds = {"beat": int, "released": bool, "memory_peak": int, "memory_limit": int}
         right = all(type(getattr(mark, f.name)) is kinds.get(f.name, str) for f in fields(cls))
         return mark if right else None
 
@@ -200,9 +205,9 @@ class Owner:
     def _renew(self) -> None:
         while not self._end.wait(BEAT_SECONDS):
             with contextlib.suppress(DataError, OSError):  # the next beat may come through
-                self._write()
+                self._write(memory_peak=memory_peak_bytes(), memory_limit=memory_bytes())
 
-    def _write(self, **changes: str | bool) -> None:
+    def _write(self, **changes: str | bool | int) -> None:
         with self._writing:
             if self._mark is None:
                 return

@@ -154,7 +154,7 @@ def training_run(
 
     with tracking_errors(uri, "starting the run"):
         existing = _run_to_adopt(client, run_id, uri)
-        experiment = None if existing else _experiment_id(client, config)
+        experiment = None if existing else experiment_id(client, f"ctan-{config.data.dataset}")
         parent = parent_tags(client, experiment, lineage or {}) if experiment else {}
         active = mlflow.start_run(
             run_id=existing,
@@ -227,11 +227,11 @@ def _run_to_adopt(client: MlflowClient, run_id: str | None, uri: str) -> str | N
     return None
 
 
-def _experiment_id(client: MlflowClient, config: RunConfig) -> str:
-    """Return the experiment new runs belong to, created when it is missing."""
+def experiment_id(client: MlflowClient, default: str) -> str:
+    """Return the experiment new runs belong to, created when it is missing: the environment's, else of this name."""
     from mlflow.exceptions import MlflowException
 
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"ctan-{config.data.dataset}"
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or default
     location = None if is_server(client.tracking_uri) else (workspace() / ARTIFACTS_FOLDER).as_uri()
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -240,7 +240,7 @@ def _experiment_id(client: MlflowClient, config: RunConfig) -> str:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return _experiment_id(client, config)  # another training was faster
+            return experiment_id(client, default)  # another training was faster
     if experiment.lifecycle_stage != "active":
         client.restore_experiment(experiment.experiment_id)
     return experiment.experiment_id

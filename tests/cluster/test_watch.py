@@ -258,13 +258,13 @@ def test_a_run_is_followed_to_its_result(kfp_server: KfpServer) -> None:
     done = submit(kfp_server, 'architectures=["stl","hps","ctan"]', follow=True)
     assert done.exit_code == 0, done.output
     lines = told(done.output)
-    assert lines[0] == "PENDING, 0 of 14 steps done", "8 steps beside the loop of 3 times 2, with promote"
+    assert lines[0] == "PENDING, 0 of 15 steps done", "9 steps beside the loop of 3 times 2, with promote and close"
     assert [line for line in lines if line.startswith("  ingest")] == ["  ingest: SUCCEEDED (cached)"]
     trained = ["train 1/3", "train 2/3", "train 3/3"]
     assert [line for line in lines if "train" in line and "RUNNING:" not in line and line.startswith("  ")] == [
         f"  {label}: {state}" for label in trained for state in ("RUNNING", "SUCCEEDED")
     ]
-    assert lines[-1] == "SUCCEEDED, 14 of 14 steps done (2 cached)"
+    assert lines[-1] == "SUCCEEDED, 15 of 15 steps done (2 cached)"
     assert "compare: stl (best): Dice 0.665\ncompare: best: stl\n" in done.output
     assert "promote: ctan-openkbp version 1 promoted to champion\npromote: https://mlflow/1\n" in done.output
     assert "driver" not in done.output
@@ -275,14 +275,14 @@ def test_many_trainings_at_once_keep_their_numbers() -> None:
     run = SimulatedRun(CompiledPipeline.read(COMPILED), iterations=90, outcomes={"train[71]": "failed"})
     progress = Progress(read(run.answers(only_the_last=True)[-1]), run.pipeline, 90)
     assert [step.label for step in progress.steps if step.state == "FAILED"] == ["train 72/90"]
-    assert progress.count == (6 + 71 * 2, 8 + 90 * 2)
+    assert progress.count == (7 + 71 * 2, 9 + 90 * 2)
 
 
 def test_one_failed_training_of_several_is_named_with_its_own_log(kfp_server: KfpServer) -> None:
     said = {"train": "ctan step: train\nctan.errors.DataError: store: chunk 3 is damaged"}
     run = SimulatedRun(CompiledPipeline.read(COMPILED), iterations=3, outcomes={"train[1]": "failed"}, said=said)
     simulate(kfp_server, run)
-    item = f"{WORKFLOW}(0).root(0).for-loop-1(0).iteration-iterations(1:1)(0).iteration-item(0)"
+    item = f"{WORKFLOW}(0).root(0).exit-handler-1(0).for-loop-2(0).iteration-iterations(1:1)(0).iteration-item(0)"
     failed = pod_of(f"{item}.train(0).executor(0)")
     assert failed in run.logs
     kfp_server.logs = {failed: run.logs[failed]}
@@ -315,14 +315,14 @@ def test_canceling_is_told_and_ends_with_3(kfp_server: KfpServer) -> None:
 def test_a_run_whose_conditions_are_false_says_what_was_left_out(kfp_server: KfpServer) -> None:
     run = SimulatedRun(
         CompiledPipeline.read(RETRAIN),
-        conditions=("condition-1",),
+        conditions=("condition-2",),
         said={"check": "ctan step: check\nnothing to do: same data"},
     )
     simulate(kfp_server, run)
     done = submit(kfp_server, str(RETRAIN), ONE, "source=phantom")
     assert done.exit_code == 0
     assert "check: nothing to do: same data\n" in done.output
-    assert told(done.output)[-1] == "SUCCEEDED, 2 of 2 steps done, 10 left out"
+    assert told(done.output)[-1] == "SUCCEEDED, 3 of 3 steps done, 10 left out"
 
 
 def test_a_container_that_does_not_start_is_told_once_with_the_causes(
@@ -353,7 +353,7 @@ def test_a_step_whose_container_runs_is_not_taken_for_one_that_waits(
 ) -> None:
     run = SimulatedRun(CompiledPipeline.read(COMPILED))
     waiting = [Progress(read(answer), run.pipeline).waiting for answer in run.answers()]
-    assert sum(bool(one) for one in waiting) == 10, "each step once, while its container is pending"
+    assert sum(bool(one) for one in waiting) == 11, "each step once, while its container is pending"
     assert {len(one) for one in waiting} == {0, 1}
     monkeypatch.setattr(watch, "START_SECONDS", 60.0)
     simulate(kfp_server, run)

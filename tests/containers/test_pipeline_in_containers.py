@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ctan.pipelines_client import compiled_pipeline
+from ctan.cluster.compiled import compiled_pipeline
 from tests.helpers.containers import Ran, run_in_containers, writable_by_all
 
 # What kfp warns about is by design: names and resources mean something on a cluster only.

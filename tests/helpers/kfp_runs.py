@@ -80,7 +80,8 @@ class SimulatedRun:
         self._history.append(self._status("RUNNING"))
         ended = "SUCCEEDED"
         tree = self._dag(self.pipeline.spec["root"], f"{WORKFLOW}(0).root(0)", "")
-        for path in (WORKFLOW, f"{WORKFLOW}(0)", f"{WORKFLOW}(0).root", f"{WORKFLOW}(0).root(0)"):
+        whole = (WORKFLOW, f"{WORKFLOW}(0)", f"{WORKFLOW}(0).root", f"{WORKFLOW}(0).root(0)")
+        for path in whole:
             self._begin(path)
         try:
             for _ in tree:
@@ -93,16 +94,24 @@ class SimulatedRun:
                 self._history.append(self._status("CANCELING"))
                 found.append(self._answer("CANCELING"))
             self._never_reached(self.pipeline.spec["root"], f"{WORKFLOW}(0).root(0)")
+            for path, node in self._nodes.items():
+                if node["state"] == "RUNNING" and path not in whole:
+                    self._nodes[path] = node | {"state": ended, "end_time": _written(self._now)}
+            for _ in self._dag(self.pipeline.spec["root"], f"{WORKFLOW}(0).root(0)", "", after_the_end=True):
+                now = "CANCELING" if self._history[-1]["state"] == "CANCELING" else "RUNNING"
+                found += [] if only_the_last else [self._answer(now)]
         for node in self._nodes.values():
             if node["state"] == "RUNNING":
                 node |= {"state": ended, "end_time": _written(self._now)}
         self._history.append(self._status(ended))
         return [*found, self._answer(ended) | {"finished_at": _written(self._now)}]
 
-    def _dag(self, component: dict[str, Any], parent: str, number: str) -> Iterator[None]:
-        """Run the tasks of a DAG; yield whenever something changed."""
+    def _dag(self, component: dict[str, Any], parent: str, number: str, after_the_end: bool = False) -> Iterator[None]:
+        """Run the tasks of a DAG, or those alone that run after it failed; yield whenever something changed."""
         components = self.pipeline.spec["components"]
         for name, task in _in_order(component["dag"]["tasks"]):
+            if after_the_end and not _always(task):
+                continue
             called = components[task["componentRef"]["name"]]
             path = f"{parent}.{name}"
             self._end(f"{path}-driver", self._begin(f"{path}-driver"))
@@ -158,10 +167,13 @@ class SimulatedRun:
 
     def _never_reached(self, component: dict[str, Any], parent: str) -> None:
         """List what a failure left out; of what is inside a loop or condition that did not begin KFP knows nothing."""
-        for name in component["dag"]["tasks"]:
-            if f"{parent}.{name}" not in self._nodes:
+        for name, task in component["dag"]["tasks"].items():
+            called = self.pipeline.spec["components"][task["componentRef"]["name"]]
+            if f"{parent}.{name}" not in self._nodes and not _always(task):
                 for node in (f"{parent}.{name}-driver", f"{parent}.{name}"):
                     self._end(node, self._begin(node), "")
+            elif "dag" in called and "parameterIterator" not in task and f"{parent}.{name}(0)" in self._nodes:
+                self._never_reached(called, f"{parent}.{name}(0)")
 
     def _begin(self, path: str) -> dict[str, Any]:
         now = _written(self._now)
@@ -197,6 +209,11 @@ class SimulatedRun:
 def _parent(path: str) -> str:
     """Return the path of the node that names a node as its child; a try's is the node that is tried."""
     return path.removesuffix("(0)") if path.endswith("(0)") else path.rpartition(".")[0]
+
+
+def _always(task: dict[str, Any]) -> bool:
+    """Whether a task runs also after a failure: the exit task of a `dsl.ExitHandler`."""
+    return "strategy" in task.get("triggerPolicy", {})
 
 
 def _last(path: str) -> str:

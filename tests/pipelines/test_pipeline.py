@@ -17,6 +17,7 @@ from ctan.steps.numbers import numbers_of
 from tests.helpers.compiled import COMPILED, RETRAIN
 
 STEPS = ("resolve", "ingest", "validate", "gate", "preprocess", "plan", "train", "evaluate", "compare", "promote")
+OTHERS = ("check", "close")
 CACHED = ("ingest", "validate")
 COMPONENTS_DIR = Path(components.__file__).parent
 
@@ -29,6 +30,24 @@ def spec() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def retrain_spec() -> dict[str, Any]:
     return next(yaml.safe_load_all(RETRAIN.read_text(encoding="utf-8")))
+
+
+def body_of(pipeline: dict[str, Any]) -> dict[str, Any]:
+    """Return the tasks after which the run is closed."""
+    return pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+
+
+def test_a_run_is_closed_once_whatever_happened_in_it(spec: dict[str, Any], retrain_spec: dict[str, Any]) -> None:
+    for pipeline in (spec, retrain_spec):
+        tasks = pipeline["root"]["dag"]["tasks"]
+        assert set(tasks) == {"close", "exit-handler-1"}
+        assert tasks["close"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+        given = tasks["close"]["inputs"]["parameters"]
+        assert given["pipeline"] == {"runtimeValue": {"constant": pipeline["pipelineInfo"]["name"]}}
+        assert given["pipeline_run"] == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
+        assert given["status"] == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
+        handlers = [name for name in pipeline["components"] if name.startswith("comp-close")]
+        assert handlers == ["comp-close"], "the pipeline inside another has none of its own"
 
 
 @pytest.mark.parametrize("name", ["ctan", "retrain"])
@@ -71,15 +90,16 @@ def test_retraining_hands_every_parameter_on_and_the_source_as_it_was_resolved(r
 
 def test_retraining_depends_on_one_unnamed_output(retrain_spec: dict[str, Any]) -> None:
     """Locally kfp takes a condition on a named output parameter for false."""
-    tasks = retrain_spec["root"]["dag"]["tasks"]
+    tasks = body_of(retrain_spec)
     (task,) = [task for task in tasks.values() if "triggerPolicy" in task]
     assert task["triggerPolicy"]["condition"] == "inputs.parameter_values['pipelinechannel--check-Output'] == 'retrain'"
 
 
 def test_every_setting_parameter_is_handed_to_the_step_that_resolves_them(spec: dict[str, Any]) -> None:
     """The step that resolves the settings gets all of them but the folder that training alone uses."""
-    handed = spec["root"]["dag"]["tasks"]["resolve"]["inputs"]["parameters"]
-    assert {name: value["componentInputParameter"] for name, value in handed.items()} == {
+    handed = body_of(spec)["resolve"]["inputs"]["parameters"]
+    found = {name: value["componentInputParameter"] for name, value in handed.items()}
+    assert {name: given.removeprefix("pipelinechannel--") for name, given in found.items()} == {
         name: name for name in spec["root"]["inputDefinitions"]["parameters"] if name != "checkpoint_root"
     }
 
@@ -91,7 +111,7 @@ def test_every_component_input_is_described(spec: dict[str, Any]) -> None:
             assert value.get("description"), f"{step}: {name}"
 
 
-@pytest.mark.parametrize("step", [*STEPS, "check"])
+@pytest.mark.parametrize("step", [*STEPS, *OTHERS])
 def test_a_component_is_one_import_and_one_call(step: str) -> None:
     tree = ast.parse((COMPONENTS_DIR / step / "component.py").read_text(encoding="utf-8"))
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
@@ -111,15 +131,17 @@ def test_no_metric_of_a_step_ends_in_a_dot() -> None:
 
 def test_every_folder_of_components_is_a_step_of_the_pipeline() -> None:
     folders = {path.name for path in COMPONENTS_DIR.iterdir() if path.is_dir() and not path.name.startswith("_")}
-    assert folders == {*STEPS, "check"}
+    assert folders == {*STEPS, *OTHERS}
 
 
 def test_loop_and_condition_use_only_what_works_when_run_locally(spec: dict[str, Any]) -> None:
     """Another task's output parameter would be replaced by the loop item, or make the condition false, silently."""
     known = set(spec["root"]["inputDefinitions"]["parameters"])
     inner = {name: part for name, part in spec["components"].items() if "dag" in part}
-    assert len(inner) == 2, "one flat loop, one condition"
-    for part in inner.values():
+    assert len(inner) == 3, "one flat loop, one condition, and what closes the run around them"
+    for name, part in inner.items():
+        if name.startswith("comp-exit-handler"):
+            continue
         for channel in part["inputDefinitions"].get("parameters", {}):
             name = channel.removeprefix("pipelinechannel--")
             assert name in known or name == "plan-Output-loop-item" or name == "plan-Output", channel
@@ -129,9 +151,7 @@ def test_loop_and_condition_use_only_what_works_when_run_locally(spec: dict[str,
                     continue
                 name = value["componentInputParameter"].removeprefix("pipelinechannel--")
                 assert name in known or value.get("parameterExpressionSelector", "").startswith("parseJson"), name
-    (condition,) = [
-        task["triggerPolicy"]["condition"] for task in spec["root"]["dag"]["tasks"].values() if "triggerPolicy" in task
-    ]
+    (condition,) = [task["triggerPolicy"]["condition"] for task in body_of(spec).values() if "triggerPolicy" in task]
     assert condition == "inputs.parameter_values['pipelinechannel--promote'] == true"
 
 

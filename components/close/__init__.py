@@ -1,0 +1,5 @@
+"""The close step."""
+
+from components.close.component import close
+
+__all__ = ["close"]
