@@ -13,6 +13,7 @@ from ctan import __version__
 from ctan.commands import cluster, data, models, registry, store
 from ctan.commands.drift import drift
 from ctan.commands.export import export
+from ctan.commands.doctor import doctor
 from ctan.commands.lineage import lineage, reproduce
 from ctan.commands.migrate import migrate
 from ctan.commands.predict import predict
@@ -46,6 +47,7 @@ for command in (
     drift,
     export,
     ui,
+    doctor,
     config,
     cluster.submit,
     cluster.render,

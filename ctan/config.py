@@ -245,6 +245,9 @@ class EvaluationConfig(Settings):
     num_processes: NumProcesses = Field(
         "auto", description="processes that share the cases; auto: one for every visible GPU, one on a CPU"
     )
+    in_training_pod: bool = Field(
+        False, description="score a model right after its training, in the same pod: `evaluate` needs no GPU then"
+    )
 
     @field_validator("clinical_goals")
     @classmethod

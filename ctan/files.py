@@ -137,6 +137,15 @@ def _publish(beside: Path, target: Path) -> None:
     _sync(target.parent)
 
 
+def put_beside(source: Path, target: Path) -> None:
+    """Let a finished file of ours appear in another folder too; linked where the file system can, else copied."""
+    with atomic_path(target) as beside:
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copyfile(source, beside)
+
+
 def write_text(target: Path, text: str) -> None:
     """Write `text` as UTF-8 to `target`, atomically."""
     with atomic_path(target) as path:

@@ -89,6 +89,7 @@ def journey(
             max_train_cases=max_train_cases,
             max_evaluation_cases=max_evaluation_cases,
             store_root=store_root,
+            checkpoint_root=checkpoint_root,
             model_name=model_name,
             promote=promote,
             overrides=overrides,
@@ -131,7 +132,6 @@ def journey(
         compare(
             manifest=manifest,
             store=store,
-            models=dsl.Collected(trained.outputs["model"]),
             evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
         ),
         "Compare",

@@ -85,6 +85,7 @@ def retrain(
                 max_train_cases=max_train_cases,
                 max_evaluation_cases=max_evaluation_cases,
                 store_root=store_root,
+                checkpoint_root=checkpoint_root,
                 model_name=model_name,
                 promote=promote,
                 overrides=overrides,

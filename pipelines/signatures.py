@@ -14,27 +14,33 @@ from ctan.parameters import PARAMETERS, Parameter
 
 ROOT = Path(__file__).parents[1]
 _WIDTH = 120
+_ROOTS = ("store_root", "checkpoint_root")
 FILES = ("pipelines/ctan.py", "pipelines/retrain.py", "components/resolve/component.py")
 
 
 def written(name: str, text: str) -> str:
     """Return the source of a file with the parameters as they are now."""
     if name.startswith("components"):
-        chosen = [parameter for parameter in PARAMETERS if parameter.resolved]
+        chosen = [parameter for parameter in PARAMETERS if _is_first(parameter)]
         text = _between(text, r"def resolve\(\n", r"\) -> ", "".join(f"    {p.name}: {p.kind},\n" for p in chosen))
         text = _between(text, r"    Args:\n", r"\n    Returns:", _described(chosen))
-        given = "".join(f"            {p.name}={p.name},\n" for p in chosen if p.name not in ("profile", "store_root"))
+        given = "".join(f"            {p.name}={p.name},\n" for p in chosen if p.name not in ("profile", *_ROOTS))
         return _between(text, r"            profile,\n", r"        \),\n        store_root,\n", given)
     function = {"ctan": "journey"}.get(Path(name).stem, Path(name).stem)
     text = _between(text, rf"def {function}\(\n", r"\):\n", "".join(_declared(p, function) for p in PARAMETERS))
     text = _between(text, r"    Args:\n", r'    """\n', _described(PARAMETERS))
     indent = " " * (16 if function == "retrain" else 12)  # inside what closes the run
-    handed = "".join(f"{indent}{p.name}={p.name},\n" for p in PARAMETERS if p.resolved)
+    handed = "".join(f"{indent}{p.name}={p.name},\n" for p in PARAMETERS if _is_first(p))
     text = _between(text, r" resolve\(\n", rf"{indent[4:]}\),\n", handed)
     if function == "retrain":
         nested = "".join(f"{indent}{p.name}={p.name},\n" for p in PARAMETERS if p.name != "source")
         text = _between(text, r' source=resolved\.outputs\["source"\],\n', rf"{indent[4:]}\)", nested)
     return text
+
+
+def _is_first(parameter: Parameter) -> bool:
+    """Whether the first step gets a parameter: settings, and the roots, at which it looks."""
+    return parameter.resolved or parameter.name in _ROOTS
 
 
 def _between(text: str, before: str, after: str, content: str) -> str:

@@ -9,7 +9,6 @@ from components import IMAGE
 def compare(
     manifest: dsl.Input[dsl.Dataset],
     store: dsl.Input[dsl.Dataset],
-    models: dsl.Input[list[dsl.Model]],
     evaluations: dsl.Input[list[dsl.Artifact]],
     comparison: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
@@ -21,8 +20,7 @@ def compare(
     Args:
         manifest: Validated manifest, which holds the settings.
         store: Pointer to the store.
-        models: Outputs of train, in the order of the plan.
-        evaluations: Outputs of evaluate, in the order of the plan.
+        evaluations: Outputs of evaluate, in the order of the plan, each with its model.
         comparison: Scores with intervals, and the best model.
         report: Table, curves and slices.
         best: Copy of the chosen model; kfp cannot hand collected models on into a condition.
@@ -34,7 +32,6 @@ def compare(
         steps.compare(
             store.path,
             manifest.path,
-            [model.path for model in models],
             [evaluation.path for evaluation in evaluations],
             comparison.path,
             report.path,

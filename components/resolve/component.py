@@ -23,6 +23,7 @@ def resolve(
     max_train_cases: int,
     max_evaluation_cases: int,
     store_root: str,
+    checkpoint_root: str,
     model_name: str,
     promote: bool,
     overrides: list[str],
@@ -46,6 +47,7 @@ def resolve(
         max_evaluation_cases: Use only N evaluation cases. 0: from the profile.
         store_root: Folder or s3://bucket/prefix of the stores, the table of sides and the ledger, seen by every step.
             Empty: in the workspace.
+        checkpoint_root: Folder or s3://bucket/prefix of the checkpoints, seen by every step. Empty: in the workspace.
         model_name: Registered model. Empty: ctan-<dataset>; synthetic data add -phantom.
         promote: Whether the best model is registered and may become champion; without it models are only compared.
         overrides: Any other setting as FIELD=VALUE, such as training.ema_decay=0.99. These win over all others. Empty:
@@ -79,4 +81,5 @@ def resolve(
             overrides=overrides,
         ),
         store_root,
+        checkpoint_root,
     )

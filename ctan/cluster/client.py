@@ -18,7 +18,7 @@ from typing import Any
 
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.endpoint import ClusterError, check_reachable, find_endpoint
-from ctan.cluster.parameters import check_complete, check_parameters
+from ctan.cluster.parameters import check_complete, check_parameters, settings_of
 from ctan.cluster.render import render
 from ctan.cluster.values import Values
 
@@ -114,14 +114,18 @@ def packaged(
         cache: whether KFP may reuse outputs of earlier runs where the pipeline allows it.
 
     Raises:
-        ConfigError: when values or parameters do not fit the pipeline.
+        ConfigError: when values or parameters do not fit the pipeline, or ask for more trainings than a run carries.
     """
+    from ctan.intake.planning import check_number
+
     text = pipeline_yaml
     if values is not None or not cache:
         text = render(pipeline_yaml, values or Values(), source, cache)
     pipeline = CompiledPipeline.parse(text, source)
     checked = check_parameters(pipeline, parameters)
     check_complete(pipeline, checked)
+    if config := settings_of(pipeline, checked):
+        check_number(config)
     return Package(text, pipeline, checked, values.service_account if values else None)
 
 

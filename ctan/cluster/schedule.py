@@ -5,13 +5,13 @@ compared with what is there, and where they differ the old one is replaced: the 
 deleted, the new one resumed. So a request that the server refuses changes nothing, two are never on at once, and a
 failure in between leaves either the old one as it was or a new one paused, and says which.
 
-What KFP's server does not say back as it was told (the pipeline, the account of the steps) is compared by a hash of it
-in the recurring run's description.
+Where the server keeps pipelines, what is run is uploaded as a version and the schedule pinned to it; else the schedule
+carries the pipeline itself. What KFP's server does not say back as it was told (the pipeline, the account of the steps)
+is compared by a hash of it in the recurring run's description.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from typing import Any, Literal
 from ctan.cluster.client import Package, connect, kfp_errors, quiet
 from ctan.cluster.cron import Cron, cron_of_server
 from ctan.cluster.endpoint import ClusterError
+from ctan.cluster.versions import content_hash, uploaded
 from ctan.errors import ConfigError
 
 Change = Literal["created", "unchanged", "resumed", "replaced"]
@@ -165,6 +166,8 @@ class Schedules:
         namespace = self._connection.namespace
         with kfp_errors(f"cannot create schedule {name}"), quiet(), package.file() as path:
             experiment = self._client.create_experiment(package.pipeline.name, namespace=namespace)
+            version = uploaded(self._connection, package)
+            what = {"pipeline_id": version[0], "version_id": version[1]} if version else {"pipeline_package_path": path}
             created = self._client.create_recurring_run(
                 experiment_id=experiment.experiment_id,
                 job_name=name,
@@ -173,7 +176,7 @@ class Schedules:
                 max_concurrency=_AT_A_TIME,
                 no_catchup=True,
                 params=package.parameters,
-                pipeline_package_path=path,
+                **what,
                 enabled=enabled,
                 service_account=package.service_account,
             )
@@ -249,10 +252,7 @@ def _shown(parameters: Mapping[str, Any], name: str) -> str:
 
 
 def _description(package: Package) -> str:
-    """Return a text with a hash of what is run: pipeline with its settings, and account."""
-    content = [package.pipeline.spec, package.pipeline.platform, package.service_account]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return f"made by ctan schedule; pipeline and settings {digest[:16]}"
+    return f"made by ctan schedule; pipeline and settings {content_hash(package)}"
 
 
 def _state(enabled: bool) -> str:

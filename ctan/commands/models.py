@@ -130,7 +130,6 @@ def compare(
     steps.compare(
         outputs.needs_pointer(),
         outputs.needs_validated(),
-        [str(model) for model in evaluated],
         [str(outputs.evaluation(model)) for model in evaluated],
         str(outputs.comparison),
         str(outputs.report),

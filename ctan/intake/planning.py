@@ -17,8 +17,12 @@ import numpy.typing as npt
 
 from ctan.cases import SPLIT_TRAIN, SPLIT_VALIDATION, DataSpec
 from ctan.config import RunConfig
+from ctan.errors import ConfigError
 
 PLAN_FILE = "plan.yaml"
+# That a run of Kubeflow Pipelines carries: Argo keeps the state of a whole run in one object of 1 MiB, 6.6 to 8.5 KB of
+# it a training.
+MOST_TRAININGS = 90
 _LEAST_DEEPEST = 3  # voxels per axis that the deepest stage keeps
 _CLASSES_NEEDED = 2
 _MOST_STAGES, _MOST_CASES_A_STEP = 6, 32
@@ -38,6 +42,21 @@ def plan(config: RunConfig) -> list[dict[str, str]]:
         {"arch": arch, "fold": str(fold), "seed": str(seed)}
         for fold, seed, arch in product(config.folds, config.seeds, config.architectures)
     ]
+
+
+def check_number(config: RunConfig) -> None:
+    """Refuse more trainings than one run carries.
+
+    Raises:
+        ConfigError: saying how to split them.
+    """
+    number = len(config.folds) * len(config.seeds) * len(config.architectures)
+    if number > MOST_TRAININGS:
+        raise ConfigError(
+            f"{len(config.architectures)} architectures x {len(config.folds)} folds x {len(config.seeds)} seeds are "
+            f"{number} trainings; one run carries {MOST_TRAININGS}. Split them into several runs by folds or seeds, "
+            f"with the same store_root and checkpoint_root: the store is packed once, and no training is done twice"
+        )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ctan.workspace import workspace
 CONTACT_PAGE, VALIDATION_PAGE = "contact_sheet.html", "validation.html"  # in the folder of the manifest
 
 
-def resolve(source: str, config: RunConfig, store_root: str = "") -> tuple[str, str, str]:
+def resolve(source: str, config: RunConfig, store_root: str = "", checkpoint_root: str = "") -> tuple[str, str, str]:
     """Fix what a run starts from: settings, the version of the data as it is now, and the side of every case.
 
     Args:
@@ -26,16 +26,25 @@ def resolve(source: str, config: RunConfig, store_root: str = "") -> tuple[str, 
             `phantom:train=N,validation=N,seed=N`.
         config: settings, see `resolve_config`.
         store_root: folder or `s3://bucket/prefix` of the stores and the table of sides; empty: in the workspace.
+        checkpoint_root: of the checkpoints; only whether it can be written to is looked at.
 
     Returns:
         The source pinned to that version, the settings as YAML, and `ctan.sources.origin.Origin` as JSON.
+
+    Raises:
+        ConfigError: for more trainings than one run carries.
+        DataError: when a root cannot be written to or the tracking server does not answer, before anything long begins.
     """
     from ctan.sources.places import recorded
 
     with step("resolve", recorded(source)):
+        from ctan.intake.planning import check_number
         from ctan.intake.sides import in_words, settle
         from ctan.sources.origin import Origin
+        from ctan.steps.preflight import look_around
 
+        check_number(config)
+        look_around({"store_root": store_root, "checkpoint_root": checkpoint_root})
         origin = settle(Origin.of(source, config), config, store_root)
         data, settings, code, _ = (value.removesuffix(".dir")[:40] for value in origin.hashes)
         print(f"data {data}, settings {settings[:12]}, code {code[:12]}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctan.errors import DataError
-from ctan.files import atomic_path, write_json, write_text
+from ctan.files import atomic_path, put_beside, write_json, write_text
 from ctan.settings import read_config
 from ctan.sources.places import recalled
 from ctan.step_environment import step
@@ -49,6 +49,7 @@ def train(
         overrides: settings to change for this step.
     """
     with step("train", f"{arch}, fold {fold}, seed {seed}") as clock:
+        from ctan.evaluation.ahead import evaluate_ahead
         from ctan.tracking.lineage import lineage_tags
         from ctan.training import train as train_network
 
@@ -66,6 +67,8 @@ def train(
             lineage_tags(manifest_dir, pipeline_run),
         )
         _point_to_run(metadata, model_dir)
+        if config.evaluation.in_training_pod:
+            evaluate_ahead(_store(pointer, manifest_dir), Path(model_dir), config)
         print(
             f"{arch}: {summary.epochs} epochs, loss {summary.losses['']:.4f}, "
             f"{summary.num_parameters:,} parameters, {summary.step_seconds:.3f} s a step, run {summary.run_id}"
@@ -87,15 +90,16 @@ def evaluate(
         pointer: output of `preprocess`.
         manifest_dir: output of `validate`, for the settings.
         model_dir: output of `train`.
-        evaluation_dir: receives the scores a case, DVH curves and figures.
+        evaluation_dir: receives the scores a case, DVH curves, figures and the weights: what is collected over all
+            trainings is one argument of `compare`, so that it is one artifact a training.
         metadata: receives the address of the MLflow run.
         overrides: settings to change for this step.
     """
-    from ctan.records import CASES_FILE, ModelRecord
+    from ctan.records import CASES_FILE, WEIGHTS_FILE, ModelRecord
 
     record = ModelRecord.load(Path(model_dir))
     with step("evaluate", f"{record.arch}, fold {record.fold}, seed {record.seed}") as clock:
-        from ctan.evaluation import evaluate as evaluate_model
+        from ctan.evaluation.ahead import evaluated_ahead
         from ctan.ranks import is_main_process
         from ctan.report.shown import case_pictures
         from ctan.tracking import log_results
@@ -103,9 +107,10 @@ def evaluate(
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
-        summary = evaluate_model(_store(pointer, manifest_dir), Path(model_dir), Path(evaluation_dir), config)
+        summary = evaluated_ahead(_store(pointer, manifest_dir), Path(model_dir), Path(evaluation_dir), config)
         scores = numbers_of(summary.scores)
         if is_main_process():
+            put_beside(Path(model_dir) / WEIGHTS_FILE, Path(evaluation_dir) / WEIGHTS_FILE)
             log_results(record.run_id, keyed(summary.scores, record.tasks), [Path(evaluation_dir) / CASES_FILE])
             cases, shown = case_pictures(Path(evaluation_dir), record)
             log_cases(record.run_id, cases, record.tasks, shown)
@@ -118,7 +123,6 @@ def evaluate(
 def compare(
     pointer: str,
     manifest_dir: str,
-    model_dirs: Sequence[str],
     evaluation_dirs: Sequence[str],
     comparison_dir: str,
     report: str,
@@ -131,8 +135,7 @@ def compare(
     Args:
         pointer: output of `preprocess`.
         manifest_dir: output of `validate`, for the settings.
-        model_dirs: outputs of `train`.
-        evaluation_dirs: outputs of `evaluate`, in the same order.
+        evaluation_dirs: outputs of `evaluate`, which hold their models.
         comparison_dir: receives `comparison.json` and all scores.
         report: HTML file.
         best_dir: receives a copy of the chosen model.
@@ -142,6 +145,7 @@ def compare(
     with step("compare", f"{len(evaluation_dirs)} models") as clock:
         from ctan.evaluation import compare as compare_evaluations
         from ctan.evaluation.words import in_words
+        from ctan.records import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE
         from ctan.report import write_report
         from ctan.tracking.review import log_comparison, log_pages
 
@@ -157,7 +161,13 @@ def compare(
         best = comparison.best
         shutil.rmtree(best_dir, ignore_errors=True)  # of an earlier comparison in the same folder
         with atomic_path(Path(best_dir)) as folder:
-            shutil.copytree(model_dirs[best.model_index], folder)
+            folder.mkdir()
+            chosen = evaluations[best.model_index]
+            if not (chosen / WEIGHTS_FILE).exists():
+                raise DataError(f"{chosen}: holds no {WEIGHTS_FILE}; evaluate the model again")
+            for name in (MODEL_FILE, WEIGHTS_FILE, HISTORY_FILE):
+                if (chosen / name).exists():
+                    put_beside(chosen / name, folder / name)
         _point_to_run(metadata, best_dir)
         print(in_words(comparison))
     return numbers_of(comparison.best_model.scores)

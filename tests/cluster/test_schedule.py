@@ -338,3 +338,19 @@ def test_a_token_that_expires_is_told_too(kfp_server: KfpServer) -> None:
     kfp_server.refuse = 401
     with pytest.raises(ClusterError, match="cannot list schedules: access refused"):
         cluster.all()
+
+
+def test_where_the_server_keeps_pipelines_a_schedule_is_pinned_to_a_version(kfp_server: KfpServer) -> None:
+    kfp_server.keeps_pipelines = True
+    daily = ("--cron", "@daily", "source=phantom")
+    assert ctan(kfp_server, RETRAIN, *daily, "--values", str(GPU)).exit_code == 0
+    first = only(kfp_server)["pipeline_version_reference"]
+    assert "pipeline_spec" not in only(kfp_server)
+    assert "unchanged" in ctan(kfp_server, RETRAIN, *daily, "--values", str(GPU)).output
+    assert ctan(kfp_server, RETRAIN, *daily).exit_code == 0
+    second = only(kfp_server)["pipeline_version_reference"]
+    assert first["pipeline_id"] == second["pipeline_id"] == "pipeline-ctan-retrain"
+    assert first["pipeline_version_id"] != second["pipeline_version_id"]
+    assert ctan(kfp_server, RETRAIN, *daily, "--values", str(GPU)).exit_code == 0
+    assert only(kfp_server)["pipeline_version_reference"] == first, "the same content is uploaded once"
+    assert len(kfp_server.pipelines["ctan-retrain"]) == 3, "the first upload's own, and two"

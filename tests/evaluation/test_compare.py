@@ -387,3 +387,20 @@ def test_real_networks_are_evaluated_and_compared(
     assert gains["dose"]["value"] == pytest.approx((stl - ctan) / stl * 100)
     assert gains["dose"]["low"] <= gains["dose"]["value"] <= gains["dose"]["high"]
     assert pq.read_metadata(tmp_path / "comparison" / "cases.parquet").num_rows > 50
+
+
+@pytest.mark.slow
+def test_the_tables_of_300_trainings_are_compared(write: Write, compared: Compare) -> None:
+    """More than a run carries: compare itself is not the limit."""
+    archs = {"stl": 0.5, "hps": 0.55, "mtan": 0.6, "ctan": 0.65}
+    folders = [
+        write(arch, {"dice": dice + seed / 1e4, "dose": 3.0}, seed=seed)
+        for arch, dice in archs.items()
+        for seed in range(75)
+    ]
+    content = compared(folders)
+    assert len(content["models"]) == 300
+    assert (content["best"]["arch"], content["best"]["seed"]) == ("ctan", 74)
+    assert content["best"]["model_index"] == 299
+    dice = _by_arch(content)["stl"]["scores"]["evaluation"]["contouring"]["dice_mean"]["value"]
+    assert dice == pytest.approx(0.5 + 37 / 1e4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ctan.config import EvaluationConfig, RunConfig
 from ctan.datasets import get_dataset
 from ctan.errors import DataError
 from ctan.evaluation import evaluate, evaluation_hash
+from ctan.evaluation.ahead import evaluate_ahead, evaluated_ahead
 from ctan.evaluation.cases import SCHEMA, read_cases
 from ctan.evaluation.scoring import score_case
 from ctan.evaluation.shown import case_errors, shown_cases
@@ -307,3 +310,34 @@ def test_the_evaluation_hash_depends_on_what_structures_and_metrics_mean(
     assert evaluation_hash(renamed) != original
     monkeypatch.setattr("ctan.versions.SCORING", 99)
     assert evaluation_hash(store) != original
+
+
+def test_evaluated_in_the_pod_that_trained_the_tables_are_the_same(
+    tiny_pointer: StorePointer,
+    model_dir: Path,
+    tiny_config: RunConfig,
+    evaluated: tuple[Path, EvaluationRecord],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_dir, model)
+    settings = tiny_config.evaluation.model_copy(update={"in_training_pod": True})
+    config = tiny_config.model_copy(update={"evaluation": settings})
+    evaluate_ahead(tiny_pointer, model, config)
+
+    computed: list[Path] = []
+    monkeypatch.setattr(sys.modules["ctan.evaluation.evaluate"], "evaluate", lambda *given: computed.append(given[1]))
+    record = evaluated_ahead(tiny_pointer, model, tmp_path / "handed", config)
+    assert not computed
+    folder, summary = evaluated
+    assert record.scores == summary.scores
+    assert {path.name for path in (tmp_path / "handed").iterdir()} == {path.name for path in folder.iterdir()}
+    for name in ("cases.parquet", "dvh.parquet", "figures.npz", "history.parquet", "model.json"):
+        assert (tmp_path / "handed" / name).read_bytes() == (folder / name).read_bytes(), name
+
+    flipped = settings.model_copy(update={"test_time_flip": True})
+    evaluated_ahead(tiny_pointer, model, tmp_path / "again", config.model_copy(update={"evaluation": flipped}))
+    assert computed == [model], "with other settings it is computed"
+    evaluated_ahead(tiny_pointer, model, tmp_path / "again", tiny_config)
+    assert computed == [model, model], "and where the setting is off"

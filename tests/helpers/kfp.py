@@ -58,6 +58,8 @@ class KfpServer:
     largest_page: int = 200
     broken: list[str] = field(default_factory=list)
     deletions: list[str] = field(default_factory=list)
+    keeps_pipelines: bool = False
+    pipelines: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: str) -> tuple[int, Any]:
         """Return status and body, a text or JSON."""
@@ -79,7 +81,33 @@ class KfpServer:
             if any(self.requests[-1].endswith(end) for end in self.broken):
                 return 503, {"message": "the server is starting"}
             return self._recurring(method, found[1], found[2], query, body)
+        if path.startswith(f"{_API}/pipelines") and self.keeps_pipelines:
+            return self._pipelines(method, path.removeprefix(f"{_API}/pipelines"), query, body)
         return 404, {"message": f"{method} {path} is not here"}
+
+    def _pipelines(self, method: str, path: str, query: dict[str, list[str]], body: str) -> tuple[int, Any]:
+        """Keep pipelines and their versions; the first upload makes a pipeline and its first version."""
+        if method == "POST":
+            content = body[body.index("components:") : body.rindex("--")].rpartition("\r\n--")[0]
+            check_pipeline(_documents(content))
+            name = query["name"][0]
+            if path == "/upload":
+                assert name not in self.pipelines, "a pipeline of this name exists"
+                self.pipelines[name] = {name: content}
+                return 200, {"pipeline_id": f"pipeline-{name}", "display_name": name}
+            of = query["pipelineid"][0].removeprefix("pipeline-")
+            assert name not in self.pipelines[of], "a version of this name exists"
+            self.pipelines[of][name] = content
+            return 200, {
+                "pipeline_id": f"pipeline-{of}",
+                "pipeline_version_id": f"version-{name}",
+                "display_name": name,
+            }
+        wanted = json.loads(query["filter"][0])["predicates"][0]["stringValue"]
+        if found := re.fullmatch(r"/pipeline-([^/]+)/versions", path):
+            known = wanted in self.pipelines[found[1]]
+            return 200, {"pipeline_versions": [{"pipeline_version_id": f"version-{wanted}"}]} if known else {}
+        return 200, {"pipelines": [{"pipeline_id": f"pipeline-{wanted}"}]} if wanted in self.pipelines else {}
 
     def _log(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         """Hand out a pod's log as plain text; an error as each of the two servers does."""
@@ -110,14 +138,19 @@ class KfpServer:
         assert run.display_name, "Recurring run name is empty. Please specify a valid name"
         assert 1 <= int(run.max_concurrency or 0) <= 10, "Max concurrency of a recurring run must be at least 1"
         check_cron(run.trigger.cron_schedule.cron)
-        check_pipeline(run.pipeline_spec)
+        if reference := run.pipeline_version_reference:
+            of = reference.pipeline_id.removeprefix("pipeline-")
+            assert reference.pipeline_version_id.removeprefix("version-") in self.pipelines[of], "an unknown version"
+        else:
+            check_pipeline(run.pipeline_spec)
         number = f"recurring-{len(self.recurring) + len(self.deletions)}"  # never the same twice
         said = json.loads(body)
         answer = {key: said[key] for key in ("display_name", "description", "experiment_id", "trigger", "no_catchup")}
         answer |= {"recurring_run_id": number, "max_concurrency": str(run.max_concurrency)} | _CREATED
         answer |= _mode(run.mode == "ENABLE")  # anything else is paused, an unspecified mode too
         answer["service_account"] = run.service_account or "pipeline-runner"
-        answer["pipeline_spec"] = _as_answered(said["pipeline_spec"])
+        what = "pipeline_version_reference" if reference else "pipeline_spec"
+        answer[what] = _as_answered(said[what])
         if parameters := run.runtime_config.parameters:
             answer["runtime_config"] = {"parameters": _as_answered(parameters)}
         self.recurring[number] = answer
@@ -220,6 +253,13 @@ def read(body: str, model: str) -> Any:
     unknown = set(json.loads(body)) - known
     assert not unknown, f"{model} has no {unknown}"
     return kfp_server_api.ApiClient().deserialize(SimpleNamespace(data=body), model)
+
+
+def _documents(text: str) -> dict[str, Any]:
+    import yaml
+
+    spec, *platform = yaml.safe_load_all(text)
+    return {"pipeline_spec": spec, "platform_spec": platform[0] if platform else {}}
 
 
 def check_pipeline(spec: dict[str, Any]) -> None:

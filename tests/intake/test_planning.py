@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
+from ctan import steps
 from ctan.cases import DataSpec
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
+from ctan.errors import ConfigError
 from ctan.intake.ingest import ingest
-from ctan.intake.planning import Proposal, apply, one_sided, propose
+from ctan.intake.planning import Proposal, apply, check_number, one_sided, propose
 from ctan.settings import config_from_yaml, load_config
 
 SCAN, PICTURE = get_dataset("stoic").spec, get_dataset("ham10000").spec
@@ -112,3 +114,13 @@ def test_a_side_of_one_class_or_without_a_structure_is_said_before_anything_is_t
         "left out there"
     ) in one_sided(rows, PICTURE, [0])
     assert one_sided([row | {"label_diagnosis": name} for row in rows[:2] for name in ("mel", "nv")], PICTURE, []) == []
+
+
+def test_more_trainings_than_a_run_carries_are_refused_with_how_to_split_them() -> None:
+    config = load_config("smoke", ["architectures=[stl,hps]", "folds=[0,1,2,3,4]", "seeds=[0,1,2,3,4,5,6,7,8]"])
+    check_number(config)
+    more = config.model_copy(update={"seeds": tuple(range(10))})
+    with pytest.raises(ConfigError, match="2 architectures x 5 folds x 10 seeds are 100 trainings; one run carries 90"):
+        check_number(more)
+    with pytest.raises(ConfigError, match="Split them into several runs by folds or seeds, with the same store_root"):
+        steps.resolve("phantom:train=6,validation=2", more)

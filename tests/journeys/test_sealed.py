@@ -45,7 +45,7 @@ def test_a_registered_version_is_scored_on_cases_that_no_other_step_has_seen(
     steps.train(*in_steps, "stl", 0, 0, str(tmp_path / "model"), str(tmp_path / "checkpoints"))
     steps.evaluate(*in_steps, str(tmp_path / "model"), str(tmp_path / "e"))
     best = [str(tmp_path / name) for name in ("c", "r.html", "best")]
-    steps.compare(*in_steps, [str(tmp_path / "model")], [str(tmp_path / "e")], *best)
+    steps.compare(*in_steps, [str(tmp_path / "e")], *best)
     steps.promote(*in_steps, best[0], best[2], str(tmp_path / "decision.json"))
     scored = pq.read_table(tmp_path / "c" / "cases.parquet")["case_id"].to_pylist()
     open_cases = set(open_store(StorePointer.load(tmp_path / "store.json")).case_ids())

@@ -180,7 +180,7 @@ def train_and_promote(root: str, folder: Path) -> None:
     steps.preprocess(source, manifest, pointer, root, num_workers=1)
     steps.train(pointer, manifest, "stl", 0, 0, model, f"{root}/checkpoints")
     steps.evaluate(pointer, manifest, model, evaluation)
-    steps.compare(pointer, manifest, [model], [evaluation], comparison, report, best)
+    steps.compare(pointer, manifest, [evaluation], comparison, report, best)
     steps.promote(pointer, manifest, comparison, best, decision)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 pytest.importorskip("kfp")
 
 import components
+from ctan.intake.planning import MOST_TRAININGS
 from ctan.steps.numbers import numbers_of
 from tests.helpers.compiled import COMPILED, RETRAIN
 
@@ -96,11 +98,11 @@ def test_retraining_depends_on_one_unnamed_output(retrain_spec: dict[str, Any]) 
 
 
 def test_every_setting_parameter_is_handed_to_the_step_that_resolves_them(spec: dict[str, Any]) -> None:
-    """The step that resolves the settings gets all of them but the folder that training alone uses."""
+    """And the roots, at which it looks before anything long begins."""
     handed = body_of(spec)["resolve"]["inputs"]["parameters"]
     found = {name: value["componentInputParameter"] for name, value in handed.items()}
     assert {name: given.removeprefix("pipelinechannel--") for name, given in found.items()} == {
-        name: name for name in spec["root"]["inputDefinitions"]["parameters"] if name != "checkpoint_root"
+        name: name for name in spec["root"]["inputDefinitions"]["parameters"]
     }
 
 
@@ -165,6 +167,31 @@ def test_only_steps_that_get_the_hashes_of_their_inputs_are_cached(spec: dict[st
     handed = tasks["ingest"]["inputs"]["parameters"]
     assert {value["taskOutputParameter"]["outputParameterKey"] for value in handed.values()} == {"origin", "settings"}
     assert list(tasks["validate"]["inputs"]["artifacts"]) == ["manifest"]
+
+
+def test_what_is_collected_over_90_trainings_fits_into_one_argument(spec: dict[str, Any]) -> None:
+    """KFP's launcher gets a step's inputs as one argument, of which Linux takes 131,072 bytes."""
+    collected = body_of(spec)["compare"]["inputs"]["artifacts"]
+    from_the_loop = [name for name, value in collected.items() if "for-loop" in str(value["taskOutputArtifact"])]
+    assert from_the_loop == ["evaluations"], "one artifact a training"
+    address = "s3://a-bucket-with-a-name-of-sixty-three-characters-as-s3-allows-12345/v2/artifacts/ctan/"
+    folder = f"{address}{'0' * 36}/evaluate/{'0' * 36}/evaluation"
+    entry = {  # of KFP 2.17, with a schema, an id and what `evaluate` adds
+        "name": "1234567890123456789",
+        "type": {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"},
+        "uri": folder,
+        "metadata": {
+            "display_name": "evaluation",
+            "mlflow_run_id": "0" * 32,
+            "mlflow_run_url": f"https://mlflow.some-hospital.example.org/tracking/#/experiments/123456/runs/{'0' * 32}",
+            "store_session_info": '{"Provider":"s3","Params":{"accessKeyKey":"accesskey","bucket":"' + "0" * 63 + '"}}',
+        },
+        "artifactId": "12345678901234567890",
+        "createTime": "2026-01-02T03:04:05.678901Z",
+        "customPath": "",
+    }
+    given = json.dumps({"inputs": {"artifacts": {"evaluations": {"artifacts": [entry] * MOST_TRAININGS}}}}, indent=1)
+    assert len(given) < 131_072 * 0.9
 
 
 def test_no_step_installs_anything(spec: dict[str, Any]) -> None:
