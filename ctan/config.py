@@ -223,6 +223,15 @@ class TrainingConfig(Settings):
     num_processes: NumProcesses = Field(
         "auto", description="processes that share each step's cases; auto: one for every visible GPU, one on a CPU"
     )
+    micro_batch: int = Field(
+        0,
+        ge=0,
+        description="cases of its share that a process takes at a time, where memory is not enough for all; the "
+        "gradients are those of the whole batch; 0: all, halved when memory runs out",
+    )
+    max_restarts: int = Field(
+        3, ge=0, description="crashes (a signal, memory) after which the step goes on from its checkpoint; 0: none"
+    )
 
 
 class EvaluationConfig(Settings):

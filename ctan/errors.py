@@ -28,6 +28,10 @@ class DataError(CtanError):
     """A folder, manifest, store or artifact as a whole cannot be used."""
 
 
+class KilledError(DataError):
+    """A process was killed, or crashed, before it could say why; what it did can be gone on with."""
+
+
 class StorageError(DataError):
     """A disk that is full, read-only or not ours to write to; the same command goes on once that is mended."""
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctan.errors import CtanError, DataError
+from ctan.errors import CtanError, DataError, KilledError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -100,7 +100,7 @@ def _cause(folder: Path, failures: dict[int, ProcessFailure], num_processes: int
             name = signal.Signals(-failure.exitcode).name
             hint = " (perhaps for want of memory)" if name == "SIGKILL" else ""
             what = f"process {failure.local_rank} of {num_processes} was ended by {name}{hint}"
-            return DataError(f"{what}, the others were stopped. {again}")
+            return KilledError(f"{what}, the others were stopped. {again}")
     if raised:
         _, error, rank = min(raised, key=lambda entry: ("Connection" in str(entry[1]), entry[0]))
         error.add_note(f"in process {rank} of {num_processes}; its traceback is above")

@@ -53,6 +53,17 @@ def memory_peak_bytes() -> int:
     return 0
 
 
+def oom_kills() -> int:
+    """Return how many processes of this container were killed for memory so far; 0 where nobody counts."""
+    for folder in _folders("memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            with suppress(OSError, ValueError):
+                counts = dict(line.split() for line in (folder / name).read_text().splitlines())
+                if "oom_kill" in counts:
+                    return int(counts["oom_kill"])
+    return 0
+
+
 def workers(asked: int | None = None, bytes_each: int = WORKER_BYTES) -> int:
     """Return how many processes to start: as many as asked for, else one a core as far as memory goes.
 

@@ -96,6 +96,7 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
             record.seed,
             str(folder / "model"),
             str(folder / "checkpoints"),
+            micro_batches=record.micro_batches,
         )
     result = _compare(f"models:/{version.name}/{version.version}", record, model_dir, folder / "model", version.tags)
     _record(result)

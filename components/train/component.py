@@ -33,15 +33,15 @@ def train(
     from ctan import steps
 
     metrics.metadata.update(
-        steps.train(
-            store.path,
-            manifest.path,
-            arch,
-            int(fold),
-            int(seed),
-            model.path,
-            checkpoint_root,
-            pipeline_run,
+        steps.train_supervised(
             model.metadata,
+            pointer=store.path,
+            manifest_dir=manifest.path,
+            arch=arch,
+            fold=int(fold),
+            seed=int(seed),
+            model_dir=model.path,
+            checkpoint_root=checkpoint_root,
+            pipeline_run=pipeline_run,
         )
     )

@@ -29,15 +29,15 @@ def train(
     outputs = o.StepFolder.of(folder)
     model = outputs.model(arch, fold, seed)
     shutil.rmtree(model, ignore_errors=True)
-    steps.train(
-        outputs.needs_pointer(),
-        outputs.needs_validated(),
-        arch,
-        fold,
-        seed,
-        str(model),
-        checkpoint_root,
+    steps.train_supervised(
         overrides=overrides or [],
+        pointer=outputs.needs_pointer(),
+        manifest_dir=outputs.needs_validated(),
+        arch=arch,
+        fold=fold,
+        seed=seed,
+        model_dir=str(model),
+        checkpoint_root=checkpoint_root,
     )
     typer.echo(f"model in {model}; next: ctan evaluate")
 

@@ -59,6 +59,8 @@ class ModelRecord(Record):
         fingerprint: what it learned from, as numbers a case; None of models of earlier formats.
         exchange: what tasks take from each other; None of architectures without exchange, and of earlier formats.
         machine: threads, instructions and processor of its training, see `ctan.provenance.machine_facts`.
+        micro_batches: from which epoch and step on how many cases of its share a process took at a time, where that was
+            not all of it; 0: all.
         config: all settings of its training. A record for people and for training again; nothing else reads it.
     """
 
@@ -95,6 +97,7 @@ class ModelRecord(Record):
     run_url: str = ""
     tracking_uri: str = ""
     machine: Mapping[str, str] = {}
+    micro_batches: tuple[tuple[int, int, int], ...] = ()
     seen: SeenGroups | None = None
     calibration: Mapping[str, Calibration] = {}
     fingerprint: Fingerprint | None = None

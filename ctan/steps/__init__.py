@@ -7,7 +7,7 @@ steps: every step is a new process.
 
 from ctan.settings import resolve_config
 from ctan.steps.data import check, gate, ingest, plan, preprocess, resolve, validate
-from ctan.steps.models import compare, evaluate, promote, train
+from ctan.steps.models import compare, evaluate, promote, train, train_supervised
 
 __all__ = [
     "check",
@@ -21,5 +21,6 @@ __all__ = [
     "resolve",
     "resolve_config",
     "train",
+    "train_supervised",
     "validate",
 ]

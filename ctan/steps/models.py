@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,34 @@ if TYPE_CHECKING:
 Metadata = dict[str, Any]  # of an artifact of the pipeline
 
 
+def train_supervised(metadata: Metadata | None = None, overrides: Sequence[str] = (), **given: Any) -> Metrics:
+    """Do what `train` does in a child process that is started again from its checkpoint when it crashes.
+
+    What the step of the pipeline and the command call; not where `torchrun` started this process: it supervises itself.
+
+    Args:
+        metadata: receives the address of the MLflow run.
+        overrides: settings to change for this step.
+        given: the other arguments of `train`.
+    """
+    from ctan.supervise import supervised
+
+    most = read_config(given["manifest_dir"], overrides).training.max_restarts
+    if not most or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return train(metadata=metadata, overrides=overrides, **given)
+    arguments = {**given, "overrides": list(overrides)}
+    metrics, found = supervised("ctan.steps.models:_train_and_tell", arguments, most)
+    if metadata is not None:
+        metadata.update(found)
+    return dict(metrics)
+
+
+def _train_and_tell(**given: Any) -> tuple[Metrics, Metadata]:
+    """Return what `train` returns and what it fills in."""
+    metadata: Metadata = {}
+    return train(metadata=metadata, **given), metadata
+
+
 def train(
     pointer: str,
     manifest_dir: str,
@@ -33,6 +62,7 @@ def train(
     pipeline_run: str = "",
     metadata: Metadata | None = None,
     overrides: Sequence[str] = (),
+    micro_batches: Sequence[tuple[int, int, int]] | None = None,
 ) -> Metrics:
     """Train one architecture; goes on from its last checkpoint.
 
@@ -47,6 +77,7 @@ def train(
         pipeline_run: id of the pipeline's run, recorded with the training.
         metadata: receives the address of the MLflow run.
         overrides: settings to change for this step.
+        micro_batches: to follow, of a training that is done again; None: decided here.
     """
     with step("train", f"{arch}, fold {fold}, seed {seed}") as clock:
         from ctan.evaluation.ahead import evaluate_ahead
@@ -65,6 +96,7 @@ def train(
             checkpoints,
             Path(model_dir),
             lineage_tags(manifest_dir, pipeline_run),
+            micro_batches,
         )
         _point_to_run(metadata, model_dir)
         if config.evaluation.in_training_pod:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,28 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from ctan import plugins
 from ctan.cases import SPLIT_TRAIN
 from ctan.config import RunConfig
-from ctan.errors import ConfigError, DataError
+from ctan.errors import DataError
 from ctan.inference import save_network
 from ctan.inference.trust import with_trust
 from ctan.inputs import Inputs
 from ctan.launch import run_in_processes
-from ctan.networks import count_macs, count_parameters, with_options
+from ctan.networks import with_options
 from ctan.precision import Precision, autocast, resolve_precision
 from ctan.provenance import machine_facts
 from ctan.ranks import Ranks, are_started, num_processes
 from ctan.records import HISTORY_FILE, Grid, ModelRecord, SeenGroups
-from ctan.store import Store, StorePointer, open_store
+from ctan.store import StorePointer, open_store
+from ctan.supervise import halvings, restarts
 from ctan.tasks import Task, fitted, tasks_of
 from ctan.tracking.lineage import OWNER_MARK
 from ctan.tracking.runs import training_run
 from ctan.training.balance import gradient_figures, task_gradients
+from ctan.training.begin import cases_of, check_batch, facts_of, seed_everything
 from ctan.training.checkpoint import CheckpointKey, Position
 from ctan.training.checkpoints import Checkpoints
 from ctan.training.console import Console
@@ -39,6 +39,7 @@ from ctan.training.data import Batch, EpochOrder, TrainingCases, make_loader, to
 from ctan.training.history import write_history
 from ctan.training.optim import clip_gradients
 from ctan.training.parallel import check_equal
+from ctan.training.portions import Portions, check_network
 from ctan.training.session import Best, Session
 from ctan.training.step import Step
 from ctan.training.stopping import Stop, stopping
@@ -77,6 +78,7 @@ def train(
     checkpoint_root: str | Path,
     model_dir: Path,
     lineage: Mapping[str, str] | None = None,
+    micro_batches: Sequence[tuple[int, int, int]] | None = None,
 ) -> TrainSummary:
     """Train one architecture; go on from its checkpoint when there is one.
 
@@ -89,6 +91,7 @@ def train(
         checkpoint_root: folder or `s3://bucket/prefix` for checkpoints, one sub-folder a training.
         model_dir: receives `model.safetensors`, `model.json` and `history.parquet`.
         lineage: tags of the MLflow run, see `ctan.tracking.lineage`.
+        micro_batches: to follow, of a training that is done again; None: decided here.
 
     Raises:
         ConfigError: for an unknown architecture or fold.
@@ -100,7 +103,7 @@ def train(
     wanted = num_processes(
         settings.num_processes, settings.batch_size, "training.num_processes", "a training.batch_size of"
     )
-    given = (pointer, arch, fold, seed, config, checkpoint_root, model_dir, lineage)
+    given = (pointer, arch, fold, seed, config, checkpoint_root, model_dir, lineage, micro_batches)
     if wanted == 1 or are_started():
         return train_here(*given)
     again = "Training again with the same settings goes on from the last checkpoint."
@@ -117,19 +120,20 @@ def train_here(
     checkpoint_root: str | Path,
     model_dir: Path,
     lineage: Mapping[str, str] | None = None,
+    micro_batches: Sequence[tuple[int, int, int]] | None = None,
 ) -> TrainSummary:
     """Train in this process, which is one of several where `torchrun` started it. See `train`."""
     ranks = Ranks.here()
-    _check_batch(config, ranks)
+    check_batch(config, ranks)
     precision = resolve_precision(config.training.precision, ranks.device)
     torch.use_deterministic_algorithms(ranks.device.type == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)
-    _seed_everything(seed)
+    seed_everything(seed)
 
     with ranks.one_a_machine_first():
         store = open_store(pointer)
-    train_ids, tuning_ids = _cases_of(store, fold, config)
+    train_ids, tuning_ids = cases_of(store, fold, config)
     tasks = fitted(tasks_of(store.spec), store.labels(train_ids), store.numbers(train_ids))
     order = EpochOrder(len(train_ids), config.training.batch_size, seed, ranks)
     loader = make_loader(TrainingCases(store, train_ids, tasks, config, seed), order, config)
@@ -147,7 +151,15 @@ def train_here(
             position = session.position
             resumed = f"resumed after {position.epoch} epochs and {position.step} steps"
             console.say(f"already trained, {position.epoch} epochs" if session.finished else resumed)
-        facts = _facts(session, config)
+        share = -(-config.training.batch_size // ranks.size)
+        if micro_batches is not None:
+            session.portions = Portions(micro_batches)
+        elif not session.finished:
+            session.portions.begin(session.position, share, config.training.micro_batch, halvings())
+        check_network(session.network, session.portions.size(session.position))
+        if portion := session.portions.size(session.position):
+            console.say(f"{portion} of its {share} cases at a time")
+        facts = facts_of(session, config)
         loop = _Loop(
             ranks, session, tasks, config, precision, loader, order, tuning, len(tuning_ids), console, checkpoints, stop
         )
@@ -158,6 +170,10 @@ def train_here(
                 checkpoints.owner.note_run(run.run_id)
                 stop.marks += [run.mark_killed, checkpoints.owner.drop]
                 described = {"precision": precision, "device": ranks.device.type, "num_processes": str(ranks.size)}
+                if crashes := restarts():
+                    described |= {"restarts": str(len(crashes)), "restart_reasons": ", ".join(crashes)}
+                if session.portions.changes:
+                    described["micro_batches"] = str(session.portions.changes)
                 run.set_tags(described | {name: str(value) for name, value in facts.items()})
                 with console.live():
                     loop.run(run.log_epoch)
@@ -186,6 +202,7 @@ def train_here(
                     run_url=run.url,
                     tracking_uri=run.tracking_uri,
                     machine=machine_facts(),
+                    micro_batches=tuple(session.portions.changes),
                     seen=SeenGroups.of(map(store.group_id, store.case_ids(split=SPLIT_TRAIN)), salt=pointer.data_hash),
                     config=config.model_dump(mode="json"),
                     **facts,
@@ -209,42 +226,6 @@ def train_here(
             best_tuning_error=session.best.error if session.best.epoch >= 0 else None,
             **facts,
         )
-
-
-def _check_batch(config: RunConfig, ranks: Ranks) -> None:
-    if ranks.size > config.training.batch_size:
-        raise ConfigError(
-            f"{ranks.size} processes were started for a training.batch_size of {config.training.batch_size}, the cases "
-            f"a step of all processes together: start fewer, or raise it"
-        )
-
-
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _cases_of(store: Store, fold: int, config: RunConfig) -> tuple[list[str], list[str]]:
-    if not 0 <= fold < config.data.num_folds:
-        raise ConfigError(f"fold: {fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)")
-    train_ids = store.case_ids(split=SPLIT_TRAIN, not_fold=fold)
-    tuning_ids = store.case_ids(split=SPLIT_TRAIN, fold=fold)
-    if not train_ids or not tuning_ids:
-        raise DataError(
-            f"fold {fold} leaves {len(train_ids)} cases to train on and {len(tuning_ids)} to tune on: "
-            f"both need at least one. Use more training cases or fewer data.num_folds."
-        )
-    return train_ids, tuning_ids
-
-
-def _facts(session: Session, config: RunConfig) -> dict[str, int]:
-    """Return parameters and multiply-accumulates of one case's forward pass."""
-    shape = (1, session.network.in_channels, *config.preprocess.grid_shape)
-    return {
-        "num_parameters": count_parameters(session.network),
-        "macs_per_case": count_macs(session.network, shape),
-    }
 
 
 Log = Callable[[int, Mapping[str, float]], None]
@@ -296,11 +277,13 @@ class _Loop:
         session.network.train()
         started = time.perf_counter()
         for batch in self.loader:
-            losses = self._losses(step, batch)
-            if self.config.training.gradient_cosine and position.step == 0:
+            portion = session.portions.size(position)
+            losses = self._losses(step, batch, portion)
+            if self.config.training.gradient_cosine and position.step == 0 and not portion:
                 of_tasks = {task.name: losses[task.name] for task in self.tasks}
                 log(epoch + 1, gradient_figures(task_gradients(of_tasks, step.parameters, self.ranks)))
-            step.backward(losses[""])
+            if not portion:
+                step.backward(losses[""])
             clip_gradients(session.network.independent_parts(), self.config.training.gradient_clip)
             session.optimizer.step()
             session.schedule.step()
@@ -314,9 +297,10 @@ class _Loop:
             self.console.step(epoch, position.step, self._means())
             self._save_if_due()
 
-    def _losses(self, step: Step, batch: Batch) -> dict[str, torch.Tensor]:
+    def _losses(self, step: Step, batch: Batch, portion: int) -> dict[str, torch.Tensor]:
+        """Return the losses of a step; in portions its gradients are set then."""
         try:
-            return step.forward(batch)
+            return step.in_portions(batch, portion) if portion else step.forward(batch)
         except DataError as error:
             raise DataError(
                 f"{error} in epoch {self.session.position.epoch + 1}: try a smaller training.learning_rate or "

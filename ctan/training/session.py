@@ -20,6 +20,7 @@ from ctan.tasks import Task
 from ctan.training.checkpoint import Position, restore_rng_state, rng_state
 from ctan.training.optim import make_ema, make_optimizer, make_schedule
 from ctan.training.parallel import prepare
+from ctan.training.portions import Portions
 from ctan.training.weighting import WEIGHTINGS, EqualWeighting
 
 
@@ -44,6 +45,7 @@ class Session:
         history: a row an epoch and task, see `history.parquet` in docs/formats.md.
         run_id: MLflow run, empty before it is opened.
         finished: training is complete, early stopping included.
+        portions: how many cases a process takes at a time.
     """
 
     network: Network
@@ -59,6 +61,7 @@ class Session:
     best: Best = field(default_factory=Best)
     run_id: str = ""
     finished: bool = False
+    portions: Portions = field(default_factory=Portions)
 
     @classmethod
     def start(
@@ -89,6 +92,7 @@ class Session:
             **{name: getattr(self, name).state_dict() for name in self._MODULES},
             **{name: getattr(self, name) for name in self._VALUES},
             "position": [self.position.epoch, self.position.step],
+            "portions": [list(change) for change in self.portions.changes],
             "best": [self.best.error, self.best.epoch, self.best.weights],
             "rng": rng_state(),
         }
@@ -100,6 +104,7 @@ class Session:
         for name in self._VALUES:
             setattr(self, name, state[name])
         self.position = Position(*state["position"])
+        self.portions = Portions(state.get("portions", ()))
         self.best = Best(*state["best"])
         restore_rng_state(state["rng"])
 

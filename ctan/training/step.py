@@ -15,6 +15,7 @@ from ctan.ranks import Ranks
 from ctan.tasks import Task
 from ctan.training.data import Batch, to_device
 from ctan.training.parallel import announce, of_all, summed
+from ctan.training.portions import portions_of
 from ctan.training.weighting import EqualWeighting
 
 
@@ -73,6 +74,57 @@ class Step:
             parameter.grad = None
         self.weighting.zero_grad()
         total.backward()
+        self._share_gradients()
+
+    def in_portions(self, batch: Batch, size: int) -> dict[str, Tensor]:
+        """Do the same as `forward` and `backward` together, a few cases at a time, and return the losses.
+
+        With `n` known things of a task in a portion and `N` in the whole batch, `L = sum n l / N`, as over processes.
+        Every weighting is linear in the losses, its weights being those of `weights()`.
+
+        Args:
+            batch: this process' cases.
+            size: cases at a time.
+
+        Raises:
+            DataError: in all processes when one has a loss that is not finite, naming its cases.
+        """
+        counted = bool(batch["counts"].all())
+        parts = [to_device(part, self.ranks.device) for part in portions_of(batch, size)]
+        counts = torch.stack(
+            [torch.stack([self._count(task, part, counted) for task in self.tasks]) for part in parts]
+        )  # (portions, tasks)
+        shares = counts / self.ranks.add(counts.sum(0)).clamp_min(1)
+        weights = self.weighting.weights()
+        for parameter in self.parameters:
+            parameter.grad = None
+        values = torch.zeros(len(self.tasks), dtype=torch.float64, device=self.ranks.device)
+        for part, share in zip(parts, shares, strict=True):
+            announce(self.network, part)
+            with autocast(self.ranks.device, self.precision):
+                outputs = self.network(part["image"])
+            own = [task.loss(outputs[task.name], part["targets"][task.name]) for task in self.tasks]
+            terms = [part_of.to(loss) * loss for part_of, loss in zip(share, own, strict=True)]
+            values += torch.stack([term.detach().double() for term in terms])
+            torch.stack([weights[t.name] * term for t, term in zip(self.tasks, terms, strict=True)]).sum().backward()
+        mine = dict(zip((task.name for task in self.tasks), values.clone(), strict=True))
+        values = self.ranks.add(values)
+        losses = {task.name: value.to(terms[0].dtype) for task, value in zip(self.tasks, values, strict=True)}
+        self.weighting.zero_grad()
+        total = self.weighting(losses)
+        if not torch.isfinite(total):
+            self._explain(total, mine, batch["case_id"])
+        if total.requires_grad:
+            total.backward()
+        self._share_gradients()
+        return {"": total.detach(), **losses}
+
+    def _count(self, task: Task, part: Batch, counted: bool) -> Tensor:
+        count = task.loss_count(part["targets"][task.name]) if counted else 0
+        return torch.as_tensor(count, dtype=torch.float64, device=self.ranks.device)
+
+    def _share_gradients(self) -> None:
+        parameters = self.parameters
         gradients = summed([p.grad for p in parameters], parameters, self.ranks)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient

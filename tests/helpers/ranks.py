@@ -101,13 +101,18 @@ class Scenario:
         }
 
 
-def gradients(scenario: Scenario, ranks: Ranks) -> dict[str, Tensor]:
-    """Return losses, gradients of network and weighting, and buffers after one step."""
+def gradients(scenario: Scenario, ranks: Ranks, portion: int = 0) -> dict[str, Tensor]:
+    """Return losses, gradients of network and weighting, and buffers after one step; with `portion` in portions."""
     step = scenario.step(ranks)
-    losses = step.forward(scenario.batch(list(ranks.share(range(scenario.num_cases)))))
-    of_tasks = {name: losses[name] for name in scenario.tasks}
-    figures = gradient_figures(task_gradients(of_tasks, step.parameters, ranks))
-    step.backward(losses[""])
+    batch = scenario.batch(list(ranks.share(range(scenario.num_cases))))
+    figures: Mapping[str, float] = {}
+    if portion:
+        losses = step.in_portions(batch, portion)
+    else:
+        losses = step.forward(batch)
+        of_tasks = {name: losses[name] for name in scenario.tasks}
+        figures = gradient_figures(task_gradients(of_tasks, step.parameters, ranks))
+        step.backward(losses[""])
     named = {**dict(step.network.named_parameters()), **dict(step.weighting.named_parameters())}
     found = {name: torch.zeros(()) if p.grad is None else p.grad for name, p in named.items()}
     found |= {f"buffer {name}": value for name, value in step.network.named_buffers()}
@@ -125,6 +130,7 @@ def all_gradients(scenarios: dict[str, Scenario]) -> list[dict[str, Any]]:
     """Return the gradients of every scenario, and what is said of a loss that is not finite, by process."""
     ranks = Ranks.here()
     found: dict[str, Any] = {name: gradients(scenario, ranks) for name, scenario in scenarios.items()}
+    found["in portions"] = gradients(scenarios["uncertainty, uneven"], ranks, portion=1)
     return ranks.gather(found | {"said": _said_of_a_loss_that_is_not_finite(Scenario(), ranks)})
 
 

@@ -73,6 +73,15 @@ class Own(Ranks):
         return tensor
 
 
+def test_two_processes_that_take_their_cases_one_at_a_time_have_the_gradients_of_one(
+    of_two: list[dict[str, Any]],
+) -> None:
+    alone = gradients(SCENARIOS["uncertainty, uneven"], ALONE)
+    for of_one in of_two:
+        for key, value in of_one["in portions"].items():
+            torch.testing.assert_close(value.double(), alone[key].double(), rtol=1e-10, atol=1e-10)
+
+
 def test_a_loss_that_is_not_finite_ends_all_processes_and_names_the_case(of_two: list[dict[str, Any]]) -> None:
     assert [of_one["said"] for of_one in of_two] == ["the loss became nan at case case-1, case-3"] * 2
 
