@@ -97,9 +97,9 @@ def run_local(parameters: Mapping[str, Any], pipeline: Path | None = None, show:
     finally:
         outputs = _collect(run_dir)
     if return_code != 0:
-        error = reader.error(run_dir / LOG_FILE)
-        end_here(_name_of(pipeline), f"local/{run_dir.name}", FAILED, error.step, error.reason)
-        raise error
+        failure = reader.error(run_dir / LOG_FILE)
+        end_here(_name_of(pipeline), f"local/{run_dir.name}", FAILED, failure.step, failure.reason)
+        raise failure
     return RunResult(run_dir, reader.steps, time.monotonic() - start, **outputs)
 
 

@@ -303,7 +303,7 @@ class ClusterDoctor:
         container = self._pipeline.containers[_FIRST_STEP]
         defaults = {name: value.get("defaultValue") for name, value in self._pipeline.parameters.items()}
         roots = [f"{name}={defaults[name]}" for name in ("store_root", "checkpoint_root") if defaults.get(name)]
-        env = [{"name": key, "value": value} for key, value in settings.env.items()]
+        env: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in settings.env.items()]
         for kind, sources in (("secretKeyRef", settings.secrets), ("configMapKeyRef", settings.config_maps)):
             for source in sources:
                 for key, variable in source.keys.items():
