@@ -58,7 +58,7 @@ def test_every_step_gets_by_with_what_it_is_handed(tmp_path: Path, own_workspace
     steps.preprocess(SOURCE, validated, pointer, num_workers=1)
     in_a_pod("train", pointer, validated, "stl", 0, 0, model)
     scores = in_a_pod("evaluate", pointer, validated, model, evaluation)
-    in_a_pod("compare", pointer, validated, [model], [evaluation], comparison, str(tmp_path / "report.html"), best)
+    in_a_pod("compare", pointer, validated, [evaluation], comparison, str(tmp_path / "report.html"), best)
     in_a_pod("promote", pointer, validated, comparison, best, decision)
 
     assert said.count("packing it again") == 4

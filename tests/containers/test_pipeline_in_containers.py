@@ -66,6 +66,7 @@ def test_every_step_runs_in_its_container_and_the_best_model_becomes_champion(
         "evaluate": 2,
         "compare": 1,
         "promote": 1,
+        "close": 1,
     }
     for step in ("train", "evaluate"):
         assert {one.step for one in ran if one.step.startswith(step)} == {f"{step} {what}" for what in TRAININGS}
