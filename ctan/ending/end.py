@@ -64,6 +64,7 @@ def end_here(pipeline: str, pipeline_run: str, state: str, failed: str = "", rea
         reason: why.
     """
     found = RunEnd(pipeline_run, pipeline, state, ((failed, reason),) if failed else ())
+    # Whoever stops a run here knows it, and waits for nothing that need not be.
     _close(found, quietly=state == CANCELED)
 
 
@@ -72,7 +73,8 @@ def _close(found: RunEnd, quietly: bool = False) -> None:
     if found.pipeline_run.startswith(LOCAL) or not (in_image() and is_embedded(tracking_uri())):
         closed = _tried("MLflow's runs cannot be closed", closed_runs, found.pipeline_run, quietly=quietly) or []
         found = replace(found, notes=(*found.notes, *map(_in_words, closed)))
-        _tried("the end of the run is not in MLflow", write_end, found, quietly=quietly)
+        if not quietly:
+            _tried("the end of the run is not in MLflow", write_end, found)
     if not quietly:
         print(found.in_words())
     _tried("nobody was told", notify.tell, found)

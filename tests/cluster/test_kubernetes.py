@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ctan.cluster.values import load_values
 from tests.helpers.kubernetes import (
     FLAVOURS,
     MANIFESTS,
@@ -205,6 +206,10 @@ def test_the_example_names_every_secret_and_key_and_holds_only_placeholders() ->
         for tls in ingress["spec"]["tls"]
         for key in ("tls.crt", "tls.key")
     }
+    for path in (MANIFESTS.parent / "values").glob("*.yaml"):
+        values = load_values(path)
+        sources = [source for step in ("", *values.steps) for source in values.for_step(step).secrets]
+        wanted |= {(source.name, key) for source in sources for key in source.keys}
     assert {(name, key) for name, data in example.items() for key in data} == wanted
     for data in example.values():
         for key, value in data.items():
@@ -328,7 +333,7 @@ def test_a_step_of_the_compiled_pipeline_fits_the_limits() -> None:
     spec = next(yaml.safe_load_all(COMPILED_PIPELINE.read_text(encoding="utf-8")))
     executors = spec["deploymentSpec"]["executors"].values()
     requests = [one["container"]["resources"]["resourceMemoryRequest"] for one in executors]
-    assert len(requests) == 10
+    assert len(requests) == 11
     largest = max(number_of_bytes(one) for one in requests)
     assert largest <= number_of_bytes(container["default"]["memory"])
     assert number_of_bytes(container["defaultRequest"]["memory"]) <= number_of_bytes(container["default"]["memory"])
