@@ -7,6 +7,7 @@ is would fail again: it is passed on, not tried again.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -33,6 +34,7 @@ HALVINGS_VARIABLE = "CTAN_MEMORY_HALVINGS"  # how often memory was not enough
 _WORK, _RESULT, _ERROR = "work.pickle", "result.pickle", "error.pickle"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _OUT_OF_MEMORY = "out of memory"
+_FORKED_VARIABLE = "_KFP_RUNTIME"  # set by `ctan.step_server`
 _PR_SET_PDEATHSIG = 1
 
 
@@ -91,12 +93,55 @@ def supervised(
             say(f"crashed: {end.crash}; started again from its checkpoint{less} ({len(crashes)} of {max_restarts})")
 
 
+class _Forked:
+    """A child that is a copy of this process, which has loaded what the work needs."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os._exit(_copy(folder, environment))
+
+    def wait(self) -> int:
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+
+_Child = _Forked | subprocess.Popen[bytes]
+
+
+def _has_loaded_the_libraries() -> bool:
+    """Whether this is a step of a run on this machine, forked by `ctan.step_server` from a process that loaded them."""
+    return os.environ.get(_FORKED_VARIABLE) == "true" and "torch" in sys.modules and threading.active_count() == 1
+
+
+def _copy(folder: Path, environment: Mapping[str, str]) -> int:
+    """Do the work in a forked child; return its exit code."""
+    code = 1
+    try:
+        os.setsid()
+        for number in _SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        os.environ.update(environment)
+        _work(folder)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    return code
+
+
 class _Stop:
     """A signal that was received, and the child to pass it on to."""
 
     def __init__(self) -> None:
         self.number = 0
-        self.child: subprocess.Popen[bytes] | None = None
+        self.child: _Child | None = None
 
     def receive(self, number: int, _frame: object = None) -> None:
         self.number = self.number or number
@@ -127,12 +172,17 @@ def _try(folder: Path, crashes: list[str], stop: _Stop) -> _End:
     }
     killed_before = oom_kills()
     sys.stdout.flush()
+    sys.stderr.flush()
     # In a session of its own: Ctrl-C reaches it through this process alone, once.
-    child = subprocess.Popen(
-        [sys.executable, "-m", "ctan.supervise", str(folder)],
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,
+    child: _Child = (
+        _Forked(folder, environment)
+        if _has_loaded_the_libraries()
+        else subprocess.Popen(
+            [sys.executable, "-m", "ctan.supervise", str(folder)],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
     )
     stop.child = child
     if stop.number:  # came before there was a child

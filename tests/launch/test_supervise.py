@@ -135,3 +135,20 @@ def test_kills_for_memory_are_counted_where_the_kernel_counts_them(
     (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 2\noom_group_kill 0\n")
     (tmp_path / "memory.peak").write_text("2147483648\n")
     assert (limits.oom_kills(), limits.memory_peak_bytes()) == (2, 2**31)
+
+
+FORKED = """
+import os, sys, types
+os.environ["_KFP_RUNTIME"] = "true"  # as in a step that ctan.step_server forked
+sys.modules["torch"] = types.ModuleType("torch")
+from ctan.supervise import supervised
+from tests.helpers import supervised as helper
+arguments = {"folder": sys.argv[1], "ends": ["SIGSEGV", "memory"]}
+helper.restarts = lambda: ["a copy of this process"]  # a new one would not know it
+print(supervised("tests.helpers.supervised:crash", arguments, 3, lambda _: None))
+"""
+
+
+def test_where_the_libraries_are_loaded_a_copy_of_the_process_does_the_work(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "(3, ['a copy of this process'], 1)\n", done.stderr
