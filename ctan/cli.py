@@ -11,9 +11,9 @@ import typer
 
 from ctan import __version__
 from ctan.commands import cluster, data, models, registry, store
+from ctan.commands.doctor import doctor
 from ctan.commands.drift import drift
 from ctan.commands.export import export
-from ctan.commands.doctor import doctor
 from ctan.commands.lineage import lineage, reproduce
 from ctan.commands.migrate import migrate
 from ctan.commands.predict import predict
