@@ -121,6 +121,8 @@ for (const link of document.querySelectorAll('a[data-gzip]')) {
 }
 """
 
+_NEEDS_SCRIPT = ('<table class="sortable"', "<nav ", " data-gzip=")
+
 
 class Markup(str):
     """Text that is HTML already; everything else is escaped."""
@@ -169,7 +171,7 @@ def table(
 
 def image(picture: bytes, alt: str, caption: object = "") -> Markup:
     """Return a PNG or SVG inside the page, with a description for those who cannot see it."""
-    data, is_svg = base64.b64encode(picture).decode("ascii"), not picture.startswith(b"\x89PNG")
+    data, is_svg = base64.b64encode(picture).decode("ascii"), picture.startswith(b"<")
     source = f"data:image/{'svg+xml' if is_svg else 'png'};base64,{data}"
     shown = Markup(f'<img alt="{html.escape(alt)}" src="{source}">')
     parts = [shown, *([element("figcaption", caption)] if caption else [])]
@@ -202,4 +204,6 @@ def download(text: str, name: str, label: object) -> Markup:
 def page(title: str, *body: object) -> str:
     """Return a whole page."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'  # noqa: E501
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>\n{join(*body)}\n<script>{_SCRIPT}</script></body></html>\n'  # noqa: E501
+    content = join(*body)
+    script = f"<script>{_SCRIPT}</script>" if any(part in content for part in _NEEDS_SCRIPT) else ""
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>\n{content}\n{script}</body></html>\n'  # noqa: E501

@@ -90,7 +90,7 @@ def load_config(
     base = profile if profile in PROFILES else own.get("profile")
     own["profile"] = profile if profile in PROFILES else Path(profile).stem
     if base in PROFILES:
-        data = {field: value for field, value in chosen.items() if field.startswith("data.")}
+        data = {field: value for field, value in chosen.items() if field.partition(".")[0] == "data"}
         own = _merge(_profile_values(base, _with(own, data), where), own)
     return _build(_with(own, chosen), where)
 
