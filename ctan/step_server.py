@@ -65,7 +65,8 @@ def serving(folder: Path) -> Iterator[str]:
             [sys.executable, "-m", "ctan.step_server", str(listening.fileno())],
             stdin=subprocess.PIPE,  # closes when this process dies
             pass_fds=[listening.fileno()],
-            env=os.environ | {"_KFP_RUNTIME": "true"},  # kfp then imports what a step needs, and no more
+            # kfp then imports what a step needs, and no more; MLflow looks at its variable when it is imported
+            env={"MLFLOW_CONFIGURE_LOGGING": "false"} | os.environ | {"_KFP_RUNTIME": "true"},
         )
     client = [sys.executable, "-I", "-S", str(Path(step_client.__file__)), sys.executable, str(address)]
     try:
