@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import yaml
-from memory import _tree_bytes
+from memory import tree_bytes
 from rich.console import Console
 from rich.table import Table
 
@@ -90,7 +90,7 @@ def measure(step: str, folder: Path, *arguments: str) -> tuple[float, float]:
     started, peak = time.perf_counter(), 0
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while process.poll() is None:
-        peak = max(peak, _tree_bytes(process.pid))
+        peak = max(peak, tree_bytes(process.pid))
         time.sleep(_POLL_SECONDS)
     seconds, output = time.perf_counter() - started, process.communicate()[0]
     if process.returncode:

@@ -39,7 +39,7 @@ def measure(raw: Path, num_cases: int) -> tuple[int, float, float]:
         started, peak = time.perf_counter(), 0
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         while process.poll() is None:
-            peak = max(peak, _tree_bytes(process.pid))
+            peak = max(peak, tree_bytes(process.pid))
             time.sleep(_POLL_SECONDS)
         seconds = time.perf_counter() - started
         output = process.communicate()[0]
@@ -48,7 +48,7 @@ def measure(raw: Path, num_cases: int) -> tuple[int, float, float]:
     return int(output), seconds, peak / 2**30
 
 
-def _tree_bytes(pid: int) -> int:
+def tree_bytes(pid: int) -> int:
     """Return the memory of a process and its children in bytes."""
     total = 0
     try:
