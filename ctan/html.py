@@ -15,7 +15,7 @@ _STYLE = """
   figure img { background: #fff; border-radius: 6px; } }
 * { box-sizing: border-box; }
 body { font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink);
-  margin: 0 auto; max-width: 1180px; padding: 32px 28px 72px; background: var(--page); }
+  margin: 0 auto; max-width: 1340px; padding: 32px 28px 72px; background: var(--page); }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3em; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 2.4em 0 .6em; padding-bottom: .25em; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.6em 0 .4em; }
@@ -49,14 +49,14 @@ dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px;
 dl.facts dt { color: var(--soft); } dl.facts dd { margin: 0; overflow-wrap: anywhere; }
 nav { display: flex; gap: .2em 1.3em; font-size: .9rem; margin: 1.2em -28px; padding: .5em 28px;
   position: sticky; top: 0;
-  z-index: 2; background: var(--page); border-bottom: 1px solid var(--line); overflow-x: auto; white-space: nowrap; }
+  z-index: 2; background: var(--page); border-bottom: 1px solid var(--line); flex-wrap: wrap; }
 nav a[aria-current] { color: var(--ink); font-weight: 600; }
 section { scroll-margin-top: 3em; }
-@media (min-width: 1620px) { nav { position: fixed; top: 32px; left: calc(50% - 785px); width: 180px;
+@media (min-width: 1760px) { nav { position: fixed; top: 32px; left: calc(50% - 865px); width: 180px;
   margin: 0; padding: 0;
   flex-direction: column; border: 0; white-space: normal; max-height: 92vh; } section { scroll-margin-top: 0; } }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
-.dense { font-size: .93rem; } .dense th, .dense td { padding: .38em .5em; }
+.dense { font-size: .93rem; } .dense th, .dense td { padding: .38em .42em; }
 .dense td:first-child { max-width: 205px; }
 .side { display: flex; flex-wrap: wrap; gap: 0 48px; }
 th.group { text-align: center; border-bottom: 1px solid var(--line); }
@@ -68,7 +68,8 @@ pre { background: var(--back); border: 1px solid var(--line); border-radius: 6px
   font-size: .82rem; line-height: 1.45; }
 code { font-size: .9em; }
 @media (max-width: 700px) { body { padding: 20px 14px 48px; } th, td { padding: .3em .4em; font-size: .84rem; }
-  nav { margin: 1em -14px; padding: .5em 14px; } figure.chart { overflow-x: auto; }
+  nav { margin: 1em -14px; padding: .5em 14px; flex-wrap: nowrap; white-space: nowrap; overflow-x: auto;
+    scrollbar-width: none; } figure.chart { overflow-x: auto; }
   figure.chart img { min-width: 640px; } }
 @media print { nav, .download { display: none; } .scroll, .tall { overflow: visible; max-height: none; }
   th, td { padding: .2em .35em; font-size: 7.5pt; }
