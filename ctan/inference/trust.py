@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from ctan.inference.fingerprint import MOST_CASES, Seen, fingerprint
 from ctan.inference.load import LoadedModel
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ctan.networks import Exchange
     from ctan.store import Store
 
 
@@ -68,14 +70,27 @@ def with_trust(
 def _exchange(model: LoadedModel, store: Store, case_ids: Sequence[str]) -> MeanExchange | None:
     images = (network_input(store.load(case_id), model.spec, model.inputs) for case_id in case_ids)
     found = [one for image in images if (one := exchanged(model, image)) is not None]
-    if not found:
-        return None
+    return mean_exchange(found) if found else None
+
+
+def mean_exchange(found: Sequence[Exchange]) -> MeanExchange:
+    """Return the mean over images of what tasks take from each other."""
 
     def mean(some: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return {pair: round(float(np.mean([values[pair] for values in some])), 6) for pair in some[0]}
 
     stages = tuple(mean([one.stages[number] for one in found]) for number, _ in enumerate(found[0].stages))
-    return MeanExchange(stages=stages, entropy=mean([one.entropy for one in found]), num_cases=len(found))
+    attention = {
+        pair: _from_the_front(np.mean([one.attention[pair] for one in found], axis=0)) for pair in found[0].attention
+    }
+    entropy = mean([one.entropy for one in found])
+    return MeanExchange(stages=stages, entropy=entropy, attention=attention, num_cases=len(found))
+
+
+def _from_the_front(attention: npt.NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
+    """Return a map as rows; of a volume (posterior, left, inferior) its sum over the first axis, superior first."""
+    seen = attention if attention.ndim == 2 else attention.sum(axis=0).T
+    return tuple(tuple(round(float(value), 6) for value in row) for row in seen)
 
 
 def _calibration(model: LoadedModel, store: Store, case_ids: Sequence[str]) -> dict[str, Calibration]:

@@ -69,11 +69,14 @@ class MeanExchange(Description):
     Attributes:
         stages: from the first to the deepest: `"task<-other"` -> norm received over norm of the own view.
         entropy: `"task<-other"` -> of the attention in the bottleneck.
+        attention: `"task<-other"` -> rows of where a task looks in the other's features, a volume seen from the front:
+            summed from posterior to anterior, superior first; sums to 1.
         num_cases: that it is the mean of.
     """
 
     stages: tuple[Mapping[str, float], ...]
     entropy: Mapping[str, float]
+    attention: Mapping[str, tuple[tuple[float, ...], ...]] = {}
     num_cases: int
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from matplotlib.figure import Figure
+
+from ctan.drawing import DOSE_COLOURS, style
 from ctan.html import Markup, element, join, table
+from ctan.records import MeanExchange
 from ctan.report.data import ReportData
+from ctan.report.sections import picture
 from ctan.report.style import architecture_label
 
 _CALIBRATION = (
@@ -15,6 +20,11 @@ _CALIBRATION = (
 _EXCHANGE = (
     "How much a task takes from another, stage by stage: the norm of what it receives over the norm of its own view, "
     "mean over tuning cases. Entropy of the attention in the bottleneck: 0 where it looks at one place, 1 everywhere."
+)
+
+_ATTENTION = (
+    "Where a task looks in the other's features: mean over places, heads and tuning cases, on the grid of the "
+    "bottleneck; volumes are seen from the front. Even colour: it looks everywhere alike."
 )
 
 
@@ -52,7 +62,30 @@ def exchange(data: ReportData) -> Markup:
         columns = ["task", *(f"stage {number}" for number, _ in enumerate(found.stages, 1)), "entropy"]
         named = f"{architecture_label(one.arch)}, fold {one.record.fold}, seed {one.record.seed}"
         parts += [element("p", f"{named}, {found.num_cases} tuning cases"), table(columns, rows)]
+        parts += [
+            picture(attention_chart(found), f"Where the tasks of {named} look in each other's features", _ATTENTION)
+        ]
     return join(*parts, element("p", _EXCHANGE, class_="soft")) if parts else Markup("")
+
+
+def attention_chart(found: MeanExchange) -> Figure | None:
+    """Draw where each task looks in each other's features, the mean over tuning cases; None without attention."""
+    if not found.attention:
+        return None
+    columns = min(4, len(found.attention))
+    rows = -(-len(found.attention) // columns)
+    with style():
+        figure = Figure(figsize=(2.4 * columns + 0.8, 2.3 * rows), layout="constrained")
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        largest = max(max(map(max, shown)) for shown in found.attention.values())
+        for axes, (pair, shown) in zip(panels, found.attention.items(), strict=False):
+            drawn = axes.imshow(shown, cmap=DOSE_COLOURS, vmin=0, vmax=largest)
+            axes.set_title(pair.replace("<-", " from "), fontsize=8)
+            axes.set_axis_off()
+        for axes in panels[len(found.attention) :]:
+            axes.set_visible(False)
+        figure.colorbar(drawn, ax=panels, label="share of attention", shrink=0.8)
+    return figure
 
 
 def _number(values: Mapping[str, float], pair: str) -> str:

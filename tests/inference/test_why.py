@@ -11,6 +11,7 @@ import torch
 
 from ctan.inference import load_network
 from ctan.inference.load import LoadedModel
+from ctan.inference.trust import mean_exchange
 from ctan.inference.why import exchanged, saliency, why, without_details
 from ctan.inputs import network_input
 from tests.helpers.prediction import untrained_model
@@ -62,6 +63,10 @@ def test_what_tasks_take_from_each_other_is_that_of_the_network(ctan: LoadedMode
         dict.fromkeys(pairs, 1.0), abs=1e-5
     )
     assert all(0 < value <= 1 for value in found.entropy.values())
+    kept = mean_exchange([found, found])
+    for pair, attention in found.attention.items():  # from the front: columns are the patient's left, rows inferior
+        assert np.array(kept.attention[pair]) == pytest.approx(attention.sum(axis=0).T, abs=1e-6)
+        assert np.sum(kept.attention[pair]) == pytest.approx(1, abs=1e-4)
 
     silent = load_network_like(ctan)
     for exchange in silent.network.exchanges:

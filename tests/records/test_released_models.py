@@ -51,7 +51,7 @@ def assert_as_released(folder: Path, predicted: dict[str, np.ndarray]) -> None:
         for name in expected.files:
             every_second = predicted[name][(slice(None), *[slice(None, None, 2)] * (predicted[name].ndim - 1))]
             assert expected[name].std() > 1e-3, "a constant would prove nothing"
-            # Processors and libraries add float32 numbers in other orders: a few units of the last place of the largest.
+            # Processors and libraries add float32 numbers in other orders: a few units of the largest one's last place.
             last_digits = 5e-6 * np.abs(expected[name]).max()
             np.testing.assert_allclose(every_second, expected[name], rtol=1e-4, atol=last_digits, err_msg=name)
 

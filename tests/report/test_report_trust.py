@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ctan.records import Calibration, MeanExchange
-from ctan.report.trust import calibration, exchange
+from ctan.report.trust import attention_chart, calibration, exchange
 
 
 def data(**facts: Any) -> Any:
@@ -28,3 +28,14 @@ def test_what_tasks_take_stands_stage_by_stage() -> None:
     for word in ("dose from contours", "0.250", "0.500", "stage 2", "7 tuning cases"):
         assert word in page, word
     assert exchange(data()) == ""
+
+
+def test_where_tasks_look_is_drawn_a_panel_a_pair() -> None:
+    shown = ((0.1, 0.2), (0.3, 0.4))
+    pairs = {"dose<-contours": shown, "contours<-dose": shown}
+    found = MeanExchange(stages=(), entropy={}, attention=pairs, num_cases=7)
+    figure = attention_chart(found)
+    assert figure is not None
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["dose from contours", "contours from dose"]
+    assert "Where the tasks of CTAN, fold 1, seed 2 look" in exchange(data(exchange=found))
+    assert attention_chart(MeanExchange(stages=(), entropy={}, num_cases=7)) is None
