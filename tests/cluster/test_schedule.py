@@ -289,7 +289,7 @@ def test_a_profile_is_asked_for_its_schedules_alone(kfp_server: KfpServer, pipel
     ctan(kfp_server, pipeline, "--cron", "@daily", "source=phantom", "--namespace", "alice")
     ctan(kfp_server, pipeline, "--list", "--namespace", "alice")
     assert set(kfp_server.namespaces) == {"alice"}
-    assert len(kfp_server.namespaces) == 4, "list, find the experiment, create it, list"
+    assert len(kfp_server.namespaces) == 5, "list, find the experiment, create it, look for a pipeline to pin, list"
 
 
 @pytest.mark.parametrize(

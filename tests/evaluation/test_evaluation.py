@@ -218,6 +218,7 @@ def test_figures_hold_slices_of_three_views(evaluated: tuple[Path, EvaluationRec
                 "predicted_contours",
                 "known",
                 "targets",
+                "levels_gy",
                 "spacing_mm",
             }
             assert what["ct"].shape == what["planned"].shape == what["predicted"].shape

@@ -116,7 +116,7 @@ def test_the_version_and_the_ledger_hold_the_table_of_the_decision(site: Site) -
     ]
     page = site.client.get_model_version(NAME, "2").description
     assert "| enough common cases | 20 | 10 | yes |" in page
-    assert page.startswith("**promoted**")
+    assert page.startswith("### Decision\n\n**promoted**")
 
 
 @pytest.mark.parametrize("lacks", ["data_version", "validation"])
