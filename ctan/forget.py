@@ -227,8 +227,9 @@ def _of_ledger_tables(root: str, subject: Subject) -> Iterator[Change]:
             after = without(name, before, subject)
             if after is not None and after != before:
                 yield Change(f"{at}: its rows are taken out", partial(_write_table, at, after))
-        return
-    folder = Path(root).expanduser() / "ledger"
+        folder = buckets.cache_folder("ledger", root)  # the workspace's own copies
+    else:
+        folder = Path(root).expanduser() / "ledger"
     for path in sorted(folder.glob("*/*.parquet")):
         before = path.read_bytes()
         after = without(path.name, before, subject)

@@ -15,6 +15,7 @@ _PATTERN = re.compile(
     r"(?P<measure>Dmean|Dmax|D(?P<dose_at>\d+(?:\.\d+)?)\s*(?P<volume_unit>%|cc)|V(?P<volume_at>\d+(?:\.\d+)?)\s*Gy)\s*"
     r"(?P<sign><=?|>=?)\s*(?P<limit>\d+(?:\.\d+)?)\s*(?P<unit>Gy|%|cc)"
 )
+GOAL = "goal"  # rows of the per-case table: one a clinical goal
 GRAMMAR = (
     "STRUCTURE MEASURE < LIMIT, such as 'SpinalCord D0.1cc < 45 Gy', 'ParotidLeft Dmean < 26 Gy', "
     "'PTV70 D95% > 66.5 Gy' or 'Lung V20Gy < 30 %'"

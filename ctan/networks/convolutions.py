@@ -122,7 +122,12 @@ def _slow_in_library(x: Tensor) -> bool:
 
 
 def _is_plain_volume(x: Tensor) -> bool:
-    """Whether a layer is computed in 3D, on a CPU with oneDNN, in the number format of its weights."""
+    """Whether a layer is computed in 3D, on a CPU with oneDNN, in the number format of its weights.
+
+    A network that is exported or compiled is another program's to compute, for any number of cases: it stays plain.
+    """
+    if torch.compiler.is_compiling():
+        return False
     in_weights_format = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     return in_weights_format and x.ndim == 5 and torch.backends.mkldnn.is_available()
 

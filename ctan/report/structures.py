@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ctan.evaluation.cases import EVALUATION
-from ctan.goals import Goal
+from ctan.goals import GOAL, Goal
 from ctan.html import Markup, table
 from ctan.report.style import DASH, architecture_label
-from ctan.tasks.dose import GOAL
 
 if TYPE_CHECKING:
     import pandas as pd

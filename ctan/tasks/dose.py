@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ctan.cases import POSSIBLE_DOSE_MASK, Prediction, levels_of
 from ctan.cases.covered import doses_inside
-from ctan.goals import Goal
+from ctan.goals import GOAL, Goal
 from ctan.metrics import DoseAtPoints, PatientMetric, dvh_curve, score_dose
 from ctan.tasks.base import Array, Baselines, Cut, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 DOSE_SCORE = MetricSpec("dose_score", False, "Gy", "Dose score", scale=7.9)  # the distance baseline's, on OpenKBP
 DVH_SCORE = MetricSpec("dvh_score", False, "Gy", "DVH score")
 MEAN, DISTANCE = "baseline-mean", "baseline-distance"
-GOAL = "goal"  # rows of the per-case table: one a clinical goal
 _FAR_MM = 127  # the store clips distances there
 _DOSE_STEP_GY = 0.5  # of DVH curves
 

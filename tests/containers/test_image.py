@@ -185,6 +185,8 @@ def test_it_serves_a_model_that_answers_as_predict_does(image: str, tmp_path: Pa
     from tests.helpers.prediction import untrained_model
 
     folder = untrained_model(tmp_path / "model", "ham10000", [32, 32], None)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o555)  # the container's user is another one
     served = ServedModel.open([Model.of("model", folder)])
     (container,) = of_kind(render("serving"), "Deployment")["ctan-serve"]["spec"]["template"]["spec"]["containers"]
     assert container["image"] == image

@@ -30,6 +30,7 @@ from ctan.tracking import log_results, training_run
 from ctan.tracking.ledger import Ledger
 from ctan.tracking.review import log_page
 from tests.helpers.promotion import NAME, Site
+from tests.helpers.s3 import S3Server
 from tests.helpers.tracking import pointer_at, small_config, write_model
 
 pytest_plugins = ["tests.helpers.promotion", "tests.helpers.s3"]
@@ -186,8 +187,9 @@ def test_killed_half_way_the_same_command_goes_on(known: dict[str, str], site: S
 
 
 def test_stores_sides_and_tables_in_a_bucket_are_reached_too(
-    raw: Path, site: Site, credentials: None, bucket: str
+    raw: Path, site: Site, credentials: None, bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint)
     root = f"s3://{bucket}/team"
     run = site.store_root.parent / "runs" / "one"
     case_ids = ingested(raw, run, root)

@@ -277,12 +277,13 @@ REASONS = {
     "ctan/networks/stl.py": "one network of hard sharing a task",
     "ctan/parameters.py": "the default data set and architectures, which plugs never join unasked",
     "ctan/records/release_0_1.py": "models of 0.1",
+    "ctan/prediction/served.py": "plain volumes are read by the code of folders",
     "ctan/prediction/predict.py": "plain volumes are read and written by the code of folders",
     "ctan/report/style.py": "colours of the four that are always compared; others get theirs in order",
     "ctan/sources/download.py": "official sources of public data",
     "ctan/tasks/__init__.py": "passes on names of the built-in kinds",
 }
-AMBIGUOUS = {"ctan", "dose"}  # also the package's name, and an array's: only their imports are looked for
+AMBIGUOUS = {"ctan", "dose", "folder"}  # also the package's name, an array's, any folder: only imports are looked for
 
 
 @cache

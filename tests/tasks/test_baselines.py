@@ -64,7 +64,7 @@ def test_nothing_contoured_scores_a_dice_of_zero_and_no_distance() -> None:
     nothing.learn(stored_case(masks=np.zeros((3, 4, 6), bool)))
     native = nothing.predict(reference, as_it_is)["baseline-empty"]
     rows = LIVER.rows(native, reference, SPEC, EvaluationConfig(hd95=True))
-    assert scores(table_of(LIVER, {"a": rows}), [LIVER]) == {"organs": {"dice_mean": 0.0}}
+    assert scores(table_of(LIVER, {"a": rows}), [LIVER]) == {"organs": {"dice_mean": 0.0, "surface_dice": 0.0}}
 
 
 def test_class_frequencies_are_as_good_as_chance() -> None:

@@ -175,7 +175,7 @@ def test_unknown_architecture_and_fold_are_named(tiny_pointer: StorePointer, con
 def test_early_stopping_keeps_the_weights_that_were_best_on_the_tuning_cases(
     tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = with_training(config, epochs=6, early_stopping_patience=2)
+    config = with_training(config, epochs=6, early_stopping_patience=2, tuning_every=0)
     measured = iter([0.9, 0.5, 0.6, 0.7, 0.1, 0.1])
     num_tuning = len(open_store(tiny_pointer).case_ids(split="train", fold=0))
     errors = [error for error in measured for _ in range(num_tuning)]  # one a tuning case, the same for both tasks
