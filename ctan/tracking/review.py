@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,10 +189,16 @@ def _client(run_id: str, doing: str) -> Iterator[MlflowClient | None]:
     client = connect()
     with tracking_errors(uri, f"{doing} to run {run_id}"):
         if is_lost(client, run_id):
-            print(f"warning: nothing is added to run {run_id}: {NO_SERVER}", file=sys.stderr, flush=True)
+            _tell_lost(run_id)
             yield None
         else:
             yield client
+
+
+@cache
+def _tell_lost(run_id: str) -> None:
+    """Say it once a process, however much there is to add."""
+    print(f"warning: results are not added to run {run_id}: {NO_SERVER}", file=sys.stderr, flush=True)
 
 
 @contextmanager
