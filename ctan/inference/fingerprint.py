@@ -180,6 +180,8 @@ def embedded(model: LoadedModel, stored: StoredCase) -> Floats | None:
     with torch.inference_mode(), _bottlenecks(encoders) as found:
         with suppress(_EnoughError):
             model.raw(image.to(model.device))
+        if not found:  # a network of another package that goes through its stages by itself
+            return None
         place: Floats = torch.cat([one[0].float().flatten(1).mean(1) for one in found]).double().cpu().numpy()
     return place
 
