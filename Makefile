@@ -66,7 +66,8 @@ phantoms: $(READY)  ## Write the packaged phantoms of every data set anew (then:
 
 # One test process a core, each with one thread: PyTorch's threads suffer badly where cores are shared.
 test: $(READY)  ## Run all tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder $(ARGS)
 
 # Rooms whose tests are arithmetic on small arrays, settings and texts: together less than a minute of one core.
 FAST := tests/metrics tests/networks tests/cases/test_geometry.py tests/evaluation/test_improvement.py \

@@ -1,4 +1,4 @@
-"""Make the documentation's pictures of pages: `make screenshots`, after `make demo`.
+"""Make the documentation's pictures of pages: `python docs/screenshots.py`, after `make demo`.
 
 Needs Chromium. The pictures show what the demo left in the workspace; they are made anew when a page changes.
 """

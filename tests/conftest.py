@@ -15,6 +15,14 @@ from ctan.telemetry import disable_telemetry
 disable_telemetry()
 settings.register_profile("ctan", deadline=None)  # no test fails because the machine is busy
 settings.load_profile("ctan")
+LONG = ("journeys", "examples", "training", "cluster")  # whole runs and trainings
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes: shared out by files, it would keep one process busy alone at the end."""
+    folders = [item.path.parent.name for item in items]
+    places = [LONG.index(folder) if folder in LONG else len(LONG) for folder in folders]
+    items[:] = [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
 
 
 @pytest.fixture(autouse=True)
