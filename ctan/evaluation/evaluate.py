@@ -21,7 +21,7 @@ from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, write_cases
 from ctan.evaluation.figures import DVH_SCHEMA, pictures
 from ctan.evaluation.grids import Cases, on_grid
-from ctan.evaluation.scoring import score_case
+from ctan.evaluation.scoring import Scored, score_case
 from ctan.evaluation.shown import case_errors, shown_cases
 from ctan.evaluation.summary import scores
 from ctan.files import atomic_path, sha256_of_json
@@ -32,6 +32,7 @@ from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import Row, tasks_of
 
 if TYPE_CHECKING:
+    from ctan.cases import Case
     from ctan.inference import LoadedModel
 
 
@@ -126,7 +127,7 @@ def evaluate_here(
     todo = [(role, case_id) for role, case_ids in roles.items() for case_id in case_ids]
     named = {"arch": record.arch, "fold": record.fold, "seed": record.seed}
     own = ranks.share(todo)
-    scored = (_scored(store, cases, model, role, case_id, config) for role, case_id in own)
+    scored = (_rows(store, cases, model, role, case_id, config) for role, case_id in own)
     shown = track(scored, len(own), f"evaluate {record.arch}") if ranks.is_main else scored
     everything = ranks.joined(list(shown), len(todo))
     table = pa.Table.from_pylist([{**named, **row} for found in everything for row in found], SCHEMA)
@@ -176,10 +177,15 @@ def _check_output(output_dir: Path) -> None:
         raise DataError(f"{output_dir}: exists and is no earlier evaluation; give another output folder")
 
 
-def _scored(store: Store, cases: Cases, model: LoadedModel, role: str, case_id: str, config: RunConfig) -> list[Row]:
-    """Predict a case and return its rows."""
+def _scored(store: Store, cases: Cases, model: LoadedModel, case_id: str, config: RunConfig) -> tuple[Case, Scored]:
+    """Predict a case and score it; return what it is at native resolution, too."""
     reference = store.reference(case_id)
-    scored = score_case(cases, reference, model.tasks, model.predict(cases.load(case_id)), config.evaluation)
+    return reference, score_case(cases, reference, model.tasks, model.predict(cases.load(case_id)), config.evaluation)
+
+
+def _rows(store: Store, cases: Cases, model: LoadedModel, role: str, case_id: str, config: RunConfig) -> list[Row]:
+    """Return the rows of a case."""
+    reference, scored = _scored(store, cases, model, case_id, config)
     identity = {"role": role, "case_id": case_id, "group_id": reference.group_id}
     return [{**identity, **row} for row in scored.rows]
 
@@ -194,7 +200,6 @@ class _Look:
 
 def _look(store: Store, cases: Cases, model: LoadedModel, case_id: str, config: RunConfig) -> _Look:
     """Predict a case once more, now that it is known which ones are shown: pictures of all would fill the memory."""
-    reference = store.reference(case_id)
-    scored = score_case(cases, reference, model.tasks, model.predict(cases.load(case_id)), config.evaluation)
+    reference, scored = _scored(store, cases, model, case_id, config)
     curves = [row for task in model.tasks for row in task.curves(scored.native[task.name], reference, store.spec)]
     return _Look(curves, pictures(reference, scored.native, model.tasks, store.spec))
