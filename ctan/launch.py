@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctan.errors import CtanError, DataError, KilledError
+from ctan.process import end_with
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -138,24 +139,13 @@ def _threads_for(num_processes: int) -> Iterator[None]:
         del os.environ["OMP_NUM_THREADS"]
 
 
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone: `torchrun`'s agent cannot see to that when killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _work(folder: Path) -> None:
     """Do the work of one process."""
     from ctan.step_environment import prepare_step
 
     function, arguments, parent = _load(folder / _WORK)
     rank = int(os.environ["RANK"])
-    _end_with(parent)
+    end_with(parent)
     prepare_step()
     module, _, name = function.partition(":")
     try:

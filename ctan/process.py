@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
+import sys
+import threading
+import time
 from functools import cache
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
 
 
 @cache
@@ -30,6 +37,23 @@ def is_gone(identity: str) -> bool | None:
     if place != _place() or not pid.isdigit():
         return None
     return _started(int(pid)) != rest
+
+
+def end_with(parent: int) -> None:
+    """End this process when the one that started it is gone, however that ended.
+
+    Args:
+        parent: id of the process that started this one.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @cache

@@ -8,7 +8,6 @@ is would fail again: it is passed on, not tried again.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from typing import Any
 
 from ctan.errors import CtanError, DataError, KilledError
 from ctan.limits import oom_kills
+from ctan.process import end_with
 
 RESTARTS_VARIABLE = "CTAN_RESTARTS"  # JSON: why each earlier try ended
 HALVINGS_VARIABLE = "CTAN_MEMORY_HALVINGS"  # how often memory was not enough
@@ -35,7 +34,6 @@ _WORK, _RESULT, _ERROR = "work.pickle", "result.pickle", "error.pickle"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _OUT_OF_MEMORY = "out of memory"
 _FORKED_VARIABLE = "_KFP_RUNTIME"  # set by `ctan.step_server`
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -231,23 +229,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone, however that ended."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _work(folder: Path) -> None:
     """Do the work, in the child."""
     function, arguments, parent = _load(folder / _WORK)
-    _end_with(parent)
+    end_with(parent)
     module, _, name = function.partition(":")
     try:
         result = getattr(importlib.import_module(module), name)(**arguments)

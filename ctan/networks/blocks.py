@@ -18,8 +18,38 @@ from ctan.networks.convolutions import Conv2d, Conv3d, Deconv2d, Deconv3d
 Norm = Callable[[int], nn.Module]
 _CONVS: dict[int, type[Conv2d] | type[Conv3d]] = {2: Conv2d, 3: Conv3d}
 _DECONVS: dict[int, type[Deconv2d] | type[Deconv3d]] = {2: Deconv2d, 3: Deconv3d}
-_BATCH_NORMS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _NUM_GROUPS = 8
+
+
+def _plainly_strided(x: Tensor) -> Tensor:
+    """Return a tensor (N, C, S), copied where PyTorch would not see by its strides that its channels are last.
+
+    The first stride says nothing of one case, and is small after a transposition or `x[None]`.
+    """
+    if len(x) != 1 or x.stride(0) >= x[0].numel():
+        return x
+    return x.clone(memory_format=_channels_last(x) if _is_channels_last(x) else torch.contiguous_format)
+
+
+def _channels_last(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=_channels_last(x))
+
+
+def _with_right_gradient(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the batch norm of a tensor whose gradient is right.
+
+    In the gradient of one case that is contiguous PyTorch (2.13, CPU) takes channels last with a small first stride for
+    contiguous and reads other values (`findings/batch-norm-gradient-of-one-case.sh`).
+    """
+    x = _plainly_strided(x)
+    y = norm(x)
+    if y.requires_grad and len(y) == 1 and not _is_channels_last(x):
+        y.register_hook(_plainly_strided)
+    return y
 
 
 class InstanceNorm(nn.Module):
@@ -38,11 +68,27 @@ class InstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or torch.compiler.is_exporting():  # one case at a time would fix the batch
             return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
-        cases = [
-            functional.batch_norm(case, None, None, self.weight, self.bias, training=True, eps=self.eps)
-            for case in x.split(1)
-        ]
+        cases = [_with_right_gradient(self._of_one, case) for case in x.split(1)]
         return cases[0] if len(cases) == 1 else torch.cat(cases)
+
+    def _of_one(self, case: Tensor) -> Tensor:
+        return functional.batch_norm(case, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+
+class _BatchNorm:
+    def forward(self, x: Tensor) -> Tensor:
+        return _with_right_gradient(super().forward, x)  # type: ignore[misc]
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """Pictures."""
+
+
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
+    """Volumes."""
+
+
+_BATCH_NORMS: dict[int, type[BatchNorm2d] | type[BatchNorm3d]] = {2: BatchNorm2d, 3: BatchNorm3d}
 
 
 def make_norm(config: NetworkConfig, has_image_head: bool) -> Norm:

@@ -22,30 +22,10 @@ def task_gradients(losses: Mapping[str, Tensor], parameters: Sequence[nn.Paramet
         parameters: of the network.
         ranks: the processes.
     """
-    gradients = {}
-    for name, loss in losses.items():
-        # Of the loss alone autograd's answer is wrong by percents where a part of the graph stays without a gradient
-        # (PyTorch 2.13: CTAN in 3D with its bottleneck, one case). Nothing stays without one beside the others times 0.
-        chosen = torch.stack([other * float(other is loss) for other in losses.values()]).sum()
-        found = torch.autograd.grad(chosen, parameters, retain_graph=True, allow_unused=True)
-        reached = _reached(loss)
-        own = [gradient if id(p) in reached else None for p, gradient in zip(parameters, found, strict=True)]
-        gradients[name] = summed(own, parameters, ranks)
-    return gradients
-
-
-def _reached(loss: Tensor) -> set[int]:
-    """Return the ids of the parameters in the graph of a loss."""
-    found, seen, todo = set(), set(), [loss.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        todo += [following for following, _ in node.next_functions]
-    return found
+    return {
+        name: summed(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True), parameters, ranks)
+        for name, loss in losses.items()
+    }
 
 
 def gradient_figures(gradients: Gradients) -> dict[str, float]:

@@ -11,7 +11,7 @@ from ctan.config import DEFAULT_ARCHITECTURES
 from ctan.errors import ConfigError
 from ctan.networks import build_network, count_macs, count_parameters
 from ctan.networks.backbone import stage_widths
-from ctan.networks.blocks import InstanceNorm, depth_to_space, space_to_depth
+from ctan.networks.blocks import InstanceNorm, depth_to_space, make_norm, space_to_depth
 from tests.helpers.networks import CHANNELS, DENSE, DIAGNOSIS, DOSE, SEGMENTATION, build, has_gradient, image, small
 
 MIXED = (SEGMENTATION, DIAGNOSIS, DOSE)
@@ -97,6 +97,26 @@ def test_instance_norm_is_the_library_one_case_by_case() -> None:
     expected = functional.instance_norm(x, weight=norm.weight, bias=norm.bias)
     assert torch.allclose(norm(x), expected, atol=1e-5)
     assert torch.allclose(norm(x)[1:2], norm(x[1:2]), atol=1e-6)
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels last": lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1),
+    "of tokens": lambda x: x.flatten(2).transpose(1, 2).contiguous().transpose(1, 2).unflatten(2, x.shape[2:]),
+}
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "group"])
+@pytest.mark.parametrize("shape", [(1, 8, 4, 6), (1, 8, 2, 4, 6), (2, 8, 2, 4, 6)])
+def test_the_gradient_of_a_norm_is_the_same_however_values_lie_in_memory(norm: str, shape: tuple[int, ...]) -> None:
+    layer = make_norm(small(dims=len(shape) - 2, norm=norm), False)(8).double()
+    x, upstream = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    found = []
+    for of_input in LAYOUTS.values():
+        for of_gradient in LAYOUTS.values():
+            leaf = of_input(x).detach().requires_grad_()
+            found.append(torch.autograd.grad(layer(leaf), leaf, of_gradient(upstream))[0])
+    assert all(torch.allclose(gradient, found[0], rtol=1e-9, atol=1e-12) for gradient in found)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (2, 3, 4, 6, 8)])
