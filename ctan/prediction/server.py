@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _JSON = "application/json"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_TAKEN_IN_BYTES = 2**26  # and thrown away, of a request that is too large
 _STOPPING_SECONDS = 30  # that requests in progress get to end in
 
 
@@ -154,14 +155,16 @@ def _answer(served: ServedModel, number: int, row: Mapping[str, Any]) -> dict[st
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:
-    told = request.headers.get("content-length", "")
-    if told.isdigit() and int(told) > max_bytes:
-        raise _TooLargeError
-    content = bytearray()
+    """Read a request. What is too large is still taken in for a while: who is sending yet would see no answer."""
+    content, sent = bytearray(), 0
     async for chunk in request.stream():
-        content += chunk
-        if len(content) > max_bytes:
-            raise _TooLargeError
+        sent += len(chunk)
+        if sent <= max_bytes:
+            content += chunk
+        elif sent > max_bytes + _TAKEN_IN_BYTES:
+            break
+    if sent > max_bytes:
+        raise _TooLargeError
     return bytes(content)
 
 
