@@ -154,6 +154,9 @@ class Owner:
         content, _ = self._place.read(number)  # a server that does not know the condition lets two write
         if content is None or (found := Mark.read(content)) is None or found.owner != mark.owner:
             return False
+        if max(self._place.numbers(), default=0) > number:  # this number was taken, done with and removed before
+            self._place.remove(number)
+            return False
         self._number, self._mark = number, mark
         _HELD.add(mark.owner)
         for older in self._place.numbers():

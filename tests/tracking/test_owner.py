@@ -74,6 +74,29 @@ def test_of_several_that_begin_at_once_one_trains_and_then_the_next(address: str
     assert (most, sorted(done)) == (1, list(range(4)))
 
 
+def test_one_that_looked_long_ago_takes_no_number_that_was_done_with_since(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, late = Owner(address), Owner(address), Owner(address)
+    first.take(quiet)
+    first.release()
+    second.take(quiet)
+    looks = iter([[]])
+    look = late._place.numbers
+    monkeypatch.setattr(late._place, "numbers", lambda: next(looks, None) or look())
+    said: list[str] = []
+    waiting = threading.Thread(target=late.take, args=(said.append,))
+    waiting.start()
+    while not said:
+        time.sleep(0.01)
+    assert "trains this already" in said[0]
+    second.check()
+    second.release()
+    waiting.join(30)
+    assert not waiting.is_alive()
+    late.release()
+
+
 def test_the_second_says_who_trains_and_waits(address: str) -> None:
     said: list[str] = []
     first, second = Owner(address), Owner(address)
