@@ -48,10 +48,11 @@ def own_workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
 @pytest.fixture(scope="session")
 def tiny_config() -> RunConfig:
-    """The smoke profile on a grid and network that train in a second."""
+    """The smoke profile on a grid and network that train in a second, computed alike on every machine."""
     return load_config(
         "smoke",
         {
+            "training.precision": "fp32",
             "preprocess.grid_shape": [16, 24, 24],
             "preprocess.grid_spacing_mm": [16.0, 16.0, 16.0],
             "network.base_width": 4,

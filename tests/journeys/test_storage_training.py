@@ -20,22 +20,13 @@ from ctan.store import StorePointer
 from ctan.training import train
 from ctan.training.console import Console
 from tests.helpers.s3 import Proxy, S3Server
-from tests.helpers.small import SMALL, kill_at
+from tests.helpers.small import SMALL, train_and_kill
 from tests.helpers.storage import SOURCE, objects_of
 
 pytest_plugins = ["tests.helpers.storage"]
 pytestmark = pytest.mark.slow
 
 CTAN = str(Path(sys.executable).with_name("ctan"))
-TRAIN = """
-import sys
-from pathlib import Path
-from ctan.settings import config_from_yaml
-from ctan.store import StorePointer
-from ctan.training import train
-pointer, config, model = map(Path, sys.argv[2:])
-train(StorePointer.load(pointer), "hps", 0, 0, config_from_yaml(config), sys.argv[1], model)
-"""
 
 
 @pytest.fixture
@@ -78,12 +69,8 @@ def test_a_training_killed_on_one_machine_goes_on_on_another_with_the_same_weigh
 
     train(built, "hps", 0, 0, config, tmp_path / "local", tmp_path / "uninterrupted")
 
-    put.save(tmp_path / "pointer.json")
-    (tmp_path / "config.yaml").write_text(config.to_yaml())
     machine("first")
-    command = [sys.executable, "-c", TRAIN, f"{root}/checkpoints"]
-    command += [str(tmp_path / name) for name in ("pointer.json", "config.yaml", "killed")]
-    kill_at("epoch 1/3", command)
+    train_and_kill(put, "hps", config, f"{root}/checkpoints", tmp_path / "killed")
 
     machine("second")
     capsys.readouterr()

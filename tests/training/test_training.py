@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +26,7 @@ from ctan.training.console import Console
 from ctan.training.data import TrainingCases, Wanted
 from ctan.training.optim import clip_gradients, make_ema, make_optimizer, make_schedule
 from ctan.training.weighting import WEIGHTINGS
-from tests.helpers.small import kill_at
-
-TRAIN = """
-import sys
-from pathlib import Path
-from ctan.settings import config_from_yaml
-from ctan.store import StorePointer, open_store
-from ctan.training import train
-pointer, config, checkpoints, model = map(Path, sys.argv[1:])
-train(StorePointer.load(pointer), "ctan", 0, 0, config_from_yaml(config), checkpoints, model)
-"""
+from tests.helpers.small import train_and_kill
 
 
 @pytest.fixture
@@ -62,13 +51,7 @@ def test_a_run_killed_between_two_epochs_and_resumed_ends_with_the_same_weights(
 ) -> None:
     train(tiny_pointer, "ctan", 0, 0, config, tmp_path / "a", tmp_path / "uninterrupted")
 
-    tiny_pointer.save(tmp_path / "pointer.json")
-    (tmp_path / "config.yaml").write_text(config.to_yaml())
-    places = [tmp_path / name for name in ("pointer.json", "config.yaml", "b", "killed")]
-    command = [sys.executable, "-c", TRAIN, *map(str, places)]
-    kill_at("epoch 1/3", command)
-    assert not (tmp_path / "killed").exists()
-
+    train_and_kill(tiny_pointer, "ctan", config, tmp_path / "b", tmp_path / "killed")
     summary = train(tiny_pointer, "ctan", 0, 0, config, tmp_path / "b", tmp_path / "resumed")
     assert summary.epochs == 3
     assert weights(tmp_path / "resumed") == weights(tmp_path / "uninterrupted")
@@ -128,6 +111,14 @@ def test_one_process_trains_as_a_plain_loop_does_bit_for_bit(
         weighting.end_epoch({name: value / len(batches) for name, value in sums.items()})
     expected = average.module.state_dict()
     assert weights(tmp_path / "m") == {name: value.numpy().tobytes() for name, value in expected.items()}
+
+
+def test_what_runs_after_a_training_computes_with_the_smallest_numbers_again(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path
+) -> None:
+    train(tiny_pointer, "hps", 0, 0, with_training(config, epochs=1), tmp_path / "c", tmp_path / "model")
+    assert float("1e-320") * 2 == float("2e-320")
+    assert (torch.full((1000,), 1e-40) * 2).min() > 0
 
 
 def test_a_finished_training_is_not_repeated(
