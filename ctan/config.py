@@ -237,7 +237,6 @@ class TrainingConfig(Settings):
 class EvaluationConfig(Settings):
     """Scoring."""
 
-    num_bootstrap: int = Field(10_000, ge=100, description="bootstrap resamples of the patients")
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     test_time_flip: bool = Field(False, description="average with the prediction for the flipped image")
     num_figure_cases: int = Field(

@@ -42,7 +42,8 @@ def migrate_settings(values: dict[str, Any], where: str) -> dict[str, Any]:
         raise ConfigError(
             f"{where}: schema_version {version!r}; this ctan reads 1 to {SETTINGS_VERSION}, use the ctan that wrote it"
         )
-    values = _dicom_to_options({name: value for name, value in values.items() if name != "schema_version"})
+    values = {name: value for name, value in values.items() if name != "schema_version"}
+    values = _without_bootstrap(_dicom_to_options(values))
     network = values.get("network")
     return {**values, "network": migrate_network(network)} if isinstance(network, dict) else values
 
@@ -59,6 +60,14 @@ def migrate_network(network: dict[str, Any]) -> dict[str, Any]:
         for arch in archs if value != default else ():
             options.setdefault(arch, {}).setdefault(name, value)
     return {name: value for name, value in network.items() if name not in old} | {"options": options}
+
+
+def _without_bootstrap(values: dict[str, Any]) -> dict[str, Any]:
+    """`evaluation.num_bootstrap` (version 1) was a number of resamples: intervals no longer take any."""
+    scored = values.get("evaluation")
+    if not isinstance(scored, dict) or "num_bootstrap" not in scored:
+        return values
+    return {**values, "evaluation": {name: value for name, value in scored.items() if name != "num_bootstrap"}}
 
 
 def _dicom_to_options(values: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,6 @@ def tiny_config() -> RunConfig:
             "preprocess.grid_shape": [16, 24, 24],
             "preprocess.grid_spacing_mm": [16.0, 16.0, 16.0],
             "network.base_width": 4,
-            "evaluation.num_bootstrap": 200,
         },
     )
 

@@ -106,7 +106,7 @@ def compare(
 
     Models of one architecture with other settings are named by what differs. Named models are compared alone.
 
-    Example: ctan compare --set evaluation.num_bootstrap=2000
+    Example: ctan compare --set evaluation.confidence=0.9
     """
     from ctan import steps
     from ctan.commands.show import show_comparison

@@ -16,9 +16,9 @@ from ctan.errors import DataError
 from ctan.evaluation.baselines import GRID_FLOOR, Simple
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, read_cases, write_cases
 from ctan.evaluation.evaluate import evaluation_cases, evaluation_hash
-from ctan.evaluation.improvement import all_patients, patient_weights, relative_improvement, resampled_metric
+from ctan.evaluation.improvement import relative_improvement, score
 from ctan.evaluation.summary import describe_selection_error, scores, selection_error
-from ctan.metrics import MIN_SEEDS, interval
+from ctan.metrics import MIN_SEEDS
 from ctan.records import (
     ArchitectureEntry,
     BaselineEntry,
@@ -56,7 +56,7 @@ def compare(
         pointer: the store they were evaluated on.
         evaluation_dirs: what `evaluate` wrote, one a model.
         output_dir: receives `comparison.json` and `cases.parquet`.
-        config: number of resamples and coverage.
+        config: coverage of the intervals.
 
     Returns:
         What `comparison.json` holds.
@@ -80,7 +80,6 @@ def compare(
         store_key=pointer.key,
         data_hash=pointer.data_hash,
         evaluation_hash=evaluation_hash(store),
-        num_bootstrap=config.evaluation.num_bootstrap,
         confidence=config.evaluation.confidence,
         num_tuning_cases=len(pc.unique(pa.concat_tables([m.rows(TUNING) for m in models])["case_id"])),
         num_evaluation_cases=len(evaluation_cases(store)),
@@ -161,14 +160,12 @@ def _scores(
 ) -> dict[str, dict[str, Interval]]:
     """Return the scores by task and metric, the mean over folds and seeds."""
     tables = [model.rows(role) for model in group]
-    patients = all_patients(tables)
-    weights = patient_weights(tables, patients, config.evaluation.num_bootstrap)
     found: dict[str, dict[str, Interval]] = {}
     for task in tasks:
         for metric in task.metrics:
-            values = resampled_metric(tables, task, metric, patients, weights)
-            if values is not None:
-                spread = interval(values, config.evaluation.confidence)
+            estimate = score(tables, task, metric)
+            if estimate is not None:
+                spread = estimate.interval(config.evaluation.confidence, metric.bounds)
                 found.setdefault(task.name, {})[metric.name] = Interval.model_validate(spread)
     return found
 
@@ -177,7 +174,7 @@ def _improvement(
     group: list[_Model], reference: list[_Model], role: str, tasks: tuple[Task, ...], config: RunConfig
 ) -> dict[str, Interval]:
     new, old = ([model.rows(role) for model in models] for models in (group, reference))
-    gains = relative_improvement(tasks, new, old, config.evaluation)
+    gains = relative_improvement(tasks, new, old, config.evaluation.confidence)
     return {name: Interval.model_validate(gain) for name, gain in gains.items()}
 
 

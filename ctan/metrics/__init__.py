@@ -22,9 +22,6 @@ from ctan.metrics.resampling import (
     MetricSums,
     PatientMetric,
     improvement,
-    interval,
-    mean_over_trainings,
-    resampling_weights,
 )
 from ctan.metrics.segmentation import dice, hd95_mm, surface_scores, thresholded_jaccard
 from ctan.metrics.temperature import Temperature, fit_temperature
@@ -52,13 +49,10 @@ __all__ = [
     "fit_temperature",
     "hd95_mm",
     "improvement",
-    "interval",
     "jackknife",
     "mean_of_defined",
-    "mean_over_trainings",
     "probability_rows",
     "reliability",
-    "resampling_weights",
     "roc_curve",
     "score_dose",
     "surface_scores",

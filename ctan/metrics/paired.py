@@ -1,4 +1,4 @@
-"""What a paired difference is, and how sure: an estimate with bounds that hold for few patients.
+"""What a score or a paired difference is, and how sure: an estimate with bounds that hold for few patients.
 
 The delete-one jackknife gives any metric of resampled patients (`PatientMetric`) a standard error, Student's t with the
 degrees of freedom of Satterthwaite a bound. Of a plain mean that is the t interval. Chosen by simulation over 3 to 100
@@ -45,6 +45,48 @@ class Estimate:
         from scipy.special import stdtrit
 
         return self.value + float(stdtrit(self.degrees, error)) * self.deviation if self.is_finite else math.nan
+
+    def interval(
+        self, confidence: float, bounds: tuple[float, float] = (-math.inf, math.inf)
+    ) -> dict[str, float | int]:
+        """Return `{"value", "low", "high", "patients"}`; NaN where it is undefined.
+
+        A number between two bounds has its interval on the scale of its log odds (the delta method), where Student's t
+        misses the truth as often on either side; others are cut at their bound.
+
+        Args:
+            confidence: coverage, such as 0.95.
+            bounds: what the number cannot leave.
+        """
+        low, width = self.lower((1 - confidence) / 2), bounds[1] - bounds[0]
+        high = 2 * self.value - low  # Student's t is symmetric
+        if not self.is_finite:
+            low = high = math.nan
+        elif math.isfinite(width) and bounds[0] < self.value < bounds[1]:
+            share = (self.value - bounds[0]) / width
+            reach = min((self.value - low) / (width * share * (1 - share)), 700)  # e^700 is a float still
+            low, high = (bounds[0] + width / (1 + math.exp(sign * reach) * (1 - share) / share) for sign in (1, -1))
+        else:
+            low, high = max(low, bounds[0]), min(high, bounds[1])
+        return {"value": self.value, "low": low, "high": high, "patients": self.num_patients}
+
+    def with_trainings(self, without: Sequence[Floats]) -> Estimate:
+        """Return the estimate with the variance of training beside that of the patients.
+
+        Both jackknife variances are added, which counts what is special to a seed and a patient twice: intervals are
+        wide rather than narrow.
+
+        Args:
+            without: groups of independent trainings, of each (seeds,) the number with one seed left out; two or more.
+        """
+        parts = [(self.deviation**2, self.degrees)]
+        for values in without:
+            count = len(values)
+            squared = ((count - 1) * (values.mean() - values)) ** 2
+            parts.append((float(squared.sum()) / (count * (count - 1)), count - 1.0))
+        total, spread = sum(part for part, _ in parts), sum(part**2 / degrees for part, degrees in parts)
+        degrees = total**2 / spread if spread > 0 else self.degrees
+        return Estimate(self.value, math.sqrt(total), degrees, self.num_patients)
 
 
 def jackknife(

@@ -2,6 +2,7 @@
 
 from ctan.records.base import Number, Record, Training
 from ctan.records.comparison import (
+    MIN_CASES,
     ArchitectureEntry,
     BaselineEntry,
     Choice,
@@ -36,6 +37,7 @@ __all__ = [
     "EVALUATION_FILE",
     "FIGURES_FILE",
     "HISTORY_FILE",
+    "MIN_CASES",
     "MODEL_FILE",
     "PREDICTION_FILE",
     "TUNING",

@@ -10,13 +10,20 @@ from ctan.records.base import Number, Record, SavedTask, Scores
 from ctan.records.model import ModelRecord
 from ctan.records.names import CASES_FILE, COMPARISON_FILE
 
+MIN_CASES = 10  # with fewer no number carries a verdict
+
 
 class Interval(Description):
-    """A number and its bootstrap interval; null where there is none."""
+    """A number and its interval; null where there is none.
+
+    Attributes:
+        patients: how many it rests on; release 0.1 did not say.
+    """
 
     value: Number = None
     low: Number = None
     high: Number = None
+    patients: int | None = None
 
 
 class ModelEntry(Description):
@@ -85,7 +92,8 @@ class ComparisonRecord(Record):
     Attributes:
         dataset, store_key, data_hash: what was compared on.
         evaluation_hash: of ids and bytes of the evaluation cases.
-        num_bootstrap, confidence: how the intervals were made.
+        confidence: coverage of the intervals.
+        num_bootstrap: of how many resamples they are percentiles, in release 0.1; None: jackknife and Student's t.
         num_tuning_cases, num_evaluation_cases: how many cases were scored.
         reference_arch: what improvements are relative to.
         excludes_training_variance: there are too few seeds for intervals over trainings.
@@ -107,8 +115,8 @@ class ComparisonRecord(Record):
     store_key: str
     data_hash: str
     evaluation_hash: str
-    num_bootstrap: int
     confidence: float
+    num_bootstrap: int | None = None
     num_tuning_cases: int
     num_evaluation_cases: int
     reference_arch: str

@@ -15,7 +15,6 @@ import pandas as pd
 import pyarrow as pa
 
 from ctan.cases import DataSpec
-from ctan.config import EvaluationConfig
 from ctan.drawing import structure_colours
 from ctan.errors import DataError
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, TUNING, read_cases
@@ -26,6 +25,7 @@ from ctan.records import (
     DVH_FILE,
     FIGURES_FILE,
     HISTORY_FILE,
+    MIN_CASES,
     MODEL_FILE,
     ArchitectureEntry,
     ComparisonRecord,
@@ -40,7 +40,6 @@ ROLES = (EVALUATION, TUNING)
 Arrays = dict[str, npt.NDArray[Any]]
 _ADVICE = "evaluate the model again"
 _NOTHING = Interval()
-MIN_CASES = 10  # with fewer no number carries a verdict
 
 
 @dataclass(frozen=True)
@@ -172,12 +171,11 @@ class ReportData:
     def best_against(self, arch: str) -> dict[str, Interval]:
         """Return the relative improvement of the best architecture over another on the evaluation cases, in percent.
 
-        The same definition and resamples as in `comparison.json`, which only knows the reference.
+        The same definition and intervals as in `comparison.json`, which only knows the reference.
         """
         if arch not in self._improvements:
             tables = [[_role_rows(model, EVALUATION) for model in self.of(name)] for name in (self.best_arch, arch)]
-            settings = EvaluationConfig(num_bootstrap=self.content.num_bootstrap, confidence=self.content.confidence)
-            gains = relative_improvement(self.tasks, tables[0], tables[1], settings)
+            gains = relative_improvement(self.tasks, tables[0], tables[1], self.content.confidence)
             self._improvements[arch] = {name: Interval.model_validate(gain) for name, gain in gains.items()}
         return self._improvements[arch]
 

@@ -11,7 +11,7 @@ from ctan import __version__
 from ctan.evaluation.cases import EVALUATION
 from ctan.html import Markup, element, join
 from ctan.provenance import git_commit
-from ctan.report.data import MIN_CASES
+from ctan.records import MIN_CASES
 from ctan.report.style import (
     DASH,
     NBSP,
@@ -189,8 +189,10 @@ def facts(data: ReportData) -> Markup:
     """Return from which data, by which code and with which settings the comparison was made, in full."""
     content, record = data.content, data.best.record
     hardware = sorted({f"{model.facts.device}, {model.facts.precision}" for model in data.models})
-    drawn = "the patients" if content.excludes_training_variance else "patients and seeds"
-    resamples = f"{content.num_bootstrap:,}".replace(",", NBSP)
+    over = "the patients" if content.excludes_training_variance else "patients and seeds"
+    how = f"jackknife over {over} with Student's t, paired"
+    if content.num_bootstrap is not None:
+        how = f"percentiles of {content.num_bootstrap:,} bootstrap resamples of {over}, paired".replace(",", NBSP, 1)
     named: list[tuple[str, object]] = [
         ("Data set", content.dataset),
         ("Store", element("code", content.store_key)),
@@ -201,11 +203,7 @@ def facts(data: ReportData) -> Markup:
         ("Compared by", f"ctan {__version__}, commit {git_commit() or 'unknown'}"),
         ("Trained on", "; ".join(hardware)),
         ("Tracking server", record.tracking_uri or DASH),
-        (
-            "Intervals",
-            f"{data.confidence}, percentiles of {resamples} bootstrap resamples of {drawn}, the same for "
-            "all architectures and tasks",
-        ),
+        ("Intervals", f"{data.confidence}, {how}"),
     ]
     items = [part for name, value in named for part in (element("dt", name), element("dd", value))]
     return element("dl", *items, class_="facts")

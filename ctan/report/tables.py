@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ctan.evaluation.cases import EVALUATION
 from ctan.html import Markup, element, join, table
-from ctan.records import Interval
+from ctan.records import MIN_CASES, Interval
 from ctan.report.plots import case_values, dice_rows
 from ctan.report.style import (
     DASH,
@@ -206,8 +206,10 @@ def _gain_cell(gain: Interval | None, judged: bool) -> Markup:
 
 
 def sign_of(gain: Interval | None) -> int:
-    """Return 1 or -1 when the whole interval lies above or below 0, else 0."""
+    """Return 1 or -1 when the whole interval lies above or below 0, else 0; 0 also with fewer than `MIN_CASES`."""
     if gain is None or gain.low is None or gain.high is None:
+        return 0
+    if gain.patients is not None and gain.patients < MIN_CASES:
         return 0
     return 1 if gain.low > 0 else -1 if gain.high < 0 else 0
 

@@ -7,6 +7,7 @@ Array shapes: `B` batch, `S` structures, `K` classes, `...` spatial axes.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ Array = npt.NDArray[Any]
 Row = dict[str, Any]  # of `cases.parquet`
 Resample = Callable[[Array, float], npt.NDArray[np.float32]]  # (working grid, value outside) -> native grid
 Cut = Callable[[Array], Array]  # (..., D, H, W) on the native grid -> (..., h, w), one view
+RATIO, ERROR = (0.0, 1.0), (0.0, math.inf)  # bounds of metrics
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class MetricSpec:
         unit: unit to print, `""` for a ratio.
         label: name for tables and plots.
         scale: what a metric that is better when lower is divided by to stand beside `1 - Dice`.
+        bounds: the lowest and the highest value that it can have; intervals end there.
     """
 
     name: str
@@ -49,6 +52,7 @@ class MetricSpec:
     unit: str
     label: str
     scale: float = 1.0
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def heading(self) -> str:

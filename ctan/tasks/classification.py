@@ -22,7 +22,7 @@ from ctan.metrics import (
     fit_temperature,
     probability_rows,
 )
-from ctan.tasks.base import Array, Baselines, MetricSpec, Resample, Row, Section, Task, rows_of
+from ctan.tasks.base import RATIO, Array, Baselines, MetricSpec, Resample, Row, Section, Task, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from ctan.cases import Case, DataSpec, StoredCase
     from ctan.config import EvaluationConfig
 
-AUC = MetricSpec("auc", True, "", "AUC")
-BALANCED_ACCURACY = MetricSpec("balanced_accuracy", True, "", "Balanced accuracy")
-MACRO_AUC = MetricSpec("macro_auc", True, "", "Macro AUC")
+AUC = MetricSpec("auc", True, "", "AUC", bounds=RATIO)
+BALANCED_ACCURACY = MetricSpec("balanced_accuracy", True, "", "Balanced accuracy", bounds=RATIO)
+MACRO_AUC = MetricSpec("macro_auc", True, "", "Macro AUC", bounds=RATIO)
 CLASS_FREQUENCIES = "baseline-frequency"
 
 

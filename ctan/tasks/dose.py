@@ -13,7 +13,19 @@ from ctan.cases import POSSIBLE_DOSE_MASK, Prediction, levels_of
 from ctan.cases.covered import doses_inside
 from ctan.goals import GOAL, Goal
 from ctan.metrics import DoseAtPoints, PatientMetric, dvh_curve, score_dose
-from ctan.tasks.base import Array, Baselines, Cut, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
+from ctan.tasks.base import (
+    ERROR,
+    Array,
+    Baselines,
+    Cut,
+    MetricSpec,
+    Resample,
+    Row,
+    Section,
+    Task,
+    mean_of_rows,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,8 +34,10 @@ if TYPE_CHECKING:
     from ctan.cases import Case, DataSpec, StoredCase
     from ctan.config import EvaluationConfig
 
-DOSE_SCORE = MetricSpec("dose_score", False, "Gy", "Dose score", scale=7.9)  # the distance baseline's, on OpenKBP
-DVH_SCORE = MetricSpec("dvh_score", False, "Gy", "DVH score")
+DOSE_SCORE = MetricSpec(
+    "dose_score", False, "Gy", "Dose score", scale=7.9, bounds=ERROR
+)  # the distance baseline's, on OpenKBP
+DVH_SCORE = MetricSpec("dvh_score", False, "Gy", "DVH score", bounds=ERROR)
 MEAN, DISTANCE = "baseline-mean", "baseline-distance"
 _FAR_MM = 127  # the store clips distances there
 _DOSE_STEP_GY = 0.5  # of DVH curves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from ctan.cases.expectation import Expectation, between
 from ctan.errors import DataError
 from ctan.metrics import PatientMetric, RSquared
-from ctan.tasks.base import Array, Baselines, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
+from ctan.tasks.base import ERROR, Array, Baselines, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ctan.cases import Case, DataSpec, StoredCase
     from ctan.config import EvaluationConfig, ValidationConfig
 
-R_SQUARED = MetricSpec("r_squared", True, "", "R²")
+R_SQUARED = MetricSpec("r_squared", True, "", "R²", bounds=(-math.inf, 1.0))
 MEAN_NUMBER = "baseline-mean-number"
 
 
@@ -45,7 +46,7 @@ class Regression(Task):
     @property
     def mean_error(self) -> MetricSpec:
         """The mean absolute error, beside `1 - Dice` in spreads: predicting the mean scores about 0.8."""
-        return MetricSpec("mae", False, self.unit, "MAE", scale=self._spread)
+        return MetricSpec("mae", False, self.unit, "MAE", scale=self._spread, bounds=ERROR)
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:

@@ -11,7 +11,20 @@ import numpy.typing as npt
 
 from ctan.cases import Prediction
 from ctan.metrics import PatientMetric, dice, surface_scores, thresholded_jaccard
-from ctan.tasks.base import Array, Baselines, Cut, MetricSpec, Resample, Row, Section, Task, mean_of_rows, rows_of
+from ctan.tasks.base import (
+    ERROR,
+    RATIO,
+    Array,
+    Baselines,
+    Cut,
+    MetricSpec,
+    Resample,
+    Row,
+    Section,
+    Task,
+    mean_of_rows,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,10 +33,12 @@ if TYPE_CHECKING:
     from ctan.cases import Case, DataSpec, StoredCase
     from ctan.config import EvaluationConfig
 
-DICE_MEAN = MetricSpec("dice_mean", True, "", "Dice")
-HD95 = MetricSpec("hd95_mm", False, "mm", "HD95")
-SURFACE_DICE = MetricSpec("surface_dice", True, "", "Surface Dice")
-JACCARD65 = MetricSpec("jaccard65", True, "", "Thresholded Jaccard")  # ISIC 2018 task 1: below 0.65 counts as 0
+DICE_MEAN = MetricSpec("dice_mean", True, "", "Dice", bounds=RATIO)
+HD95 = MetricSpec("hd95_mm", False, "mm", "HD95", bounds=ERROR)
+SURFACE_DICE = MetricSpec("surface_dice", True, "", "Surface Dice", bounds=RATIO)
+JACCARD65 = MetricSpec(
+    "jaccard65", True, "", "Thresholded Jaccard", bounds=RATIO
+)  # ISIC 2018 task 1: below 0.65 counts as 0
 EMPTY, MEAN_MASK = "baseline-empty", "baseline-mean-mask"
 
 

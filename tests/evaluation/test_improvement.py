@@ -1,30 +1,33 @@
-"""Relative improvement and bootstrap intervals against plain loops and values worked out by hand."""
+"""Scores and relative improvement with their intervals against plain loops and values worked out by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
+from scipy.special import expit, logit
 
-from ctan.config import EvaluationConfig
 from ctan.errors import DataError
 from ctan.evaluation.cases import SCHEMA
-from ctan.evaluation.improvement import patient_weights, relative_improvement, resampled_metric
+from ctan.evaluation.improvement import relative_improvement, score
 from ctan.evaluation.summary import label_strata, patients_of, scores
-from ctan.metrics import (
-    MetricSums,
-    improvement,
-    interval,
-    mean_over_trainings,
-    probability_rows,
-    resampling_weights,
+from ctan.metrics import improvement, probability_rows
+from ctan.tasks import (
+    AUC,
+    BALANCED_ACCURACY,
+    DICE_MEAN,
+    DOSE_SCORE,
+    DVH_SCORE,
+    Classification,
+    DoseRegression,
+    Segmentation,
 )
-from ctan.tasks import AUC, DICE_MEAN, DOSE_SCORE, DVH_SCORE, Classification, DoseRegression, Segmentation
 
 CONTOURING, DOSE = Segmentation("contouring", structures=("A", "B")), DoseRegression("dose")
 COVID, SEVERITY = (Classification(name, classes=("no", "yes")) for name in ("covid", "severity"))
 TASKS = (CONTOURING, DOSE)
-SETTINGS = EvaluationConfig(num_bootstrap=500)
+CONFIDENCE = 0.95
 
 
 def table(cases, arch="stl", fold=0, seed=0, role="evaluation") -> pa.Table:
@@ -90,7 +93,7 @@ def test_improvement_is_positive_where_the_new_model_is_better(
 def test_improvement_is_a_ratio_of_means_and_the_average_is_over_tasks() -> None:
     new = table({"pt_1": {"dice": {"A": 0.9}, "dose": 1.0}, "pt_2": {"dice": {"A": 0.6}, "dose": 4.0}}, "ctan")
     old = table({"pt_1": {"dice": {"A": 0.6}, "dose": 2.0}, "pt_2": {"dice": {"A": 0.4}, "dose": 6.0}})
-    found = relative_improvement(TASKS, [new], [old], SETTINGS)
+    found = relative_improvement(TASKS, [new], [old], CONFIDENCE)
     assert found["contouring"]["value"] == pytest.approx(50.0)  # 0.75 / 0.5
     assert found["dose"]["value"] == pytest.approx((4.0 - 2.5) / 4.0 * 100)
     assert found["average"]["value"] == pytest.approx((50.0 + 37.5) / 2)
@@ -98,41 +101,44 @@ def test_improvement_is_a_ratio_of_means_and_the_average_is_over_tasks() -> None
 
 def test_the_same_model_twice_improves_by_exactly_nothing() -> None:
     cases = random_cases(0)
-    found = relative_improvement(TASKS, [table(cases, "ctan")], [table(cases)], SETTINGS)
-    assert found == {name: {"value": 0.0, "low": 0.0, "high": 0.0} for name in ("contouring", "dose", "average")}
+    found = relative_improvement(TASKS, [table(cases, "ctan")], [table(cases)], CONFIDENCE)
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "patients": 33}
+    assert found == dict.fromkeys(("contouring", "dose", "average"), nothing)
 
 
-def test_resamples_are_paired_so_that_a_constant_ratio_has_no_uncertainty() -> None:
+def test_patients_are_paired_so_that_a_constant_ratio_has_no_uncertainty() -> None:
     cases = random_cases(1)
     better = {name: {"dose": 0.9 * found["dose"]} for name, found in cases.items()}
-    found = relative_improvement((DOSE,), [table(better, "ctan")], [table(cases)], SETTINGS)["dose"]
+    found = relative_improvement((DOSE,), [table(better, "ctan")], [table(cases)], CONFIDENCE)["dose"]
     assert [found["value"], found["low"], found["high"]] == pytest.approx([10.0, 10.0, 10.0])
 
 
 def test_a_task_that_only_one_of_them_has_is_left_out() -> None:
     cases = random_cases(2)
     only_dose = {name: {"dose": found["dose"]} for name, found in cases.items()}
-    assert set(relative_improvement(TASKS, [table(only_dose, "ctan")], [table(cases)], SETTINGS)) == {"dose", "average"}
-    assert relative_improvement((CONTOURING,), [table(only_dose, "ctan")], [table(cases)], SETTINGS) == {}
+    assert set(relative_improvement(TASKS, [table(only_dose, "ctan")], [table(cases)], CONFIDENCE)) == {
+        "dose",
+        "average",
+    }
+    assert relative_improvement((CONTOURING,), [table(only_dose, "ctan")], [table(cases)], CONFIDENCE) == {}
 
 
 def test_models_scored_on_different_cases_are_refused() -> None:
     cases = random_cases(3, 4)
     fewer = {name: found for name, found in cases.items() if name != "pt_0"}
     with pytest.raises(DataError, match=r"ctan and stl were not scored on the same cases \(0 only ctan, 1 only stl\)"):
-        relative_improvement(TASKS, [table(fewer, "ctan")], [table(cases)], SETTINGS)
+        relative_improvement(TASKS, [table(fewer, "ctan")], [table(cases)], CONFIDENCE)
 
 
 @pytest.mark.parametrize("metric", [DICE_MEAN, DOSE_SCORE, DVH_SCORE])
-def test_every_resample_equals_the_metric_of_the_patients_drawn(metric) -> None:
+def test_every_weighted_metric_equals_that_of_the_patients_drawn(metric) -> None:
     cases = random_cases(4, 12)
     rows, task = table(cases), CONTOURING if metric is DICE_MEAN else DOSE
     patients = patients_of(rows)
-    weights = resampling_weights(len(patients), 20)
-    found = resampled_metric([rows], task, metric, patients, weights)
+    weights = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), 20).astype(float)
+    found = task.patient_metric(rows, metric, patients).of(weights)
     for drawn, value in zip(weights, found, strict=True):
         chosen = [cases[name] for name, count in zip(patients, drawn, strict=True) for _ in range(int(count))]
-        assert len(chosen) == 12
         if metric is DICE_MEAN:
             expected = np.mean([np.mean(list(case["dice"].values())) for case in chosen])
         elif metric is DOSE_SCORE:
@@ -142,41 +148,71 @@ def test_every_resample_equals_the_metric_of_the_patients_drawn(metric) -> None:
         assert value == pytest.approx(expected)
 
 
-def test_cases_of_a_patient_are_drawn_together() -> None:
+def test_of_the_dose_score_the_interval_is_that_of_students_t() -> None:
+    cases = random_cases(5, 6)
+    doses = [found["dose"] for found in cases.values()]
+    found = score([table(cases)], DOSE, DOSE_SCORE).interval(0.9)
+    expected = stats.ttest_1samp(doses, 0).confidence_interval(0.9)
+    assert [found["value"], found["low"], found["high"]] == pytest.approx([np.mean(doses), *expected])
+    assert found["patients"] == 6
+
+
+def test_cases_of_a_patient_are_left_out_together() -> None:
     cases = {"a": {"dose": 1.0, "group": "p"}, "b": {"dose": 3.0, "group": "p"}, "c": {"dose": 8.0, "group": "q"}}
-    rows = table(cases)
-    found = resampled_metric([rows], DOSE, DOSE_SCORE, patients_of(rows), resampling_weights(2, 200))
-    assert found[0] == pytest.approx(4.0)
-    assert set(np.round(found[1:], 9)) == {2.0, 4.0, 8.0}  # both drawn from p, one of each, both from q
+    found = score([table(cases)], DOSE, DOSE_SCORE)
+    # without p the mean is 8, without q it is 2
+    assert (found.value, found.num_patients) == (pytest.approx(4.0), 2)
+    assert found.deviation == pytest.approx(np.std([8, 2]))
 
 
-def test_the_interval_is_that_of_the_bootstrap_distribution() -> None:
-    values = np.random.default_rng(5).normal(10, 2, 400)
-    metric = MetricSums(values, np.ones(400)).of(resampling_weights(400, 4000))
-    found = interval(metric, 0.95)
-    assert found["value"] == pytest.approx(values.mean())
-    half_width = 1.96 * values.std() / 20  # the standard error of a mean of 400
-    assert found["high"] - found["value"] == pytest.approx(half_width, rel=0.1)
-    assert found["value"] - found["low"] == pytest.approx(half_width, rel=0.1)
-    assert interval(metric, 0.5)["high"] < found["high"]
+def test_the_interval_of_a_ratio_is_that_of_its_log_odds() -> None:
+    """By hand: deviation / (p (1 - p)) on that scale, 2 degrees of freedom."""
+    cases = {f"pt_{i}": {"dice": {"A": value}} for i, value in enumerate((0.99, 0.7, 0.98))}
+    estimate = score([table(cases)], CONTOURING, DICE_MEAN)
+    found = estimate.interval(CONFIDENCE, DICE_MEAN.bounds)
+    mean, reach = estimate.value, stats.t.ppf(0.975, 2) * estimate.deviation
+    expected = expit(logit(mean) + np.array([-1, 1]) * reach / (mean * (1 - mean)))
+    assert [found["low"], found["high"]] == pytest.approx(expected.tolist())
 
 
-def test_one_or_two_seeds_are_averaged_and_not_resampled() -> None:
-    values = np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]])
-    assert mean_over_trainings(values, [0, 1]).tolist() == [2.0, 2.0, 2.0]
+def test_an_interval_ends_where_the_metric_does() -> None:
+    found = score([table({f"pt_{i}": {"dose": dose} for i, dose in enumerate((1.0, 9.0))})], DOSE, DOSE_SCORE)
+    assert found.interval(CONFIDENCE)["low"] < 0
+    assert found.interval(CONFIDENCE, DOSE_SCORE.bounds)["low"] == 0
 
 
-def test_three_seeds_are_resampled_with_all_their_folds() -> None:
+def test_a_patient_that_lacks_a_task_does_not_make_it_surer() -> None:
+    cases = random_cases(5, 8)
+    more = cases | {f"other_{i}": {"dice": {"A": 0.5}} for i in range(40)}
+    assert score([table(more)], DOSE, DOSE_SCORE) == score([table(cases)], DOSE, DOSE_SCORE)
+    assert score([table({"pt_0": {"dice": {"A": 0.5}}})], DOSE, DOSE_SCORE) is None
+
+
+def test_a_single_patient_has_a_score_without_an_interval() -> None:
+    found = score([table({"pt_0": {"dose": 4.0}})], DOSE, DOSE_SCORE).interval(CONFIDENCE, DOSE_SCORE.bounds)
+    assert found["value"] == 4.0
+    assert np.isnan([found["low"], found["high"]]).all()
+
+
+def test_one_or_two_seeds_are_averaged_and_say_nothing_of_training() -> None:
+    cases = random_cases(6, 9)
+    worse = {name: {"dose": 2 * found["dose"]} for name, found in cases.items()}
+    two = score([table(cases), table(worse, seed=1)], DOSE, DOSE_SCORE)
+    one = score([table(cases)], DOSE, DOSE_SCORE)
+    assert [two.value, two.deviation] == pytest.approx([1.5 * one.value, 1.5 * one.deviation])
+
+
+def test_three_seeds_are_left_out_with_all_their_folds() -> None:
+    """Patients are all the same, so that the interval is that of the seeds' means alone."""
     by_seed = {0: 1.0, 1: 10.0, 2: 100.0}
-    seeds = [seed for seed in by_seed for _fold in range(2)]
-    values = np.repeat([[by_seed[seed] + fold] for seed in by_seed for fold in (0, 0.5)], 2001, axis=1)
-    found = mean_over_trainings(values, seeds)
-    assert found[0] == pytest.approx(np.mean([1, 1.5, 10, 10.5, 100, 100.5]))
-    possible = {
-        round((a + b + c) / 3 + 0.25, 6) for a in by_seed.values() for b in by_seed.values() for c in by_seed.values()
-    }
-    assert set(np.round(found[1:], 6)) == possible
-    assert found[1:].mean() == pytest.approx(found[0], rel=0.05)
+    tables = [
+        table({f"pt_{i}": {"dose": value + fold} for i in range(5)}, fold=int(2 * fold), seed=seed)
+        for seed, value in by_seed.items()
+        for fold in (0, 0.5)
+    ]
+    found = score(tables, DOSE, DOSE_SCORE).interval(CONFIDENCE)
+    expected = stats.ttest_1samp([value + 0.25 for value in by_seed.values()], 0).confidence_interval(CONFIDENCE)
+    assert [found["low"], found["high"]] == pytest.approx(list(expected))
 
 
 def test_with_three_seeds_the_interval_includes_the_variance_of_training() -> None:
@@ -184,23 +220,33 @@ def test_with_three_seeds_the_interval_includes_the_variance_of_training() -> No
     scale = [0.7, 0.9, 1.1]
     new = [table({n: {"dose": 4.0 * s} for n in same}, "ctan", seed=i) for i, s in enumerate(scale)]
     old = [table(same, seed=i) for i in range(3)]
-    found = relative_improvement((DOSE,), new, old, SETTINGS)["dose"]
-    assert [found["low"], found["value"], found["high"]] == pytest.approx([-10.0, 10.0, 30.0], abs=3.4)
-    assert found["low"] < 0 < found["high"]
-    two = relative_improvement((DOSE,), new[:2], old[:2], SETTINGS)["dose"]
+    found = relative_improvement((DOSE,), new, old, CONFIDENCE)["dose"]
+    expected = stats.ttest_1samp([30.0, 10.0, -10.0], 0).confidence_interval(CONFIDENCE)
+    assert [found["low"], found["value"], found["high"]] == pytest.approx([expected.low, 10.0, expected.high])
+    two = relative_improvement((DOSE,), new[:2], old[:2], CONFIDENCE)["dose"]
     assert [two["low"], two["high"]] == pytest.approx([20.0, 20.0])
+    others = [table(same, seed=i) for i in range(7, 10)]  # of equal models: nothing is added
+    unpaired = relative_improvement((DOSE,), new, others, CONFIDENCE)["dose"]
+    assert [unpaired["low"], unpaired["high"]] == pytest.approx([found["low"], found["high"]])
+
+
+def test_the_same_seeds_are_paired() -> None:
+    """Every seed makes both models worse by as much: how much better one is does not depend on it."""
+    scale = [0.7, 0.9, 1.1]
+    old = [table({f"pt_{i}": {"dose": 4.0 * s} for i in range(10)}, seed=k) for k, s in enumerate(scale)]
+    new = [table({f"pt_{i}": {"dose": 3.0 * s} for i in range(10)}, "ctan", seed=k) for k, s in enumerate(scale)]
+    paired = relative_improvement((DOSE,), new, old, CONFIDENCE)["dose"]
+    assert [paired["low"], paired["high"]] == pytest.approx([25.0, 25.0])
+    apart = [table({f"pt_{i}": {"dose": 3.0 * s} for i in range(10)}, "ctan", seed=k + 5) for k, s in enumerate(scale)]
+    assert relative_improvement((DOSE,), apart, old, CONFIDENCE)["dose"]["low"] < 20
 
 
 def test_folds_are_tuned_on_different_cases_and_averaged() -> None:
     new = [table({f"pt_{f}": {"dose": 3.0 + f}}, "ctan", fold=f) for f in range(2)]
     old = [table({f"pt_{f}": {"dose": 4.0 + f}}, fold=f) for f in range(2)]
-    assert relative_improvement((DOSE,), new, old, SETTINGS)["dose"]["value"] == pytest.approx((4.5 - 3.5) / 4.5 * 100)
-
-
-def test_ten_thousand_resamples_lie_around_the_value() -> None:
-    new, old = table(random_cases(6, shift=0.5), "ctan"), table(random_cases(6))
-    found = relative_improvement(TASKS, [new], [old], EvaluationConfig(num_bootstrap=10_000))
-    assert found["average"]["low"] < found["average"]["value"] < found["average"]["high"]
+    assert relative_improvement((DOSE,), new, old, CONFIDENCE)["dose"]["value"] == pytest.approx(
+        (4.5 - 3.5) / 4.5 * 100
+    )
 
 
 def diagnosed(cases: dict, arch: str = "stl", seed: int = 0) -> pa.Table:
@@ -232,23 +278,6 @@ def random_diagnoses(seed: int, skill: float, count: int = 30) -> dict:
     return cases
 
 
-def test_patients_are_drawn_within_those_of_the_same_labels_of_all_tasks() -> None:
-    rows = diagnosed(random_diagnoses(0, 0.4))
-    patients = patients_of(rows)
-    strata = label_strata([rows], patients)
-    assert set(strata) == {
-        (("covid", "no"),),
-        (("covid", "yes"), ("severity", "no")),
-        (("covid", "yes"), ("severity", "yes")),
-    }
-    weights = patient_weights([rows], patients, 200)
-    for stratum in set(strata):
-        members = [other == stratum for other in strata]
-        assert set(weights[:, members].sum(axis=1)) == {sum(members)}
-    found = resampled_metric([rows], SEVERITY, AUC, patients, weights)
-    assert not np.isnan(found).any()  # of 4 severe patients, plain resamples would lack them all now and then
-
-
 def test_the_labels_of_a_patient_are_those_of_all_its_cases_in_any_table() -> None:
     cases = {
         "a": {"group": "p", "covid": ("yes", 0.5)},
@@ -264,30 +293,28 @@ def test_the_labels_of_a_patient_are_those_of_all_its_cases_in_any_table() -> No
     assert label_strata([second], {"q": 1, "p": 0}) == [(("covid", "yes"),), ()]
 
 
-def test_without_image_level_tasks_resamples_are_plain() -> None:
-    rows = table(random_cases(7))
-    patients = patients_of(rows)
-    assert label_strata([rows], patients) is None
-    assert np.array_equal(patient_weights([rows], patients, 100), resampling_weights(len(patients), 100))
-
-
-def test_the_improvement_of_an_auc_is_that_of_its_resamples() -> None:
+def test_the_improvement_of_an_auc_has_an_interval() -> None:
     new, old = (diagnosed(random_diagnoses(i, skill), arch) for i, skill, arch in ((1, 0.5, "ctan"), (2, 0.2, "stl")))
-    found = relative_improvement((COVID, DOSE), [new], [old], SETTINGS)
+    found = relative_improvement((COVID, DOSE), [new], [old], CONFIDENCE)
     ours, theirs = (scores(rows, [COVID])["covid"]["auc"] for rows in (new, old))
     assert found["covid"]["value"] == pytest.approx((ours - theirs) / theirs * 100)
     assert found["average"]["value"] == pytest.approx((found["covid"]["value"] + found["dose"]["value"]) / 2)
     assert found["covid"]["low"] < found["covid"]["value"] < found["covid"]["high"]
 
 
-def test_the_dose_of_a_model_with_diagnoses_is_resampled_as_they_are() -> None:
+def test_the_dose_of_a_model_with_diagnoses_is_paired_as_they_are() -> None:
     cases = random_diagnoses(3, 0.4)
     better = {name: found | {"dose": 0.9 * found["dose"]} for name, found in cases.items()}
     only_dose = {name: {"dose": found["dose"]} for name, found in better.items()}
     new, old = diagnosed(better, "ctan"), diagnosed(cases)
-    assert relative_improvement((COVID,), [new], [old], SETTINGS)["covid"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert relative_improvement((COVID,), [new], [old], CONFIDENCE)["covid"] == {
+        "value": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "patients": 30,
+    }
     for table_ in (new, diagnosed(only_dose, "ctan")):  # also against a model that learned dose alone
-        gain = relative_improvement((DOSE,), [table_], [old], SETTINGS)["dose"]
+        gain = relative_improvement((DOSE,), [table_], [old], CONFIDENCE)["dose"]
         assert [gain["low"], gain["high"]] == pytest.approx([10.0, 10.0])
 
 
@@ -301,9 +328,18 @@ def test_the_interval_of_an_auc_is_about_hanley_and_mcneils() -> None:
         for i, (y, x) in enumerate(zip(ill, raw, strict=True))
     }
     rows = diagnosed(cases)
-    patients = patients_of(rows)
-    found = resampled_metric([rows], COVID, AUC, patients, patient_weights([rows], patients, 4000))
-    area = found[0]
+    found = score([rows], COVID, AUC)
+    area = found.value
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + 99 * (q1 - area**2) + 199 * (q2 - area**2)) / (100 * 200)
-    assert found[1:].std() == pytest.approx(np.sqrt(variance), rel=0.15)
+    assert found.deviation == pytest.approx(np.sqrt(variance), rel=0.15)
+
+
+def test_diagnoses_that_are_all_right_are_not_sure_to_stay_so() -> None:
+    """By hand: Wilson's interval with z = 2 ends at 1 - 4 / (n + 4); of 10 cases of each class."""
+    cases = {f"pt_{i}": {"covid": ("yes" if i < 10 else "no", 0.9 if i < 10 else 0.1)} for i in range(20)}
+    area, accuracy = (score([diagnosed(cases)], COVID, metric) for metric in (AUC, BALANCED_ACCURACY))
+    assert (area.value, accuracy.value) == (1.0, 1.0)
+    assert area.deviation == pytest.approx(2 / 14)
+    assert accuracy.deviation == pytest.approx(np.sqrt(2) * 2 / 14 / 2)
+    assert accuracy.interval(CONFIDENCE, AUC.bounds)["high"] == 1.0

@@ -21,7 +21,6 @@ TINY = [
     "preprocess.grid_spacing_mm=[24, 24, 24]",
     "network.num_stages=2",
     "network.base_width=4",
-    "evaluation.num_bootstrap=100",
     "evaluation.num_figure_cases=1",
 ]
 _ASK = """

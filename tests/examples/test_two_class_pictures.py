@@ -50,7 +50,7 @@ def test_an_installed_data_set_goes_from_raw_files_to_a_registered_model(
         "--promote",
     ]
     arguments += ["--profile", "smoke", "--epochs", "1", "--arch", "hps", "--set", "data.num_folds=2"]
-    arguments += ["--set", "network.base_width=4", "--set", "evaluation.num_bootstrap=100"]
+    arguments += ["--set", "network.base_width=4"]
     ran = ctan(arguments, installed)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
     (run_dir,) = (own_workspace / "runs").iterdir()

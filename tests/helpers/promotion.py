@@ -107,7 +107,6 @@ class Site:
             "store_key": "k" * 64,
             "data_hash": data_hash,
             "evaluation_hash": evaluation_hash,
-            "num_bootstrap": 500,
             "confidence": 0.95,
             "num_tuning_cases": len(CASES),
             "num_evaluation_cases": len(CASES),

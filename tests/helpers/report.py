@@ -27,7 +27,7 @@ ARCHS = ("stl", "hps", "mtan", "ctan")
 # (share of the true contour's border that is missed, dose error) of each architecture
 _SKILL = {"stl": (0.30, 3.6), "hps": (0.32, 3.5), "mtan": (0.27, 3.35), "ctan": (0.25, 3.1)}
 _PARAMETERS = {"stl": 8.1e6, "hps": 5.2e6, "mtan": 6.4e6, "ctan": 7.3e6}
-SETTINGS = EvaluationConfig(num_bootstrap=400)
+SETTINGS = EvaluationConfig()
 
 
 def tasks() -> tuple[Task, ...]:
@@ -208,7 +208,9 @@ def _comparison(models: list[dict[str, Any]], folders: list[Path], predicted: tu
             if arch == reference
             else {
                 role: relative_improvement(
-                    predicted, *([_role(t, role) for t in tables[name]] for name in (arch, reference)), SETTINGS
+                    predicted,
+                    *([_role(t, role) for t in tables[name]] for name in (arch, reference)),
+                    SETTINGS.confidence,
                 )
                 for role in NUM_CASES
             }
@@ -241,7 +243,6 @@ def _comparison(models: list[dict[str, Any]], folders: list[Path], predicted: tu
         "store_key": "0123456789abcdef",
         "data_hash": "d" * 64,
         "evaluation_hash": "e" * 64,
-        "num_bootstrap": SETTINGS.num_bootstrap,
         "confidence": SETTINGS.confidence,
         "reference_arch": reference,
         "excludes_training_variance": len(models) < 3 * len(archs),

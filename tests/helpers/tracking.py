@@ -34,7 +34,7 @@ def small_config(**sections: dict[str, object]) -> RunConfig:
         "preprocess": {"grid_shape": GRID, "grid_spacing_mm": (8.0, 8.0, 8.0)},
         "network": {"num_stages": 2, "base_width": 4, "max_width": 8},
         "training": {"precision": "fp32"},
-        "evaluation": {"num_bootstrap": 500},
+        "evaluation": {"num_figure_cases": 5},
     }
     return RunConfig.model_validate(values | sections)
 

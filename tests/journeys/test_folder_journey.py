@@ -15,7 +15,7 @@ from tests.helpers.folders import needs_data, real_nnunet, real_pictures
 pytestmark = pytest.mark.slow
 CTAN = str(Path(sys.executable).with_name("ctan"))
 TINY = ["--profile", "smoke", "--epochs", "1", "--arch", "hps", "--set", "data.num_folds=2"]
-TINY += ["--set", "network.base_width=4", "--set", "evaluation.num_bootstrap=100"]
+TINY += ["--set", "network.base_width=4"]
 TINY += ["--set", "planning.max_grid_voxels=20000", "--set", "planning.step_voxels=40000"]
 
 

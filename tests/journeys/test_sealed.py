@@ -26,7 +26,6 @@ SETTINGS = {
     "preprocess.grid_shape": [32, 32],
     "network.base_width": 4,
     "training.epochs": 1,
-    "evaluation.num_bootstrap": 200,
     "validation.max_quarantined_share": 1.0,
 }
 

@@ -22,7 +22,6 @@ from ctan.metrics import (
     confusion_matrix,
     probability_rows,
     reliability,
-    resampling_weights,
     roc_curve,
     thresholded_jaccard,
     true_positive_rate_at,
@@ -293,22 +292,3 @@ def test_a_task_survives_json_with_its_metrics(task: Classification | Segmentati
     again = task_from_json(task.to_json())
     assert (again, again.metrics) == (task, task.metrics)
     assert "metrics" not in task.to_json()
-
-
-def test_without_strata_patients_are_drawn_from_one_multinomial() -> None:
-    draws = np.random.default_rng(0).multinomial(50, np.full(50, 1 / 50), 2500)
-    found = resampling_weights(50, 2500)
-    assert np.array_equal(found, np.concatenate([np.ones((1, 50)), draws]))
-    assert np.array_equal(found, resampling_weights(50, 2500, ["same"] * 50))
-
-
-def test_with_strata_every_resample_has_as_many_patients_of_each() -> None:
-    strata = np.array(["no", "yes", "no", "no", "yes", "rare"])
-    found = resampling_weights(6, 300, strata.tolist())
-    assert found[0].tolist() == [1] * 6
-    for name in ("no", "yes", "rare"):
-        assert set(found[:, strata == name].sum(axis=1)) == {(strata == name).sum()}
-    assert found[:, strata == "no"].max() == 3
-    assert found[1:].mean(axis=0) == pytest.approx(np.ones(6), abs=0.15)
-    found[:] = 0  # what is returned belongs to the caller
-    assert np.array_equal(resampling_weights(6, 300, strata.tolist())[0], np.ones(6))

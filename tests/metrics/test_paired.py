@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctan.metrics import AUC, BalancedAccuracy, Brier, MetricSums, jackknife
+from ctan.metrics import AUC, BalancedAccuracy, Brier, MetricSums, improvement, jackknife
 
 
 def test_of_a_mean_it_is_the_t_interval() -> None:
@@ -58,3 +58,19 @@ def test_the_bound_of_a_difference_of_areas_holds_with_few_positive_cases() -> N
 def test_the_brier_score_is_half_the_squared_distance() -> None:
     score = Brier(np.array([[0.8, 0.2], [0.5, 0.5]]), np.array([0, 1]), np.arange(2), 2)
     assert score.of(np.array([[1.0, 1.0], [1.0, 0.0]])).tolist() == pytest.approx([(0.04 + 0.25) / 2, 0.04])
+
+
+@pytest.mark.parametrize("count", [3, 6, 10, 33, 100])
+def test_intervals_miss_the_truth_about_as_often_as_they_say(count: int) -> None:
+    """Of mean Dice (skewed) and of a relative improvement; whole tables: `benchmarks/coverage.py`."""
+    rng, samples = np.random.default_rng(count), 400
+    missed = {"dice": 0, "gain": 0}
+    for _ in range(samples):
+        found = jackknife(MetricSums(rng.beta(8, 2, count), np.ones(count)).of, count).interval(0.95, (0.0, 1.0))
+        missed["dice"] += not found["low"] <= 0.8 <= found["high"]
+        shared = rng.gamma(9, 1 / 3, count)
+        old, new = (MetricSums(f * shared * rng.gamma(25, 1 / 25, count), np.ones(count)) for f in (1, 0.9))
+        gain = jackknife(lambda w, new=new, old=old: improvement(new.of(w), old.of(w), False), count).interval(0.95)
+        missed["gain"] += not gain["low"] <= 10 <= gain["high"]
+    for name, times in missed.items():
+        assert 0.02 <= times / samples <= 0.08, name

@@ -15,9 +15,9 @@ from ctan.config import EvaluationConfig
 from ctan.datasets import get_dataset
 from ctan.drawing import png
 from ctan.evaluation.cases import EVALUATION, TUNING, read_cases, write_cases
-from ctan.evaluation.improvement import all_patients, patient_weights, relative_improvement, resampled_metric
+from ctan.evaluation.improvement import relative_improvement, score
 from ctan.evaluation.summary import scores
-from ctan.metrics import interval, probability_rows
+from ctan.metrics import probability_rows
 from ctan.records import ComparisonRecord, ModelEntry
 from ctan.report.data import ReportData, read_report_data
 from ctan.report.labels import confusion_chart, recall_table, roc_chart
@@ -29,7 +29,7 @@ from tests.helpers.report import record_of
 LESION = Classification("diagnosis", classes=("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"))
 LESION_SHARES = (0.033, 0.051, 0.110, 0.011, 0.111, 0.670, 0.014)
 SEVERITY = Classification("severity", classes=("mild", "severe"))
-SETTINGS = EvaluationConfig(num_bootstrap=200)
+SETTINGS = EvaluationConfig()
 SKILL = {"stl": 1.4, "hps": 1.3, "mtan": 1.2, "ctan": 1.9}
 
 
@@ -85,19 +85,16 @@ def _comparison(models: list, folders: list[Path], tasks: tuple[Classification, 
         found: dict[str, Any] = {role: {} for role in (TUNING, EVALUATION)}
         for role in found:
             tables = [_role(folder, role) for folder in of_arch[arch]]
-            patients = all_patients(tables)
-            weights = patient_weights(tables, patients, SETTINGS.num_bootstrap)
             for task in tasks:
                 found[role][task.name] = {
-                    metric.name: interval(resampled_metric(tables, task, metric, patients, weights), 0.95)
-                    for metric in task.metrics
+                    metric.name: score(tables, task, metric).interval(0.95, metric.bounds) for metric in task.metrics
                 }
         gains = (
             {}
             if arch == archs[0]
             else {
                 role: relative_improvement(
-                    tasks, *([_role(f, role) for f in of_arch[name]] for name in (arch, archs[0])), SETTINGS
+                    tasks, *([_role(f, role) for f in of_arch[name]] for name in (arch, archs[0])), 0.95
                 )
                 for role in found
             }
@@ -109,7 +106,6 @@ def _comparison(models: list, folders: list[Path], tasks: tuple[Classification, 
         "store_key": "0" * 16,
         "data_hash": "d" * 64,
         "evaluation_hash": "e" * 64,
-        "num_bootstrap": SETTINGS.num_bootstrap,
         "confidence": 0.95,
         "reference_arch": archs[0],
         "excludes_training_variance": True,

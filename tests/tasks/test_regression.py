@@ -11,7 +11,7 @@ import torch
 from ctan.config import EvaluationConfig
 from ctan.errors import DataError
 from ctan.evaluation.summary import describe_selection_error, scores, selection_error
-from ctan.metrics import RSquared, resampling_weights
+from ctan.metrics import RSquared
 from ctan.tasks import Regression, fitted, task_from_json, tasks_of
 from tests.helpers.tasks import photo_spec, reference_case, stored_case, table_of
 
@@ -84,7 +84,7 @@ def test_the_coefficient_of_determination_of_a_resample_is_that_of_its_cases() -
     rng = np.random.default_rng(1)
     patients = np.array([0, 0, 1, 2, 3, 3, 4])
     true, predicted = rng.normal(1e6, 1, 7), rng.normal(1e6, 1, 7)
-    weights = resampling_weights(5, 20)
+    weights = rng.multinomial(5, np.full(5, 1 / 5), 20).astype(float)
     found = RSquared(predicted, true, patients, 5).of(weights)
     for value, times in zip(found, weights, strict=True):
         drawn = np.repeat(np.arange(7), times[patients].astype(int))

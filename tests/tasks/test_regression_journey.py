@@ -61,7 +61,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
             {
                 "data.dataset": "aged",
                 "network.base_width": 4,
-                "evaluation.num_bootstrap": 100,
                 "preprocess.grid_shape": [32, 48],
                 "training.epochs": 1,
             },

@@ -140,13 +140,13 @@ def test_a_resumed_training_goes_on_in_its_run(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         run.log_epoch(1, {"train/loss": 1.0})
     # A setting that does not change the weights may differ: the first value stays, nothing breaks.
-    other = small_config(evaluation={"num_bootstrap": 700})
+    other = small_config(evaluation={"num_figure_cases": 7})
     with training_run(other, pointer_at(tmp_path / "store"), "ctan", 0, 7, run_id=run.run_id) as resumed:
         resumed.log_epoch(2, {"train/loss": 0.5})
     assert resumed.run_id == run.run_id
     found = client().get_run(run.run_id)
     assert found.info.status == "FINISHED"
-    assert found.data.params["evaluation.num_bootstrap"] == "500"
+    assert found.data.params["evaluation.num_figure_cases"] == "5"
     assert [m.step for m in client().get_metric_history(run.run_id, "train/loss")] == [1, 2]
 
 
