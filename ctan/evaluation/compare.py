@@ -17,6 +17,7 @@ from ctan.evaluation.baselines import GRID_FLOOR, Simple
 from ctan.evaluation.cases import CASES_FILE, EVALUATION, SCHEMA, TUNING, read_cases, write_cases
 from ctan.evaluation.evaluate import evaluation_cases, evaluation_hash
 from ctan.evaluation.improvement import relative_improvement, score
+from ctan.evaluation.subgroups import known_facts, subgroups
 from ctan.evaluation.summary import describe_selection_error, scores, selection_error
 from ctan.metrics import MIN_SEEDS
 from ctan.records import (
@@ -28,9 +29,10 @@ from ctan.records import (
     Interval,
     ModelEntry,
     ModelRecord,
+    SubgroupEntry,
 )
-from ctan.store import StorePointer, open_store
-from ctan.tasks import Task
+from ctan.store import Store, StorePointer, open_store
+from ctan.tasks import MetricSpec, Task
 
 REFERENCE_ARCH = "stl"
 ROLES = (TUNING, EVALUATION)
@@ -75,6 +77,7 @@ def compare(
     simple_rows = simple.rows(train_ids, evaluation_cases(store)) if train_ids else []  # sealed: nothing to learn from
     simple_cases = pa.Table.from_pylist(simple_rows, SCHEMA)
     in_grid = pc.field("arch") == GRID_FLOOR
+    compared = _compare(models, tasks, config)
     comparison = ComparisonRecord(
         dataset=pointer.dataset,
         store_key=pointer.key,
@@ -83,7 +86,8 @@ def compare(
         confidence=config.evaluation.confidence,
         num_tuning_cases=len(pc.unique(pa.concat_tables([m.rows(TUNING) for m in models])["case_id"])),
         num_evaluation_cases=len(evaluation_cases(store)),
-        **_compare(models, tasks, config),
+        **compared,
+        subgroups=_subgroups([m for m in models if m.record.arch == compared["best"].arch], store, tasks, config),
         tasks=tasks,
         baselines=_baselines(simple_cases, simple.labels, tasks),
         grid_floor=scores(simple_cases.filter(in_grid), tasks),
@@ -163,11 +167,41 @@ def _scores(
     found: dict[str, dict[str, Interval]] = {}
     for task in tasks:
         for metric in task.metrics:
-            estimate = score(tables, task, metric)
-            if estimate is not None:
-                spread = estimate.interval(config.evaluation.confidence, metric.bounds)
-                found.setdefault(task.name, {})[metric.name] = Interval.model_validate(spread)
+            if (scored := _scored(tables, task, metric, config)) is not None:
+                found.setdefault(task.name, {})[metric.name] = scored
     return found
+
+
+def _scored(tables: list[pa.Table], task: Task, metric: MetricSpec, config: RunConfig) -> Interval | None:
+    estimate = score(tables, task, metric)
+    if estimate is None:
+        return None
+    return Interval.model_validate(estimate.interval(config.evaluation.confidence, metric.bounds))
+
+
+def _subgroups(
+    group: list[_Model], store: Store, tasks: tuple[Task, ...], config: RunConfig
+) -> tuple[SubgroupEntry, ...]:
+    """Return how the chosen architecture does in groups of the evaluation cases: those that the gate looks at, or all.
+
+    Groups of fewer than `promotion.min_subgroup_cases` patients have no intervals.
+    """
+    evaluated = store.manifest.filter(pc.field("case_id").isin(evaluation_cases(store)))
+    wanted = config.promotion.subgroups or known_facts(evaluated, store.spec)
+    found = []
+    for name, case_ids in subgroups(evaluated, wanted).items():
+        keep = pc.field("case_id").isin(sorted(case_ids))
+        tables = [model.rows(EVALUATION).filter(keep) for model in group]
+        scores: dict[str, dict[str, Interval]] = {}
+        for task in tasks:
+            scored = _scored(tables, task, task.primary_metric, config)
+            if scored is not None and (scored.patients or 0) < config.promotion.min_subgroup_cases:
+                scored = Interval(value=scored.value, patients=scored.patients)
+            if scored is not None:
+                scores[task.name] = {task.primary_metric.name: scored}
+        num_patients = len(pc.unique(evaluated.filter(keep)["group_id"]))
+        found.append(SubgroupEntry(name=name, patients=num_patients, scores=scores))
+    return tuple(found)
 
 
 def _improvement(

@@ -1,15 +1,44 @@
-"""Groups of cases that no promotion may harm: by sex, age band, site, voxel size, missing structure."""
+"""Groups of cases that the report tells apart and no promotion may harm: sex, age band, site, voxel size, missing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
 
+from ctan.cases import DataSpec
 from ctan.errors import ConfigError
 
 _SPACING, _MISSING = "spacing", "missing"
+_MOST_TEXTS = 12  # different ones: more are names, not groups
+
+
+def known_facts(manifest: pa.Table, spec: DataSpec) -> dict[str, tuple[float, ...]]:
+    """Return what cases can be told apart by where nobody said by what: facts, voxel size, what is missing.
+
+    Numbers are divided at their median.
+
+    Args:
+        manifest: of the cases.
+        spec: of the data.
+
+    Returns:
+        Column, `spacing` or `missing` -> edges of bands, as `subgroups` takes them.
+    """
+    found: dict[str, tuple[float, ...]] = {}
+    for name, kind in spec.facts.items():
+        values = [value for value in manifest[name].to_pylist() if value is not None]
+        different = set(values)
+        if kind == "string" and 1 < len(different) <= _MOST_TEXTS:
+            found[name] = ()
+        elif kind != "string" and len(different) > 1:
+            found[name] = (float(median(values)),)
+    edges = [max(spacing) for spacing in manifest["spacing_mm"].to_pylist()]
+    if spec.spatial_dims == 3 and len(set(edges)) > 1:
+        found[_SPACING] = (float(median(edges)),)
+    return {**found, _MISSING: ()} if any(manifest["missing"].to_pylist()) else found
 
 
 def subgroups(manifest: pa.Table, wanted: Mapping[str, Sequence[float]]) -> dict[str, set[str]]:

@@ -9,6 +9,7 @@ from ctan.records.comparison import (
     ComparisonRecord,
     Interval,
     ModelEntry,
+    SubgroupEntry,
 )
 from ctan.records.evaluation import EvaluationRecord
 from ctan.records.model import Grid, ModelRecord
@@ -60,6 +61,7 @@ __all__ = [
     "PredictionRecord",
     "Record",
     "SeenGroups",
+    "SubgroupEntry",
     "Training",
     "Unusual",
 ]

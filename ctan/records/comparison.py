@@ -71,6 +71,20 @@ class BaselineEntry(Description):
     scores: dict[str, Scores]
 
 
+class SubgroupEntry(Description):
+    """How the chosen architecture does in a group of the evaluation cases.
+
+    Attributes:
+        name: such as `"sex = F"`.
+        patients: how many there are.
+        scores: primary metrics by task; small groups have no interval.
+    """
+
+    name: str
+    patients: int
+    scores: Mapping[str, Mapping[str, Interval]]
+
+
 class Choice(Description):
     """The model with the lowest error on its tuning cases.
 
@@ -103,6 +117,7 @@ class ComparisonRecord(Record):
         baselines: what does without a network.
         grid_floor: what the truth scores after the way to the working grid and back, by task and metric.
         best: the choice.
+        subgroups: of the evaluation cases; empty before there were any.
     """
 
     file = COMPARISON_FILE
@@ -127,6 +142,7 @@ class ComparisonRecord(Record):
     baselines: tuple[BaselineEntry, ...]
     grid_floor: Scores
     best: Choice
+    subgroups: tuple[SubgroupEntry, ...] = ()
 
     @property
     def best_model(self) -> ModelEntry:

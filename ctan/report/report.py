@@ -22,6 +22,7 @@ from ctan.report.pictures import outlines_picture
 from ctan.report.plots import improvement_chart, loss_chart, schedule_chart
 from ctan.report.sections import picture
 from ctan.report.style import architecture_label
+from ctan.report.subgroups import subgroups_section
 from ctan.report.tables import against_table, comparison_table, trainings_table
 from ctan.report.trust import calibration, exchange
 from ctan.tasks import Row, Section, Task
@@ -239,6 +240,7 @@ def _of_tasks(data: ReportData) -> list[tuple[str, Markup]]:
 _FIRST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
     ("Evaluation cases", _evaluation),
     ("Relative improvement", _improvement),
+    ("Subgroups", subgroups_section),
     ("Tuning cases", _tuning),
 )
 _LAST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (

@@ -33,6 +33,7 @@ def model_card(
         _section("What it is for", [_tasks(record), _PURPOSE]),
         _section("What it learned from", _learned_from(record, comparison, lineage)),
         _section("How good it is", _scores(record, comparison)),
+        *([_section("In groups of the evaluation cases", _subgroups(comparison))] if comparison.subgroups else []),
         _section("Where it ends", _limits(record, comparison, lineage)),
         _section("How to ask it", _calls(entry)),
     ]
@@ -102,6 +103,26 @@ def _scores(record: ModelRecord, comparison: ComparisonRecord) -> list[str]:
         ]
         lines += [f"\nWithout a network, {baseline.label}: {', '.join(found)}."] if found else []
     return lines
+
+
+def _subgroups(comparison: ComparisonRecord) -> list[str]:
+    metrics = [(task, task.primary_metric) for task in comparison.tasks]
+    lines = ["| group | patients |" + "".join(f" {task.name}: {metric.label} |" for task, metric in metrics)]
+    lines.append("|---|---|" + "---|" * len(metrics))
+    for group in comparison.subgroups:
+        cells = []
+        for task, metric in metrics:
+            found = group.scores.get(task.name, {}).get(metric.name)
+            cells.append("" if found is None or found.value is None else _with_interval(metric, found))
+        lines.append(f"| {group.name} | {group.patients} | {' | '.join(cells)} |")
+    return [f"Of {comparison.best.arch}, the mean over its trainings; small groups have no interval.", "", *lines]
+
+
+def _with_interval(metric: MetricSpec, found: Interval) -> str:
+    value = _number(metric, found.value or 0.0)
+    if found.low is None or found.high is None:
+        return value
+    return f"{value} ({_number(metric, found.low)} to {_number(metric, found.high)})"
 
 
 def _score(task: Task, metric: MetricSpec, value: float, interval: Interval | None) -> str:

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import ndimage
 
 from ctan.config import RunConfig
+from ctan.datasets import get_dataset
 from ctan.errors import DataError
 from ctan.evaluation import compare, evaluate, evaluation_hash
 from ctan.evaluation.cases import read_cases, write_cases
+from ctan.evaluation.evaluate import evaluation_cases
+from ctan.evaluation.subgroups import known_facts, subgroups
 from ctan.metrics import dose_score
 from ctan.report import write_report
 from ctan.store import Store, StorePointer, open_store
@@ -185,6 +189,49 @@ def test_an_architecture_is_the_mean_of_its_folds_and_seeds(write: Write, compar
     half = 0.5 / 3**0.5 * 4.3027  # patients are all the same: Student's t of three seeds
     assert [score["low"], score["high"]] == pytest.approx([4 - half, 4 + half], abs=1e-4)
     assert ctan["relative_improvement"]["evaluation"]["dose"]["value"] == pytest.approx(100 / 5)
+
+
+def test_the_chosen_architecture_is_scored_in_subgroups(
+    write: Write, store: Store, tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    folders = [write("stl", {"dice": 0.5, "dose": 4.0}), write("ctan", {"dice": 0.6, "dose": 3.0})]
+    cases = evaluation_cases(store)
+    missing = {row["case_id"]: row["missing"] for row in store.manifest.to_pylist()}
+    wanted = {"promotion": {"subgroups": {"missing": [], "spacing": [1000.0]}, "min_subgroup_cases": len(cases)}}
+    config = RunConfig.model_validate(tiny_config.model_dump() | wanted)
+    found = {entry.name: entry for entry in compare(tiny_pointer, folders, tmp_path / "out", config).subgroups}
+    everyone = found.pop("spacing < 1000")
+    assert everyone.patients == len(cases)
+    dose = everyone.scores["dose"]["dose_score"]
+    assert (dose.value, dose.patients) == (pytest.approx(3.0), len(cases))
+    assert dose.low == pytest.approx(3.0)
+    lacking = {name: sum(name in missing[case] for case in cases) for name in store.spec.structures}
+    assert {name: entry.patients for name, entry in found.items()} == {
+        f"{name} missing": count for name, count in lacking.items() if count
+    }
+    for entry in found.values():
+        small = entry.scores["dose"]["dose_score"]
+        assert small.value is not None
+        assert (small.low is None) == (entry.patients < len(cases)), "too few for a verdict"
+
+
+def test_cases_are_told_apart_by_what_the_data_know_of_them() -> None:
+    spec = get_dataset("stoic").spec
+    facts = {"age": [40.0, 70.0, None], "sex": ["F", "M", "F"], "spacing_mm": [[1.0, 1, 1], [2.0, 1, 1], [2.0, 1, 1]]}
+    manifest = pa.table({**facts, "case_id": ["a", "b", "c"], "missing": pa.array([[], ["lung"], []])})
+    wanted = known_facts(manifest, spec)
+    assert wanted == {"age": (55.0,), "sex": (), "spacing": (2.0,), "missing": ()}
+    assert subgroups(manifest, wanted) == {
+        "55 <= age": {"b"},
+        "age < 55": {"a"},
+        "lung missing": {"b"},
+        "sex = F": {"a", "c"},
+        "sex = M": {"b"},
+        "2 <= spacing": {"b", "c"},
+        "spacing < 2": {"a"},
+    }
+    same = manifest.set_column(1, "sex", pa.array(["F"] * 3)).slice(0, 1)
+    assert known_facts(same, spec) == {}
 
 
 def test_one_architecture_can_stand_alone(write: Write, compared: Compare) -> None:

@@ -71,7 +71,7 @@ def test_a_comparison_of_release_0_1_is_read_and_means_the_same() -> None:
     record = ComparisonRecord.load(COMPARISON_0_1)
     assert record.architectures[0].scores["evaluation"]["dose"]["dose_score"].patients is None
     read = json.loads(json.dumps(record.to_json()).replace(', "patients": null', ""))
-    assert read == content | {"format_version": 1, "tasks": [], "files": {}}
+    assert read == content | {"format_version": 1, "tasks": [], "files": {}, "subgroups": []}
     assert record.best_model.arch == record.best.arch == content["best"]["arch"]
     assert sha256_of_json(content) == "734715f41d5347b952a981cf4fdb245bedbb093b0d096050cb5b3f3c171cd651", (
         "what names a decision in the ledger stays"

@@ -29,6 +29,7 @@ from ctan.report.plots import improvement_chart
 from ctan.report.report import write_report
 from ctan.report.structures import goals_table, spread_table
 from ctan.report.style import architecture_colour, format_count
+from ctan.report.subgroups import subgroups_section
 from ctan.report.tables import comparison_table
 from tests.helpers.records import change_record
 from tests.helpers.report import ARCHS, NUM_CASES, record_of, tasks, write_inputs
@@ -436,3 +437,20 @@ def test_the_page_of_300_cases_and_12_trainings_stays_below_5_mb(
     content, folders = write_inputs(tmp_path, trainings=trainings, num_figure_cases=3, surfaces=True)
     write_report(record_of(content), folders, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 5e6
+
+
+def test_groups_stand_beside_all_and_small_ones_have_no_interval(inputs: Inputs) -> None:
+    content, folders = inputs
+    dose = {"value": 3.21, "low": 2.9, "high": 3.6, "patients": 21}
+    groups = [
+        {"name": "sex = F", "patients": 21, "scores": {"dose": {"dose_score": dose}}},
+        {"name": "sex = M", "patients": 3, "scores": {"dose": {"dose_score": {"value": 4.56, "patients": 3}}}},
+    ]
+    data = read_report_data(record_of({**content, "subgroups": groups}), folders)
+    rows = re.findall(r"<tr>(<td>.*?)</tr>", str(subgroups_section(data)))
+    texts = [re.sub("<.*?>", " ", row).split() for row in rows]
+    assert [text[0] for text in texts] == ["all", "sex", "sex"]
+    assert texts[0][1] == str(NUM_CASES["evaluation"])
+    assert {"3.21", "2.90", "3.60", "21"} <= set(texts[1])
+    assert texts[2][3:] == ["3", "–", "4.56"]
+    assert not subgroups_section(read_report_data(record_of(content), folders))
