@@ -123,7 +123,7 @@ lock: $(READY)  ## Resolve requirements*.in to their locks, with hashes
 		$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 			--custom-compile-command "make lock" --override build/overrides.txt $$name.in -o $$name.lock || exit 1; \
 	done
-	@! grep -nE '^(torch|triton|nvidia-|cuda-)|://| @ ' requirements.lock requirements-dev.lock || { echo "a lock holds what it must not"; exit 1; }
+	@! grep -nE '^(torch=|triton|nvidia-|cuda-)|://| @ ' requirements.lock requirements-dev.lock || { echo "a lock holds what it must not"; exit 1; }
 
 # The image needs docker and git alone, no .venv: docs/images.md.
 image:  ## Build the container image (TORCH=cpu or cuda, BASE_IMAGE=...; docs/images.md)

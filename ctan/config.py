@@ -197,7 +197,11 @@ class TrainingConfig(Settings):
     weight_decay: float = Field(1e-4, ge=0, description="AdamW; none on norms and biases")
     gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="upper bound of min(ema_decay, (1+n)/(10+n))")
-    task_weighting: Literal["equal", "dwa", "uncertainty"] = Field("equal", description="how task losses are summed")
+    task_weighting: Literal[
+        "equal", "dwa", "uncertainty", "upgrad", "pcgrad", "mgda", "cagrad", "imtl_g", "aligned_mtl"
+    ] = Field(
+        "equal", description="how task losses are summed; from upgrad on, task gradients in place of losses (torchjd)"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes in it (AVX512_BF16, AMX, CUDA), else fp32"
     )

@@ -89,7 +89,11 @@ PARAMETERS = (
     Parameter("batch_size", "int", "Cases a training step.", "training.batch_size"),
     Parameter("learning_rate", "float", "Learning rate of AdamW after warm-up.", "training.learning_rate"),
     Parameter(
-        "task_weighting", "str", "How task losses are summed: equal, dwa or uncertainty.", "training.task_weighting"
+        "task_weighting",
+        "str",
+        "How task losses are summed (equal, dwa, uncertainty) or task gradients (upgrad, pcgrad, mgda, cagrad, "
+        "imtl_g, aligned_mtl).",
+        "training.task_weighting",
     ),
     Parameter("inputs", "str", "What the networks see: ct, ct+targets or oracle.", "data.inputs"),
     Parameter("max_train_cases", "int", "Use only N training cases.", "data.max_train_cases"),

@@ -56,7 +56,8 @@ def retrain(
         epochs: Passes over the training cases. 0: from the profile.
         batch_size: Cases a training step. 0: from the profile.
         learning_rate: Learning rate of AdamW after warm-up. 0: from the profile.
-        task_weighting: How task losses are summed: equal, dwa or uncertainty. Empty: from the profile.
+        task_weighting: How task losses are summed (equal, dwa, uncertainty) or task gradients (upgrad, pcgrad, mgda,
+            cagrad, imtl_g, aligned_mtl). Empty: from the profile.
         inputs: What the networks see: ct, ct+targets or oracle. Empty: from the profile.
         max_train_cases: Use only N training cases. 0: from the profile.
         max_evaluation_cases: Use only N evaluation cases. 0: from the profile.

@@ -216,8 +216,14 @@ class Network(nn.Module):
         return None
 
     def independent_parts(self) -> list[list[nn.Parameter]]:
-        """Return the parameters by parts that share nothing, so that each is clipped by its own gradient norm."""
-        return [list(self.parameters())]
+        """Return the parameters by parts, each clipped by its own gradient norm: what tasks share, then each head.
+
+        Clipped together, a task with large gradients would make the steps of another's decoder small.
+        """
+        heads = self._modules.get("heads")
+        own = [list(head.parameters()) for head in heads.children()] if heads is not None else []
+        taken = {id(parameter) for part in own for parameter in part}
+        return [[p for p in self.parameters() if id(p) not in taken], *own]
 
     def _check(self, image: Tensor) -> None:
         divisor = self.config.io_stride * 2 ** (self.config.num_stages - 1)

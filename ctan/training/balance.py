@@ -28,6 +28,12 @@ def task_gradients(losses: Mapping[str, Tensor], parameters: Sequence[nn.Paramet
     }
 
 
+def add_gradients(sums: Gradients, more: Gradients) -> None:
+    """Add gradients to others, in place; a parameter that neither reaches stays None."""
+    for name, of_task in more.items():
+        sums[name] = [b if a is None else a if b is None else a + b for a, b in zip(sums[name], of_task, strict=True)]
+
+
 def gradient_figures(gradients: Gradients) -> dict[str, float]:
     """Return cosines and norms by the names that MLflow knows them by.
 

@@ -294,7 +294,7 @@ class _Loop:
                 of_tasks = {task.name: losses[task.name] for task in self.tasks}
                 log(epoch + 1, gradient_figures(task_gradients(of_tasks, step.parameters, self.ranks)))
             if not portion:
-                step.backward(losses[""])
+                step.backward(losses)
             clip_gradients(session.network.independent_parts(), self.config.training.gradient_clip)
             session.optimizer.step()
             session.schedule.step()

@@ -17,11 +17,12 @@ from ctan.inputs import Inputs
 from ctan.networks import Network, build_network
 from ctan.ranks import Ranks
 from ctan.tasks import Task
+from ctan.training.aggregation import make_weighting
 from ctan.training.checkpoint import Position, restore_rng_state, rng_state
 from ctan.training.optim import make_ema, make_optimizer, make_schedule
 from ctan.training.parallel import prepare
 from ctan.training.portions import Portions
-from ctan.training.weighting import WEIGHTINGS, EqualWeighting
+from ctan.training.weighting import EqualWeighting
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Session:
         """Build network, weighting, optimiser, schedule and moving average on this process' device."""
         network = build_network(arch, tasks, Inputs.of(config.data).num_channels(spec), config.network)
         prepare(network, ranks)
-        weighting = WEIGHTINGS[config.training.task_weighting]([task.name for task in tasks])
+        weighting = make_weighting(config.training.task_weighting, [task.name for task in tasks])
         network, weighting = network.to(ranks.device), weighting.to(ranks.device)
         ema = make_ema(network, config.training)
         optimizer = make_optimizer(network, weighting, config.training)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from ctan.networks import Network
 from ctan.precision import Precision, autocast
 from ctan.ranks import Ranks
 from ctan.tasks import Task
+from ctan.training.aggregation import GradientWeighting
+from ctan.training.balance import Gradients, add_gradients, task_gradients
 from ctan.training.data import Batch, to_device
 from ctan.training.parallel import announce, of_all, summed
 from ctan.training.portions import portions_of
@@ -64,23 +67,31 @@ class Step:
             self._explain(total, own, batch["case_id"])
         return {"": total, **losses}
 
-    def backward(self, total: Tensor) -> None:
-        """Set the gradients of the total of all processes' cases.
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Set the gradients of all processes' cases.
 
         Those of the weighting need no sum: it sees the losses of all cases in every process.
+
+        Args:
+            losses: what `forward` returned.
         """
         parameters = self.parameters
+        if isinstance(self.weighting, GradientWeighting):
+            of_tasks = {task.name: losses[task.name] for task in self.tasks}
+            self._combine(task_gradients(of_tasks, parameters, self.ranks))
+            return
         for parameter in parameters:
             parameter.grad = None
         self.weighting.zero_grad()
-        total.backward()
+        losses[""].backward()
         self._share_gradients()
 
     def in_portions(self, batch: Batch, size: int) -> dict[str, Tensor]:
         """Do the same as `forward` and `backward` together, a few cases at a time, and return the losses.
 
         With `n` known things of a task in a portion and `N` in the whole batch, `L = sum n l / N`, as over processes.
-        Every weighting is linear in the losses, its weights being those of `weights()`.
+        A weighting of losses is linear in them, its weights being those of `weights()`; one of gradients sees those of
+        the whole batch.
 
         Args:
             batch: this process' cases.
@@ -95,8 +106,9 @@ class Step:
             [torch.stack([self._count(task, part, counted) for task in self.tasks]) for part in parts]
         )  # (portions, tasks)
         shares = counts / self.ranks.add(counts.sum(0)).clamp_min(1)
-        weights = self.weighting.weights()
-        for parameter in self.parameters:
+        weights, parameters = self.weighting.weights(), self.parameters
+        of_tasks: Gradients = {task.name: [None] * len(parameters) for task in self.tasks}
+        for parameter in parameters:
             parameter.grad = None
         values = torch.zeros(len(self.tasks), dtype=torch.float64, device=self.ranks.device)
         for part, share in zip(parts, shares, strict=True):
@@ -106,6 +118,10 @@ class Step:
             own = [task.loss(outputs[task.name], part["targets"][task.name]) for task in self.tasks]
             terms = [part_of.to(loss) * loss for part_of, loss in zip(share, own, strict=True)]
             values += torch.stack([term.detach().double() for term in terms])
+            if isinstance(self.weighting, GradientWeighting):
+                named = {task.name: term for task, term in zip(self.tasks, terms, strict=True)}
+                add_gradients(of_tasks, task_gradients(named, parameters, Ranks(self.ranks.device)))
+                continue
             torch.stack([weights[t.name] * term for t, term in zip(self.tasks, terms, strict=True)]).sum().backward()
         mine = dict(zip((task.name for task in self.tasks), values.clone(), strict=True))
         values = self.ranks.add(values)
@@ -114,6 +130,9 @@ class Step:
         total = self.weighting(losses)
         if not torch.isfinite(total):
             self._explain(total, mine, batch["case_id"])
+        if isinstance(self.weighting, GradientWeighting):
+            self._combine({name: summed(of_one, parameters, self.ranks) for name, of_one in of_tasks.items()})
+            return {"": total, **losses}
         if total.requires_grad:
             total.backward()
         self._share_gradients()
@@ -122,6 +141,11 @@ class Step:
     def _count(self, task: Task, part: Batch, counted: bool) -> Tensor:
         count = task.loss_count(part["targets"][task.name]) if counted else 0
         return torch.as_tensor(count, dtype=torch.float64, device=self.ranks.device)
+
+    def _combine(self, gradients: Gradients) -> None:
+        combined = cast(GradientWeighting, self.weighting).combine(gradients, self.ranks)
+        for parameter, gradient in zip(self.parameters, combined, strict=True):
+            parameter.grad = gradient
 
     def _share_gradients(self) -> None:
         parameters = self.parameters

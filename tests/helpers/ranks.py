@@ -16,11 +16,11 @@ from ctan.errors import DataError
 from ctan.launch import run_in_processes
 from ctan.ranks import Ranks
 from ctan.tasks import Classification, DoseRegression, Regression, Segmentation, Task
+from ctan.training.aggregation import make_weighting
 from ctan.training.balance import gradient_figures, task_gradients
 from ctan.training.data import Batch
 from ctan.training.parallel import prepare
 from ctan.training.step import Step
-from ctan.training.weighting import WEIGHTINGS
 from tests.helpers.networks import CHANNELS, build, shake
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ class Scenario:
         network = build(self.arch, tuple(TASKS[name] for name in self.tasks), dims=self.dims, **self.changes)
         prepare(network, ranks)
         shake(network)
-        weighting = WEIGHTINGS[self.weighting](list(self.tasks)).to(self.dtype)
+        weighting = make_weighting(self.weighting, list(self.tasks)).to(self.dtype)
         for losses in ((1.0, 2.0, 4.0, 1.0), (0.9, 1.0, 1.0, 1.0)):
             weighting.end_epoch(dict(zip(self.tasks, losses, strict=False)))
         tasks = [TASKS[name] for name in self.tasks]
@@ -112,7 +112,7 @@ def gradients(scenario: Scenario, ranks: Ranks, portion: int = 0) -> dict[str, T
         losses = step.forward(batch)
         of_tasks = {name: losses[name] for name in scenario.tasks}
         figures = gradient_figures(task_gradients(of_tasks, step.parameters, ranks))
-        step.backward(losses[""])
+        step.backward(losses)
     named = {**dict(step.network.named_parameters()), **dict(step.weighting.named_parameters())}
     found = {name: torch.zeros(()) if p.grad is None else p.grad for name, p in named.items()}
     found |= {f"buffer {name}": value for name, value in step.network.named_buffers()}

@@ -66,6 +66,15 @@ def test_single_task_networks_share_nothing() -> None:
     assert ids[0] | ids[1] == {id(p) for p in network.parameters()}
 
 
+@pytest.mark.parametrize("arch", ["hps", "mtan", "ctan"])
+def test_what_tasks_share_and_each_head_are_parts_of_their_own(arch: str) -> None:
+    network = build(arch)
+    shared, *heads = ({id(p) for p in part} for part in network.independent_parts())
+    assert heads == [{id(p) for p in head.parameters()} for head in network.heads.values()]
+    assert shared == {id(p) for p in network.parameters()} - heads[0] - heads[1]
+    assert {id(p) for p in network.encoder.parameters()} <= shared
+
+
 def test_a_single_task_network_equals_hard_sharing_of_one_task() -> None:
     single, shared = build("stl", (DOSE,)), build("hps", (DOSE,))
     shared.load_state_dict({n.removeprefix("networks.dose."): p for n, p in single.state_dict().items()})

@@ -46,7 +46,8 @@ def stated() -> dict[str, str]:
     command = [str(tool), "--python", sys.executable, "--from=mixed", "--format=json", "--with-system"]
     rows = json.loads(subprocess.check_output(command, text=True))
     names = locked("requirements.lock") | locked("requirements-dev.lock")
-    found = {re.sub(r"[-_.]+", "-", row["Name"]).lower(): row["License"] for row in rows}
+    # Some packages state the whole text: its first line names it.
+    found = {re.sub(r"[-_.]+", "-", row["Name"]).lower(): row["License"].splitlines()[0] for row in rows}
     return {name: found[name] for name in sorted(found.keys() & names)}
 
 

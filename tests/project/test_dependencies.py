@@ -23,6 +23,8 @@ DEVELOPMENT = ("tests", "benchmarks", "infra")
 USED_BY_NAME = {
     "psutil": "MLflow measures the machine with it (log_system_metrics)",
     "kfp-kubernetes": "adds the module kfp.kubernetes",
+    "clarabel": "torchjd's CAGrad solves with it, by cvxpy",
+    "cvxpy-base": "torchjd's CAGrad is written in it",
     "onnx": "torch writes ONNX with it, by onnxscript",
     "onnxscript": "torch writes ONNX with it",
 }
@@ -38,7 +40,8 @@ def listed(name: str) -> set[str]:
     return {plain(line) for line in lines if line.strip() and not line.startswith(("#", "-c"))}
 
 
-EXPORT = {"onnx", "onnxruntime", "onnxscript"}  # ctan[export]: for development and whoever exports, in no image
+# ctan[export] and ctan[cagrad]: for development and whoever wants them, in no image.
+EXTRAS = {"onnx", "onnxruntime", "onnxscript", "clarabel", "cvxpy-base"}
 
 
 def declared() -> set[str]:
@@ -110,5 +113,5 @@ def test_every_declared_distribution_is_imported_or_says_what_for() -> None:
 
 
 def test_the_image_installs_what_the_package_needs() -> None:
-    assert declared() - {"torch"} - EXPORT <= listed("requirements.in")  # torch: see `make lock`
-    assert listed("requirements-dev.in") >= EXPORT
+    assert declared() - {"torch"} - EXTRAS <= listed("requirements.in")  # torch: see `make lock`
+    assert listed("requirements-dev.in") >= EXTRAS

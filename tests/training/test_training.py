@@ -184,8 +184,9 @@ def test_early_stopping_keeps_the_weights_that_were_best_on_the_tuning_cases(
     assert [row["loss"] for row in rows if row["task"] == "tuning"] == pytest.approx([0.9, 0.5, 0.6, 0.7])
 
 
-@pytest.mark.parametrize("arch", ["stl", "mtan"])
-@pytest.mark.parametrize("weighting", ["equal", "uncertainty"])
+@pytest.mark.parametrize(
+    ("arch", "weighting"), [("stl", "equal"), ("mtan", "equal"), ("mtan", "uncertainty"), ("mtan", "pcgrad")]
+)
 def test_the_loss_falls_and_model_json_tells_where_it_came_from(
     tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, arch: str, weighting: str
 ) -> None:
