@@ -8,9 +8,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ctan import plugins
+from ctan.config_base import NoOptions as NoOptions
+from ctan.config_base import NumProcesses as NumProcesses
+from ctan.config_base import Settings as Settings
+from ctan.config_training import NetworkConfig as NetworkConfig
+from ctan.config_training import TrainingConfig as TrainingConfig
 from ctan.errors import ConfigError
 from ctan.files import sha256_of_json
 from ctan.goals import Goal
@@ -25,19 +30,6 @@ PLANNED_FIELDS = (
     ("network", "num_stages"),
     ("training", "batch_size"),
 )  # what may be
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, unknown fields refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-NumProcesses = Literal["auto"] | Annotated[int, Field(ge=1)]
-
-
-class NoOptions(Settings):
-    """Settings of a plug that has none of its own."""
 
 
 def _known(group: str, name: str) -> str:
@@ -163,81 +155,6 @@ class PlanningConfig(Settings):
     )
 
 
-class NetworkConfig(Settings):
-    """The parts all architectures share, and options of single ones, which these describe themselves."""
-
-    spatial_dims: Literal[2, 3] = 3
-    num_stages: int = Field(5, ge=1, le=7, description="encoder stages; every stage but the first halves the grid")
-    base_width: int = Field(16, ge=1, description="channels of the first stage; doubles every stage")
-    max_width: int = Field(192, ge=1, description="upper bound of the channels")
-    norm: Literal["instance", "group", "batch"] = Field(
-        "instance", description="affine normalisation; group (8 groups) is used wherever a task has an image-level head"
-    )
-    upsample: Literal["deconv", "nearest", "trilinear"] = Field("deconv", description="upsampling in the decoders")
-    io_stride: Literal[1, 2] = Field(
-        1, description="2: space-to-depth at the input and depth-to-space at dense heads (3D on a CPU)"
-    )
-    foreground_prior: float = Field(
-        0.5, gt=0, lt=1, description="probability that contouring heads start from; small for small structures"
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before image-level heads")
-    options: dict[str, dict[str, Any]] = Field(
-        {}, description="architecture -> settings of its own, such as {ctan: {ctae: false}}"
-    )
-
-
-class TrainingConfig(Settings):
-    """Optimisation. The schedule is fixed: the final EMA weights are what is evaluated."""
-
-    epochs: int = Field(10, ge=1, description="passes over the training cases")
-    batch_size: int = Field(1, ge=1, description="cases a step, of all processes together")
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW, after warm-up")
-    min_learning_rate: float = Field(1e-6, ge=0, description="end of the cosine")
-    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising learning rate")
-    weight_decay: float = Field(1e-4, ge=0, description="AdamW; none on norms and biases")
-    gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="upper bound of min(ema_decay, (1+n)/(10+n))")
-    task_weighting: Literal[
-        "equal", "dwa", "uncertainty", "upgrad", "pcgrad", "mgda", "cagrad", "imtl_g", "aligned_mtl"
-    ] = Field(
-        "equal", description="how task losses are summed; from upgrad on, task gradients in place of losses (torchjd)"
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the device computes in it (AVX512_BF16, AMX, CUDA), else fp32"
-    )
-    flip_probability: float = Field(
-        0.5, ge=0, le=1, description="flips along each axis that the data set allows; paired structures are swapped"
-    )
-    rotate_probability: float = Field(
-        0.0, ge=0, le=1, description="rotations, and changes of size, as far as the data set allows them"
-    )
-    colour_probability: float = Field(
-        0.0, ge=0, le=1, description="other brightness, contrast and colour balance, where the data set allows it"
-    )
-    translate_voxels: int = Field(0, ge=0, description="largest shift per axis that keeps mask and structures inside")
-    early_stopping_patience: int = Field(0, ge=0, description="epochs without a better tuning score; 0: off")
-    tuning_every: int = Field(0, ge=0, description="score the tuning cases every N epochs; 0: not in training")
-    gradient_cosine: bool = Field(
-        False, description="log the cosine of the tasks' gradients on shared weights, at the first step of an epoch"
-    )
-    checkpoint_minutes: float = Field(
-        1.5, ge=0, description="minutes between two checkpoints, which are written in the background"
-    )
-    num_workers: int = Field(0, ge=0, description="processes that load cases; 0: in the training process")
-    num_processes: NumProcesses = Field(
-        "auto", description="processes that share each step's cases; auto: one for every visible GPU, one on a CPU"
-    )
-    micro_batch: int = Field(
-        0,
-        ge=0,
-        description="cases of its share that a process takes at a time, where memory is not enough for all; the "
-        "gradients are those of the whole batch; 0: all, halved when memory runs out",
-    )
-    max_restarts: int = Field(
-        3, ge=0, description="crashes (a signal, memory) after which the step goes on from its checkpoint; 0: none"
-    )
-
-
 class EvaluationConfig(Settings):
     """Scoring."""
 
@@ -341,6 +258,7 @@ class RunConfig(Settings):
             if not 0 <= fold < self.data.num_folds:
                 raise ValueError(f"folds: {fold} is not in 0..{self.data.num_folds - 1} (data.num_folds)")
         dims, preprocess = self.network.spatial_dims, self.preprocess
+        self._check_patch()
         if "grid_shape" not in preprocess.model_fields_set and dims != len(preprocess.grid_shape):
             return self  # ingestion plans the grid
         if len(preprocess.grid_shape) != dims:
@@ -363,6 +281,15 @@ class RunConfig(Settings):
                     f"use fewer stages or a larger preprocess.grid_shape"
                 )
         return self
+
+    def _check_patch(self) -> None:
+        network, patch = self.network, self.network.patch_shape
+        step = network.io_stride * 2 ** (network.num_stages - 1)
+        if patch and (len(patch) != network.spatial_dims or any(size % step or size // step < 2 for size in patch)):
+            raise ValueError(
+                f"network.patch_shape {list(patch)}: expected {network.spatial_dims} multiples of {step} from "
+                f"{2 * step} on (io_stride {network.io_stride}, {network.num_stages} stages)"
+            )
 
     @property
     def model_name(self) -> str:

@@ -124,7 +124,8 @@ def propose(rows: Sequence[Mapping[str, Any]], spec: DataSpec, config: RunConfig
     depth = config.network.num_stages if "num_stages" in config.network.model_fields_set else num_stages
     divisor = config.network.io_stride * 2 ** (depth - 1)
     shape = [max(2, math.ceil(size / divisor - 1e-6)) * divisor for size in sizes]
-    batch_size = min(max(1, config.planning.step_voxels // math.prod(shape)), _MOST_CASES_A_STEP)
+    seen = math.prod(map(min, shape, config.network.patch_shape or shape))
+    batch_size = min(max(1, config.planning.step_voxels // seen), _MOST_CASES_A_STEP)
     native = [round(float(edge), 2) for edge in found.spacing_mm]
     extent = " x ".join(f"{mm:.0f}" for mm in found.extent_mm)
     what, unit = ("pictures", "pixels") if spec.spatial_dims == 2 else ("patients", "mm")
@@ -147,7 +148,7 @@ def propose(rows: Sequence[Mapping[str, Any]], spec: DataSpec, config: RunConfig
         Proposal(
             "training.batch_size",
             batch_size,
-            f"as many cases of {math.prod(shape):,} voxels as planning.step_voxels "
+            f"as many cases of {seen:,} voxels as planning.step_voxels "
             f"{config.planning.step_voxels:,} allows, at most {_MOST_CASES_A_STEP}",
         ),
     ]

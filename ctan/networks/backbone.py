@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from ctan.cases.windows import window_places, window_weights
 from ctan.config import NetworkConfig, NoOptions, Settings
+from ctan.errors import ConfigError
 from ctan.networks.blocks import (
     Norm,
     ResidualBlock,
@@ -22,6 +25,7 @@ from ctan.networks.blocks import (
     depth_to_space,
     make_norm,
     make_upsample,
+    recomputed,
     space_to_depth,
 )
 from ctan.tasks import Task
@@ -61,6 +65,8 @@ class Encoder(nn.ModuleList):
 class DecoderLevel(nn.Module):
     """Upsample, concatenate the skip, residual block."""
 
+    recompute = False
+
     def __init__(self, num_below: int, width: int, norm: Norm, config: NetworkConfig) -> None:
         super().__init__()
         self.up = make_upsample(config.upsample, config.spatial_dims, num_below, width)
@@ -68,6 +74,11 @@ class DecoderLevel(nn.Module):
 
     def forward(self, below: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         """Return the upsampled features and the block's output, (B, width, S) each."""
+        return (
+            recomputed(self._compute, below, skip) if self.recompute and self.training else self._compute(below, skip)
+        )
+
+    def _compute(self, below: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         up = self.up(below)
         return up, self.block(torch.cat([up, skip], dim=1))
 
@@ -81,12 +92,12 @@ class DecoderTrunk(nn.ModuleList):
             DecoderLevel(below, width, norm, config) for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
 
-    def forward(self, skips: Sequence[Tensor], bottom: Tensor) -> Tensor:
-        """Return features at the resolution of the first skip, (B, w_1, S)."""
-        x = bottom
+    def forward(self, skips: Sequence[Tensor], bottom: Tensor) -> list[Tensor]:
+        """Return the features of every level, the first at the resolution of the first skip, (B, w_1, S)."""
+        levels = [bottom]
         for level, skip in zip(self, reversed(skips[:-1]), strict=True):
-            _, x = level(x, skip)
-        return x
+            levels.append(level(levels[-1], skip)[1])
+        return levels[::-1]
 
 
 class DenseOutput(nn.Module):
@@ -97,25 +108,47 @@ class DenseOutput(nn.Module):
         self.io_stride = config.io_stride
         num_outputs = task.num_outputs * config.io_stride**config.spatial_dims
         self.conv = conv(config.spatial_dims, stage_widths(config)[0], num_outputs, 1, bias=True)
-        if task.starts_rare:
-            odds = config.foreground_prior / (1 - config.foreground_prior)
-            nn.init.constant_(cast(Tensor, self.conv.bias), math.log(odds))
+        _start(self.conv, task, config)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         return depth_to_space(x) if self.io_stride == 2 else x
 
 
+def _start(layer: nn.Module, task: Task, config: NetworkConfig) -> None:
+    if task.starts_rare:
+        odds = config.foreground_prior / (1 - config.foreground_prior)
+        nn.init.constant_(cast(Tensor, layer.bias), math.log(odds))
+
+
 class DenseHead(nn.Module):
-    """U-Net decoder and output of one dense task."""
+    """U-Net decoder and output of one dense task; in training, with deep supervision, outputs of coarser levels too.
+
+    Attributes:
+        coarser: raw outputs of the last call's coarser levels at full resolution, the finest first.
+    """
 
     def __init__(self, task: Task, norm: Norm, config: NetworkConfig) -> None:
         super().__init__()
+        self.task_name, self.coarser = task.name, list[Tensor]()
         self.trunk = DecoderTrunk(norm, config)
         self.output = DenseOutput(task, config)
+        self.coarser_outputs = nn.ModuleList()
+        for width in stage_widths(config)[1:-1][: config.deep_supervision]:
+            layer = conv(config.spatial_dims, width, task.num_outputs, 1, bias=True)
+            _start(layer, task, config)
+            self.coarser_outputs.append(layer)
 
     def forward(self, skips: Sequence[Tensor], bottom: Tensor) -> Tensor:
-        return self.output(self.trunk(skips, bottom))
+        finest, *coarser = self.trunk(skips, bottom)
+        output: Tensor = self.output(finest)
+        self.coarser = []
+        if self.training:
+            mode = "bilinear" if output.ndim == 4 else "trilinear"
+            for layer, features in zip(self.coarser_outputs, coarser, strict=False):
+                raw = functional.interpolate(layer(features), output.shape[2:], mode=mode, align_corners=False)
+                self.coarser.append(raw)
+        return output
 
 
 class ImageHead(nn.Module):
@@ -187,6 +220,12 @@ class Network(nn.Module):
             raise ValueError(f"a network needs tasks with unique names, got {names}")
         self.task_names, self.in_channels, self.config = tuple(names), in_channels, config
         self.options = options or self.Options()
+        of_images = [task.name for task in tasks if task.head != "dense"]
+        if config.patch_shape and of_images:
+            raise ConfigError(
+                f"network.patch_shape: {', '.join(of_images)} is told of the whole image, which a patch does not show; "
+                f"leave it out"
+            )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Predict every task.
@@ -201,10 +240,52 @@ class Network(nn.Module):
             ValueError: when the image does not fit.
         """
         self._check(image)
+        patch = self.config.patch_shape
+        if patch and not self.training and any(size > most for size, most in zip(image.shape[2:], patch, strict=True)):
+            return self._in_windows(image, patch)
+        return self._at_once(image)
+
+    def _at_once(self, image: Tensor) -> dict[str, Tensor]:
         x = space_to_depth(image) if self.config.io_stride == 2 else image
         if image.device.type == "cpu":  # one memory format end to end: oneDNN's bf16 convolutions want channels last
             x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
         return self.predict(x)
+
+    def _in_windows(self, image: Tensor, patch: Sequence[int]) -> dict[str, Tensor]:
+        """Return the outputs of overlapping windows, blended in float32 whatever the network computes in."""
+        shape = image.shape[2:]
+        window = [min(sizes) for sizes in zip(shape, patch, strict=True)]
+        weights = torch.from_numpy(window_weights(window)).to(image.device, image.dtype)
+        total, sums = image.new_zeros(shape), dict[str, Tensor]()
+        for place in window_places(shape, window):
+            outputs = self._at_once(image[(slice(None), slice(None), *place)])
+            total[place] += weights
+            for name, output in outputs.items():
+                if name not in sums:
+                    sums[name] = image.new_zeros(*output.shape[:2], *shape)
+                sums[name][(slice(None), slice(None), *place)] += output.to(image.dtype) * weights
+        return {name: value / total for name, value in sums.items()}
+
+    def central_patch(self, image: Tensor) -> Tensor:
+        """Return what the network sees at once in the middle of an image (B, C, S)."""
+        for axis, most in enumerate(self.config.patch_shape or (), start=2):
+            size = min(most, image.shape[axis])
+            image = image.narrow(axis, (image.shape[axis] - size) // 2, size)
+        return image
+
+    def take_coarser(self) -> dict[str, list[Tensor]]:
+        """Return the raw outputs of the coarser levels in the last call, by task, and forget them."""
+        found = {}
+        for module in self.modules():
+            if isinstance(module, DenseHead):
+                found[module.task_name], module.coarser = module.coarser, []
+        return found
+
+    def recompute_activations(self) -> None:
+        """Keep no activations inside of stages and decoder levels in training: they are computed again."""
+        for module in self.modules():
+            if isinstance(module, Stage | DecoderLevel):
+                module.recompute = True
 
     @abstractmethod
     def predict(self, x: Tensor) -> dict[str, Tensor]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from ctan.config import NetworkConfig
 from ctan.networks.convolutions import Conv2d, Conv3d, Deconv2d, Deconv3d
@@ -135,14 +137,24 @@ class ResidualBlock(nn.Module):
 class Stage(nn.Module):
     """One encoder stage: two residual blocks; returns `u` (after the first) and `p` (after the last)."""
 
+    recompute = False
+
     def __init__(self, dims: int, num_in: int, num_out: int, norm: Norm, stride: int) -> None:
         super().__init__()
         self.first = ResidualBlock(dims, num_in, num_out, norm, stride)
         self.last = ResidualBlock(dims, num_out, num_out, norm)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return recomputed(self._compute, x) if self.recompute and self.training else self._compute(x)
+
+    def _compute(self, x: Tensor) -> tuple[Tensor, Tensor]:
         u = self.first(x)
         return u, self.last(u)
+
+
+def recomputed(function: Callable[..., Any], *inputs: Tensor) -> Any:
+    """Call a function without random numbers and keep of it what went in: it is called again on the way back."""
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def make_upsample(kind: str, dims: int, num_in: int, num_out: int) -> nn.Module:

@@ -109,7 +109,7 @@ class CrossTaskAttention(Network):
         modules = [*self.exchanges, *([] if self.bottleneck is None else [self.bottleneck])]
         hooks = [module.register_forward_pre_hook(look) for module in modules]
         try:
-            self(image)
+            self(self.central_patch(image))
         finally:
             for hook in hooks:
                 hook.remove()

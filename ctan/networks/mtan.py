@@ -61,6 +61,8 @@ class MultiTaskAttention(Network):
             }
         )
         dense = [task for task in tasks if task.head == "dense"] if self.options.decoder_attention else []
+        if dense and config.deep_supervision:
+            raise ValueError("network.deep_supervision: network.options.mtan.decoder_attention has no decoder a task")
         self.shared_decoder = AttentionDecoder(dense, norm, config, self.options.mask_reduction) if dense else None
         self.heads = make_heads([task for task in tasks if task not in dense], norm, config)
 

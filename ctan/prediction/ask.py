@@ -1,8 +1,8 @@
 """One case at native resolution through one or several models, and back to its own grid.
 
 A case that fits the working grid is placed on it as in training, so that what is predicted is what `ctan evaluate`
-scores. A larger one is covered by overlapping windows of the working grid, blended with Gaussian weights as in
-Isensee et al., "nnU-Net", Nature Methods 18 (2021).
+scores. A larger one is covered by overlapping windows of the working grid, blended by
+`ctan.cases.windows`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import POSSIBLE_DOSE_MASK, Case, DataSpec, Prediction, StoredCase
 from ctan.cases import geometry as geo
+from ctan.cases.windows import window_places, window_weights
 from ctan.cases.working import to_working
 from ctan.errors import CaseError
 from ctan.inference import LoadedModel
@@ -26,9 +26,6 @@ from ctan.inputs import network_input
 from ctan.records import Unusual
 from ctan.tasks import Task
 
-_OVERLAP = 0.5  # of neighbouring windows
-_SIGMA = 0.125  # of the weights, as a share of a window
-_LEAST_WEIGHT = 1e-3
 _SLICES = 2  # the axis of a volume that slices are counted along
 Floats = npt.NDArray[np.float32]
 
@@ -124,13 +121,8 @@ class _Grid:
         return task.head in self.heads
 
     def windows(self, shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-        """Yield the places of windows that cover the grid, evenly spread."""
-        starts = []
-        for size, window in zip(self.geometry.shape, shape, strict=True):
-            count = math.ceil((size - window) / (window * (1 - _OVERLAP))) + 1
-            starts.append([round(float(start)) for start in np.linspace(0, size - window, count)])
-        for corner in product(*starts):
-            yield tuple(slice(start, start + size) for start, size in zip(corner, shape, strict=True))
+        """Return the places of windows that cover the grid, evenly spread."""
+        return window_places(self.geometry.shape, shape)
 
 
 def _grids(case: Case, model: LoadedModel) -> list[_Grid]:
@@ -169,7 +161,7 @@ def _predicted(
     sums_apart = {name: np.zeros_like(array) for name, array in sums.items()} if spread else {}
     outputs: dict[str, Floats] = {}
     apart: dict[str, Floats] = {}
-    total, weights = np.zeros(grid.geometry.shape, np.float32), _gaussian(shape)
+    total, weights = np.zeros(grid.geometry.shape, np.float32), window_weights(shape)
     windows = list(grid.windows(shape))
     for window in windows:
         image = channels[(slice(None), *window)][None]
@@ -208,15 +200,6 @@ def _asked(
     if len(members) == 1:
         return means, {}
     return means, {task.name: np.std([member[task.name][0] for member in members], axis=0) for task in tasks}
-
-
-def _gaussian(shape: Sequence[int]) -> Floats:
-    """Return the weights of a window, 1 in its middle."""
-    weights: Floats = np.ones((), np.float32)
-    for size in shape:
-        places = (np.arange(size) - (size - 1) / 2) / (size * _SIGMA)
-        weights = (weights[..., None] * np.exp(-0.5 * places**2)).astype(np.float32)
-    return np.maximum(weights / weights.max(), np.float32(_LEAST_WEIGHT))
 
 
 def _to_native(array: npt.NDArray[np.generic], pad_value: float, geometry: geo.Geometry) -> Floats:

@@ -27,7 +27,14 @@ from ctan.store import StorePointer
 from ctan.tasks import Task
 
 # Training settings that change how a training is done, not what comes out.
-_NOT_DECISIVE = ("checkpoint_minutes", "num_processes", "num_workers", "micro_batch", "max_restarts")
+_NOT_DECISIVE = (
+    "checkpoint_minutes",
+    "num_processes",
+    "num_workers",
+    "micro_batch",
+    "recompute_activations",
+    "max_restarts",
+)
 _FORMAT = 2
 _SEAL = re.compile(rb"ctan-checkpoint (\d{6}) (\d{9}) ([0-9a-f]{64})\n")  # epoch and step, SHA-256 of all before it
 SEAL_BYTES = 98

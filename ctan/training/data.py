@@ -16,6 +16,7 @@ from ctan.ranks import Ranks
 from ctan.store import Store
 from ctan.tasks import Task
 from ctan.training.augment import augment
+from ctan.training.patches import Place, choose_patch, cut_out
 
 Batch = dict[str, Any]
 
@@ -57,13 +58,19 @@ class TrainingCases(Dataset[Batch]):
         case_id = self.case_ids[index]
         case = self.store.load(case_id)
         entropy = [self.seed or 0, epoch, zlib.crc32(case_id.encode())]
+        patch: Place = ()
         if self.seed is not None:
-            case = augment(case, self.store.spec, self.config.training, np.random.default_rng(entropy))
+            rng = np.random.default_rng(entropy)
+            case = augment(case, self.store.spec, self.config.training, rng)
+            if shape := self.config.network.patch_shape:
+                patch = choose_patch(case, shape, self.config.training.foreground_patches, rng)
+        image = network_input(case, self.store.spec, self.inputs)  # of the whole case, which may decide on its scale
+        if patch:
+            image, case = np.ascontiguousarray(image[(slice(None), *patch)]), cut_out(case, patch)
         targets = {
             task.name: {k: np.asarray(v, order="C") for k, v in task.target(case, self.store.spec.structures).items()}
             for task in self.tasks
         }
-        image = network_input(case, self.store.spec, self.inputs)
         key = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
         return {"case_id": case_id, "image": image, "targets": targets, "key": key, "counts": counts}
 

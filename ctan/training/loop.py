@@ -167,8 +167,8 @@ def train_here(
             session.portions = Portions(micro_batches)
         elif not session.finished:
             session.portions.begin(session.position, share, config.training.micro_batch, halvings())
-        check_network(session.network, session.portions.size(session.position))
         if portion := session.portions.size(session.position):
+            check_network(session.network, "training.micro_batch")
             console.say(f"{portion} of its {share} cases at a time")
         facts = facts_of(session, config)
         loop = _Loop(

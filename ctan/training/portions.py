@@ -65,16 +65,20 @@ class Portions:
             self.changes.append((position.epoch, position.step, now))
 
 
-def check_network(network: nn.Module, size: int) -> None:
-    """Refuse portions where a layer looks at all cases at once: its statistics would be those of a portion.
+def check_network(network: nn.Module, setting: str) -> None:
+    """Refuse what batch norm does not allow: it looks at all cases of a step together, once.
+
+    Args:
+        network: to be trained.
+        setting: that computes a few cases at a time, or twice.
 
     Raises:
         ConfigError: when there is such a layer.
     """
-    if size and any(isinstance(module, _BatchNorm) for module in network.modules()):
+    if any(isinstance(module, _BatchNorm) for module in network.modules()):
         raise ConfigError(
-            "training.micro_batch: batch norm looks at all cases of a step together, which is not possible a few at a "
-            "time; use network.norm=instance or group, or give the step more memory"
+            f"{setting}: batch norm looks at all cases of a step together, which is not possible a few at a time, and "
+            f"once; use network.norm=instance or group, or give the step more memory"
         )
 
 

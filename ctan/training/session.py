@@ -21,7 +21,7 @@ from ctan.training.aggregation import make_weighting
 from ctan.training.checkpoint import Position, restore_rng_state, rng_state
 from ctan.training.optim import make_ema, make_optimizer, make_schedule
 from ctan.training.parallel import prepare
-from ctan.training.portions import Portions
+from ctan.training.portions import Portions, check_network
 from ctan.training.weighting import EqualWeighting
 
 
@@ -77,6 +77,9 @@ class Session:
         """Build network, weighting, optimiser, schedule and moving average on this process' device."""
         network = build_network(arch, tasks, Inputs.of(config.data).num_channels(spec), config.network)
         prepare(network, ranks)
+        if config.training.recompute_activations:
+            check_network(network, "training.recompute_activations")
+            network.recompute_activations()
         weighting = make_weighting(config.training.task_weighting, [task.name for task in tasks])
         network, weighting = network.to(ranks.device), weighting.to(ranks.device)
         ema = make_ema(network, config.training)

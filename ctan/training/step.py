@@ -59,7 +59,7 @@ class Step:
         with autocast(self.ranks.device, self.precision):
             outputs = self.network(batch["image"])
         targets, counted = batch["targets"], bool(batch["counts"].all())
-        own = {task.name: task.loss(outputs[task.name], targets[task.name]) for task in self.tasks}
+        own = self._losses(outputs, targets)
         counts = {task.name: task.loss_count(targets[task.name]) if counted else 0 for task in self.tasks}
         losses = of_all(own, counts, self.ranks)
         total = self.weighting(losses)
@@ -115,8 +115,8 @@ class Step:
             announce(self.network, part)
             with autocast(self.ranks.device, self.precision):
                 outputs = self.network(part["image"])
-            own = [task.loss(outputs[task.name], part["targets"][task.name]) for task in self.tasks]
-            terms = [part_of.to(loss) * loss for part_of, loss in zip(share, own, strict=True)]
+            own = self._losses(outputs, part["targets"])
+            terms = [part_of.to(loss) * loss for part_of, loss in zip(share, own.values(), strict=True)]
             values += torch.stack([term.detach().double() for term in terms])
             if isinstance(self.weighting, GradientWeighting):
                 named = {task.name: term for task, term in zip(self.tasks, terms, strict=True)}
@@ -137,6 +137,20 @@ class Step:
             total.backward()
         self._share_gradients()
         return {"": total.detach(), **losses}
+
+    def _losses(self, outputs: Mapping[str, Tensor], targets: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the losses by task; with deep supervision the mean over levels, weighted by `2^-k`."""
+        coarser, losses = self.network.take_coarser(), {}
+        for task in self.tasks:
+            raws = [outputs[task.name], *coarser.get(task.name, ())]
+            of_levels = [task.loss(raw, targets[task.name]) for raw in raws]
+            weights = [0.5**level for level in range(len(raws))]
+            losses[task.name] = (
+                of_levels[0]
+                if len(raws) == 1
+                else torch.stack([w / sum(weights) * loss for w, loss in zip(weights, of_levels, strict=True)]).sum()
+            )
+        return losses
 
     def _count(self, task: Task, part: Batch, counted: bool) -> Tensor:
         count = task.loss_count(part["targets"][task.name]) if counted else 0

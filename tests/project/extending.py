@@ -90,7 +90,7 @@ ADDITIONS = (
     Addition(
         "a setting",
         lines={
-            "ctan/config.py": (
+            "ctan/config_training.py": (
                 "    weight_decay: ",
                 '    made_up: float = Field(0.5, ge=0, description="made up for a test")',
             )

@@ -26,7 +26,7 @@ def test_the_table_holds_every_addition_and_nothing_else() -> None:
 
 def test_a_setting_is_one_line_and_a_short_name_one_more() -> None:
     rows = extending.rows_of_page("touched")
-    assert "| a setting | one line of `ctan/config.py` | nothing |" in rows
+    assert "| a setting | one line of `ctan/config_training.py` | nothing |" in rows
     assert "| a short name for a setting | one line of `ctan/parameters.py` | `make pipeline` |" in rows
 
 
