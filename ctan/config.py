@@ -11,10 +11,10 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from ctan import plugins
-from ctan.config_base import NoOptions as NoOptions
-from ctan.config_base import NumProcesses as NumProcesses
-from ctan.config_base import Settings as Settings
 from ctan.config_training import NetworkConfig as NetworkConfig
+from ctan.config_training import NoOptions as NoOptions
+from ctan.config_training import NumProcesses as NumProcesses
+from ctan.config_training import Settings as Settings
 from ctan.config_training import TrainingConfig as TrainingConfig
 from ctan.errors import ConfigError
 from ctan.files import sha256_of_json

@@ -1,12 +1,23 @@
-"""Settings of networks and of their training; `ctan.config` has them with all others."""
+"""What settings are made of, and those of networks and training; `ctan.config` has them with all others."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from ctan.config_base import NumProcesses, Settings
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+NumProcesses = Literal["auto"] | Annotated[int, Field(ge=1)]
+
+
+class NoOptions(Settings):
+    """Settings of a plug that has none of its own."""
 
 
 class NetworkConfig(Settings):
