@@ -21,6 +21,7 @@ from ctan.commands.retrain import retrain
 from ctan.commands.run import config, run
 from ctan.commands.schedule import schedule
 from ctan.commands.serve import serve
+from ctan.commands.tune import tune
 from ctan.commands.ui import ui
 from ctan.errors import CtanError, GateError
 from ctan.files import storage_faults
@@ -42,6 +43,7 @@ for command in (
     models.evaluate,
     models.compare,
     models.promote,
+    tune,
     predict,
     serve,
     drift,

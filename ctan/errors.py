@@ -32,6 +32,10 @@ class KilledError(DataError):
     """A process was killed, or crashed, before it could say why; what it did can be gone on with."""
 
 
+class StoppedError(CtanError):
+    """A training that was watched is not worth going on with."""
+
+
 class StorageError(DataError):
     """A disk that is full, read-only or not ours to write to; the same command goes on once that is mended."""
 

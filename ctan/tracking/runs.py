@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctan.errors import TrackingError
+from ctan.errors import StoppedError, TrackingError
 from ctan.files import sha256_of_file
 from ctan.provenance import git_commit, in_image
 from ctan.sources.buckets import is_remote
@@ -172,7 +172,7 @@ def training_run(
         yield run
         run._send()
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, StoppedError):
         status = "KILLED"
         raise
     finally:

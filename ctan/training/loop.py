@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from ctan import plugins
 from ctan.cases import SPLIT_TRAIN
 from ctan.config import RunConfig
-from ctan.errors import DataError
+from ctan.errors import DataError, StoppedError
 from ctan.inference import save_network
 from ctan.inference.trust import with_trust
 from ctan.inputs import Inputs
@@ -80,6 +80,7 @@ def train(
     model_dir: Path,
     lineage: Mapping[str, str] | None = None,
     micro_batches: Sequence[tuple[int, int, int]] | None = None,
+    watch: Watch | None = None,
 ) -> TrainSummary:
     """Train one architecture; go on from its checkpoint when there is one.
 
@@ -93,8 +94,10 @@ def train(
         model_dir: receives `model.safetensors`, `model.json` and `history.parquet`.
         lineage: tags of the MLflow run, see `ctan.tracking.lineage`.
         micro_batches: to follow, of a training that is done again; None: decided here.
+        watch: told of each tuning error and its epoch (from 1); True ends the training. Can be pickled.
 
     Raises:
+        StoppedError: when `watch` said so.
         ConfigError: for an unknown architecture or fold.
         DataError: when the fold leaves nothing to train on, or the checkpoint is damaged or of another training, or its
             bucket cannot be used.
@@ -104,7 +107,7 @@ def train(
     wanted = num_processes(
         settings.num_processes, settings.batch_size, "training.num_processes", "a training.batch_size of"
     )
-    given = (pointer, arch, fold, seed, config, checkpoint_root, model_dir, lineage, micro_batches)
+    given = (pointer, arch, fold, seed, config, checkpoint_root, model_dir, lineage, micro_batches, watch)
     if wanted == 1 or are_started():
         return train_here(*given)
     again = "Training again with the same settings goes on from the last checkpoint."
@@ -133,6 +136,7 @@ def train_here(
     model_dir: Path,
     lineage: Mapping[str, str] | None = None,
     micro_batches: Sequence[tuple[int, int, int]] | None = None,
+    watch: Watch | None = None,
 ) -> TrainSummary:
     """Train in this process, which is one of several where `torchrun` started it. See `train`."""
     ranks = Ranks.here()
@@ -187,7 +191,7 @@ def train_here(
                     described["micro_batches"] = str(session.portions.changes)
                 run.set_tags(described | {name: str(value) for name, value in facts.items()})
                 with console.live():
-                    loop.run(run.log_epoch)
+                    loop.run(run.log_epoch, watch)
                 record = ModelRecord(
                     arch=arch,
                     fold=fold,
@@ -240,6 +244,7 @@ def train_here(
 
 
 Log = Callable[[int, Mapping[str, float]], None]
+Watch = Callable[[int, float], bool]
 
 
 def _log_nothing(_: int, __: Mapping[str, float]) -> None:
@@ -261,11 +266,12 @@ class _Loop:
     checkpoints: Checkpoints
     stop: Stop
 
-    def run(self, log: Log = _log_nothing) -> None:
+    def run(self, log: Log = _log_nothing, watch: Watch | None = None) -> None:
         """Train until the schedule is complete or early stopping says so.
 
         Args:
             log: told of the figures of an epoch.
+            watch: told of the tuning error, in the first process; see `train`.
         """
         while not self.session.finished:
             epoch = self.session.position.epoch
@@ -276,6 +282,8 @@ class _Loop:
             error = self._tune(epoch)
             note = f", tuning error {error:.4f}" if error is not None else ""
             log(epoch + 1, self._values(losses, error))
+            if error is not None and self.ranks.from_main(watch is not None and watch(epoch + 1, error)):
+                raise StoppedError(f"stopped after epoch {epoch + 1}, by its tuning error")
             self.session.position = Position(epoch + 1)
             self.session.finished = epoch + 1 >= self.config.training.epochs or self._stops_early(epoch)
             self._save_if_due()
