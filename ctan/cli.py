@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -34,32 +34,22 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run)
-app.add_typer(data.app, name="data")
-app.add_typer(store.app, name="store")
-app.add_typer(registry.app, name="registry")
-for command in (
-    models.train,
-    models.evaluate,
-    models.compare,
-    models.promote,
-    tune,
-    predict,
-    serve,
-    drift,
-    export,
-    ui,
-    doctor,
-    config,
-    cluster.submit,
-    cluster.render,
-    schedule,
-    retrain,
-    lineage,
-    reproduce,
-    migrate,
-):
-    app.command()(command)
+_GROUPS = {
+    "The whole journey": (run, ui, doctor, config),
+    "Step by step": (data.app, models.train, models.evaluate, models.compare, models.promote, tune),
+    "Use a model": (predict, serve, export, drift),
+    "Trace and decide": (registry.app, lineage, reproduce),
+    "Again and again, and on a cluster": (retrain, cluster.submit, schedule, cluster.render),
+    "Keep house": (store.app, migrate),
+}
+_VALUES = {int: "N", list[int]: "N", float: "X", Path: "PATH"}
+_NAMES = {data.app: "data", store.app: "store", registry.app: "registry"}
+for _group, _commands in _GROUPS.items():
+    for _command in _commands:
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_NAMES[_command], rich_help_panel=_group)
+        else:
+            app.command(rich_help_panel=_group)(_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -106,7 +96,7 @@ def main() -> None:
     disable_telemetry()
     try:
         with storage_faults():
-            app()
+            _in_plain_words(typer.main.get_command(app))(args=_common_first(sys.argv[1:]))
     except CtanError as error:
         if os.environ.get("CTAN_DEBUG"):
             raise
@@ -114,6 +104,34 @@ def main() -> None:
 
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         sys.exit(_exit_code(error))
+
+
+def _in_plain_words(command: Any) -> Any:
+    """Return a command whose help names values as people do, not by Python's types; its own commands too."""
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.metavar is None:
+            kind = parameter.type_descriptor.annotation
+            parameter.metavar = "" if parameter.is_flag else _VALUES.get(kind, "TEXT")
+    for below in getattr(command, "commands", {}).values():
+        _in_plain_words(below)
+    return command
+
+
+def _common_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with the options of all commands ahead, wherever they were given: people do not look."""
+    first: list[str] = []
+    rest: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--":
+            rest += [argument, *left]
+        elif argument == "--workspace":
+            first += [argument, *[value for value in [next(left, None)] if value is not None]]
+        elif argument in ("--debug", "--insecure") or argument.startswith("--workspace="):
+            first.append(argument)
+        else:
+            rest.append(argument)
+    return first + rest
 
 
 def _exit_code(error: CtanError) -> int:

@@ -28,6 +28,7 @@ from ctan.errors import CtanError
 from ctan.files import read_json, write_json
 from ctan.records import COMPARISON_FILE
 from ctan.run_log import LogReader, Show, StepTime
+from ctan.settings import CONFIG_FILE
 from ctan.step_server import serving
 from ctan.tracking.closing import close_quietly
 from ctan.tracking.lineage import LOCAL_RUN_VARIABLE
@@ -50,6 +51,7 @@ class RunResult:
         seconds: of the whole run.
         report: comparison report, HTML.
         validation_report: HTML.
+        settings: all of them, YAML that `--profile` takes.
         comparison: `comparison.json`, see `ctan.records.ComparisonRecord`.
         decision: what was decided about promotion.
         finding: of the check whether to train again, `{"needed": ..., "reason": ...}`.
@@ -60,6 +62,7 @@ class RunResult:
     seconds: float
     report: Path | None
     validation_report: Path | None
+    settings: Path | None
     comparison: Path | None
     decision: dict[str, Any] | None
     finding: dict[str, Any] | None
@@ -234,12 +237,14 @@ def _collect(run_dir: Path) -> dict[str, Any]:
     validation_report = _copy(_newest(run_dir, "validate/report"), run_dir / "validation.html")
     _copy(_newest(run_dir, "ingest/contact_sheet"), run_dir / "contact-sheet.html")
     _copy(_newest(run_dir, "ingest/manifest/plan.yaml"), run_dir / "plan.yaml")
+    settings = _copy(_newest(run_dir, f"ingest/manifest/{CONFIG_FILE}"), run_dir / "settings.yaml")
     comparison = _copy(_newest(run_dir, f"compare/comparison/{COMPARISON_FILE}"), run_dir / COMPARISON_FILE)
     decision = _copy(_newest(run_dir, "promote/decision"), run_dir / "decision.json")
     finding = _copy(_newest(run_dir, "check/finding"), run_dir / "finding.json")
     return {
         "report": report,
         "validation_report": validation_report,
+        "settings": settings,
         "comparison": comparison,
         "decision": _read_json(decision),
         "finding": _read_json(finding),

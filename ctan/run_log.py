@@ -68,6 +68,7 @@ class LogReader:
     _work: float = 0.0
     _talking: bool = False
     _traceback: bool = False
+    _planned: list[str] = field(default_factory=list)
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
 
     def read(self, line: str) -> None:
@@ -111,11 +112,14 @@ class LogReader:
         self._name, self._talking = text, True
         self._tail.clear()
         self.show("")
-        self.show(f"== {text}")
+        number = f" (training {self._planned.index(text) + 1} of {len(self._planned)})" if text in self._planned else ""
+        self.show(f"== {text}{number}")
 
     def _say(self, line: str) -> None:
         """Show a line, but not a traceback: the error is told once, at the end."""
         self._traceback = self._traceback or line.startswith("Traceback (most recent call last)")
+        if self._name == "plan" and line.startswith("train "):  # as the training's own heading will say
+            self._planned.append(line)
         if line.strip() and (not self._traceback or os.environ.get("CTAN_DEBUG")):
             self.show(f"   {line}")
 

@@ -20,7 +20,7 @@ from ctan.cases import DataSpec
 from ctan.cases.sides import unpaired
 from ctan.config import PLANNED, PLANNED_FIELDS, DataConfig, NetworkConfig, RunConfig, Settings
 from ctan.config_errors import explain
-from ctan.datasets import get_dataset, is_described_by_source
+from ctan.datasets import get_dataset, is_described_by_source, naming_another
 from ctan.errors import ConfigError
 from ctan.goals import Goal
 from ctan.migrations import migrate_settings
@@ -108,7 +108,7 @@ def _options_of_source(data: Any, source: str) -> dict[str, Any]:
     from ctan.sources import open_source
 
     dataset = get_dataset(name)
-    with open_source(source, dataset) as folder:
+    with open_source(source, dataset) as folder, naming_another(name, folder):
         return {"data.options": dataset.options_from(folder, data.get("options") or {})}
 
 

@@ -10,7 +10,7 @@ import typer
 
 from ctan.commands import options as o
 from ctan.errors import DataError
-from ctan.parameters import DEFAULT_PROFILE
+from ctan.parameters import DEFAULT_PROFILE, PROFILES
 
 app = typer.Typer(no_args_is_help=True, help="Raw files: get them, look at them, and step by step to a store.")
 
@@ -85,7 +85,7 @@ def describe(
 def ingest(
     source: Source,
     profile: o.Profile = DEFAULT_PROFILE,
-    dataset: o.Dataset = "openkbp",
+    dataset: o.Dataset = "",
     overrides: o.Overrides = None,
     store_root: o.StoreRoot = "",
     workers: Workers = 0,
@@ -148,7 +148,7 @@ def show(
         "contact-sheet.png"
     ),
     profile: o.Profile = DEFAULT_PROFILE,
-    dataset: o.Dataset = "openkbp",
+    dataset: o.Dataset = "",
     overrides: o.Overrides = None,
 ) -> None:
     """Draw cases as they are read: slices with contours and dose, or the picture with its outlines.
@@ -246,7 +246,7 @@ def convert(
     folder: Annotated[Path, typer.Argument(help="Folder that receives train-pats/pt_<n> and mapping.csv.")],
     to: Annotated[Literal["openkbp"], typer.Option(help="Raw format to write.")] = "openkbp",  # noqa: ARG001 - one so far
     profile: o.Profile = DEFAULT_PROFILE,
-    dataset: o.Dataset = "prostate",
+    dataset: o.Dataset = "",
     rename: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer evaluates it
         typer.Option(help="STRUCTURE=NAME, or STRUCTURE= to leave it out. Repeatable."),
@@ -272,6 +272,8 @@ def convert(
     from ctan.settings import resolve_config
     from ctan.sources import open_source
 
+    if profile in PROFILES:  # a file of one's own may name another
+        dataset = dataset or "prostate"
     config = resolve_config(profile, dataset=dataset, overrides=overrides or [], source=source)
     data_set = get_dataset(config.data)
     names, targets = parse_names("--rename", rename or []), parse_names("--target", target or [])

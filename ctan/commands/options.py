@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeAlias
 
 import typer
 
-from ctan.errors import DataError
+from ctan.errors import ConfigError, DataError
 from ctan.parameters import BY_NAME, DEFAULT_PROFILE, PARAMETERS
 
 _SETTINGS = "Settings"
@@ -38,7 +38,7 @@ def option(name: str) -> Any:
         metavar="FIELD=VALUE" if name == "overrides" else None,
         rich_help_panel=_SETTINGS if parameter.resolved and name != "source" else None,
     )
-    return Annotated[Optional[kind] if many else kind, made]  # noqa: UP045 - typer evaluates it
+    return Annotated[Optional[kind] if many or not parameter.value else kind, made]  # noqa: UP045 - typer evaluates it
 
 
 def takes_parameters(command: Callable[..., None]) -> Callable[..., None]:
@@ -51,7 +51,7 @@ def takes_parameters(command: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(
             parameter.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=None if parameter.kind.startswith("list") else here.get(parameter.name, parameter.value),
+            default=here.get(parameter.name, parameter.value or None),
             annotation=option(parameter.name),
         )
         for parameter in PARAMETERS
@@ -81,7 +81,14 @@ Folder = Annotated[
 
 
 def chosen(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values a user gave: all but empty ones; architectures may be joined by commas."""
+    """Return the values a user gave: all but empty ones; architectures may be joined by commas.
+
+    Raises:
+        ConfigError: for a number that is 0: it stands for the profile's in the pipeline, and would be read otherwise.
+    """
+    for name, value in values.items():
+        if value == 0 and value is not False:
+            raise ConfigError(f"--{name.replace('_', '-')} 0: expected more than 0; left out, the profile says it")
     given = {name: value for name, value in values.items() if value or isinstance(value, bool)}
     if architectures := values.get("architectures"):
         given["architectures"] = [arch for item in architectures for arch in item.split(",") if arch]
@@ -92,8 +99,12 @@ def configured(parameters: dict[str, Any]) -> RunConfig:
     """Resolve the pipeline's parameters into settings, those that are not settings left aside."""
     from ctan.settings import resolve_config
 
-    settings = {name: value for name, value in parameters.items() if BY_NAME[name].resolved}
-    return resolve_config(settings.pop("profile", DEFAULT_PROFILE), **settings)
+    return resolve_config(parameters.get("profile") or DEFAULT_PROFILE, **settings_of(parameters))
+
+
+def settings_of(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the pipeline's parameters that are settings, the profile left aside."""
+    return {name: value for name, value in parameters.items() if BY_NAME[name].resolved and name != "profile"}
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,19 @@ import typer
 from ctan import plugins
 from ctan.commands import options as o
 from ctan.errors import ConfigError
-from ctan.parameters import DEFAULT_PROFILE
+from ctan.parameters import DEFAULT_PROFILE, overrides_of
 
 
 @o.takes_parameters
 def run(**given: Any) -> None:
     """Run the whole pipeline here: raw files in, architectures trained and compared.
 
-    A run here is a trial: it registers nothing unless --promote is given. Options left out (or 0) come from the
-    profile. A run that was stopped goes on from its checkpoints.
+    A run here is a trial: it registers nothing unless --promote is given. Options left out come from the profile.
+    A run that was stopped goes on from its checkpoints.
 
-    Example: ctan run --source data/openkbp --profile cpu --arch ctan --arch stl --epochs 4
+    Example: ctan run --source data/openkbp --profile cpu --arch ctan,stl --epochs 4
     """
-    from ctan.commands.show import show_result, show_settings
+    from ctan.commands.show import show_next, show_result, show_settings
     from ctan.pipelines_client import run_local
 
     parameters = o.chosen(given)
@@ -33,13 +33,34 @@ def run(**given: Any) -> None:
             "ctan work on synthetic patients run `make demo`, or give --source phantom:train=12,validation=4"
         )
     parameters["promote"] = config.promotion.enabled
-    show_settings(config, parameters["source"])
+    check_gpu(parameters.get("profile", ""))
+    changes = overrides_of({name: value for name, value in o.settings_of(parameters).items() if name != "promote"})
+    show_settings(config, parameters["source"], changes)
     try:
         result = run_local(parameters)
     except KeyboardInterrupt:
         typer.echo("\nstopped. The same command goes on from the last checkpoints.", err=True)
         raise typer.Exit(130) from None
     show_result(result)
+    show_next(result, parameters["source"])
+
+
+def check_gpu(profile: str) -> None:
+    """See that there is a GPU where a profile is made for one.
+
+    Raises:
+        ConfigError: where there is none: its networks would train for days or weeks.
+    """
+    if profile != "gpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "--profile gpu trains at full resolution, which takes days on a processor, and PyTorch sees no GPU here "
+            "(`ctan doctor` says more): give --profile cpu. If it is meant: `ctan config --profile gpu > mine.yaml`, "
+            "then --profile mine.yaml"
+        )
 
 
 def config(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,59 @@ _PIPE_WIDTH = 120  # columns, where there is no terminal to ask
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
-def show_settings(config: RunConfig, source: str) -> None:
-    """Print all settings of a run."""
-    console.print(f"[bold]Settings[/bold] (profile {config.profile}), source {source}")
-    console.print(config.to_yaml(), markup=False, end="")
+def show_settings(config: RunConfig, source: str, changes: Sequence[str]) -> None:
+    """Print what a run will do, in a few lines.
+
+    Args:
+        config: its settings.
+        source: of raw files.
+        changes: settings that were given otherwise than the profile has them, `FIELD=VALUE`.
+    """
+    data, training, network = config.data, config.training, config.network
+    runs = len(config.architectures) * len(config.folds) * len(config.seeds)
+    which = f"fold {_some(config.folds)}, seed {_some(config.seeds)}"
+    grid = " x ".join(map(str, config.preprocess.grid_shape or ())) or "as the plan finds it"
+    edges = " x ".join(f"{edge:g}" for edge in config.preprocess.grid_spacing_mm or ())
+    lines = {
+        "data": f"{data.dataset} from {source}" + (f", the networks see {data.inputs}" if data.inputs else ""),
+        "trainings": f"{runs}: {', '.join(config.architectures)}; {which}",
+        "each": f"epochs {training.epochs}, cases a step {training.batch_size}, learning rate "
+        f"{training.learning_rate:g}, {training.task_weighting} task weighting, precision {training.precision}",
+        "grid": grid + (f" voxels of {edges} mm" if edges else ""),
+        "network": f"{network.num_stages} stages, {network.base_width} to {network.max_width} channels",
+        "best model": "is registered when it has passed the gate" if config.promotion.enabled else "is not registered",
+        "changed": ", ".join(changes),
+    }
+    console.print(f"[bold]Settings[/bold] (profile {config.profile}; in full by `ctan config`)")
+    for name, text in lines.items():
+        if text:
+            console.print(f"  {name:<11} {text}", markup=False)
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def show_next(result: RunResult, source: str) -> None:
+    """Print the commands to go on with, as they can be typed here."""
+    program = "ctan" if shutil.which("ctan") else _short(Path(sys.argv[0]).absolute())
+    decision = result.decision or {}
+    model = ""
+    if decision.get("version") is not None:
+        model = f"models:/{decision['model_name']}/{decision['version']}"
+    elif result.comparison is not None:
+        model = ComparisonRecord.load(result.comparison.parent).best_model.run_id
+    commands = {"ui": "runs, curves and models in a browser"}
+    if model:
+        commands[f"predict {model} NEW_CASES --out predicted"] = "new cases, a page each"
+    if source.startswith("phantom") or str(decision.get("model_name", "")).endswith("-phantom"):
+        commands["run --source YOUR_FOLDER --dataset NAME --profile cpu"] = "your own data"
+    elif model:
+        commands[f"lineage {model}"] = "where it came from"
+    console.print("\n[bold]Next[/bold]")
+    width = max(map(len, commands))
+    for command, what in commands.items():
+        console.print(f"  {program} {command:<{width}}  {what}", markup=False)
 
 
 def show_result(result: RunResult) -> None:
@@ -36,13 +86,13 @@ def show_result(result: RunResult) -> None:
     places = {
         "comparison report": result.report,
         "validation report": result.validation_report,
+        "all settings": result.settings,
         "everything of this run": result.run_dir,
     }
     console.print("\n[bold]Where to look[/bold]")
     for name, path in places.items():
         if path is not None:
             console.print(f"  {name}: {_short(path)}")
-    console.print("  training runs and models: ctan ui")
 
 
 def show_comparison(comparison: ComparisonRecord, role: str = "evaluation") -> None:

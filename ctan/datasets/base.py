@@ -36,6 +36,8 @@ class Dataset(ABC):
         Options: the data set's own settings, `data.options`.
         not_decisive: those of them that change nothing about a case, such as where a key lies.
         tables: files about all cases, below the raw folder: small, edited by hand, always read anew.
+        signs: patterns of paths below a raw folder, any of which shows that it is of this format: for a hint where
+            another data set was named.
         looks_inside: whether the data set knows its files by their content (`is_read`), whatever they are called.
         reads_volumes: `find` takes plain volumes (NIfTI) to predict; else any model of volumes is asked by their own
             reader, `ctan.datasets.folder.plain`.
@@ -60,6 +62,7 @@ class Dataset(ABC):
     not_decisive: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[Settings]] = NoOptions
     tables: ClassVar[tuple[str, ...]] = ()
+    signs: ClassVar[tuple[str, ...]] = ()
     looks_inside: ClassVar[bool] = False
     reads_volumes: ClassVar[bool] = False
     masks_may_be_empty: ClassVar[bool] = False

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from ctan.records import EVALUATION, ComparisonRecord
+from ctan.tasks import Task
 
 
 def in_words(comparison: ComparisonRecord, role: str = EVALUATION) -> str:
@@ -27,6 +30,25 @@ def in_words(comparison: ComparisonRecord, role: str = EVALUATION) -> str:
         against = f"; {average.value:+.1f} % against {comparison.reference_arch}" if average and gained else ""
         lines.append(f"{name}: {', '.join(scores)}{against}")
     return "\n".join([*lines, f"best: {best.arch}, fold {best.fold}, seed {best.seed} ({best.reason})"])
+
+
+def scores_in_words(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]], tasks: Sequence[Task]) -> str:
+    """Return a line for each role of the cases that were scored.
+
+    Args:
+        scores: role -> task -> metric -> value, as `evaluate` returns them.
+        tasks: which know labels and units.
+    """
+    lines = []
+    for role, of_role in scores.items():
+        found = [
+            f"{task.name} {metric.label} {_number(of_task[metric.name], metric.unit)}"
+            for task in tasks
+            for metric in task.metrics
+            if metric.name in (of_task := of_role.get(task.name, {}))
+        ]
+        lines.append(f"{role} cases: {', '.join(found)}")
+    return "\n".join(lines)
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 
+from ctan.datasets import naming_another
 from ctan.datasets.base import Dataset
 from ctan.datasets.listing import File
 from ctan.errors import DataError
@@ -55,7 +56,8 @@ def version_of(dataset: Dataset, raw_dir: Path) -> str:
     except PermissionError as error:
         raise DataError(f"{raw_dir}: a folder in it cannot be listed ({error.strerror})") from error
     if not lines:
-        dataset.find(raw_dir)  # knows best what is missing
+        with naming_another(dataset.name, raw_dir):
+            dataset.find(raw_dir)  # knows best what is missing
         raise DataError(f"{raw_dir}: holds no file that {dataset.name} reads, so that nothing names this data")
     for name in dataset.tables:
         if (raw_dir / name).is_file():

@@ -132,6 +132,7 @@ def evaluate(
     record = ModelRecord.load(Path(model_dir))
     with step("evaluate", f"{record.arch}, fold {record.fold}, seed {record.seed}") as clock:
         from ctan.evaluation.ahead import evaluated_ahead
+        from ctan.evaluation.words import scores_in_words
         from ctan.ranks import is_main_process
         from ctan.report.shown import case_pictures
         from ctan.tracking import log_results
@@ -147,8 +148,7 @@ def evaluate(
             cases, shown = case_pictures(Path(evaluation_dir), record)
             log_cases(record.run_id, cases, record.tasks, shown)
         _point_to_run(metadata, model_dir)
-        for name, value in scores.items():
-            print(f"{name}: {value:.4g}")
+        print(scores_in_words(summary.scores, record.tasks))
     return scores
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+
+_EPOCHS_TO_ESTIMATE = 3  # the last ones: another process may have taken the cores, or given them back
 
 
 class Console:
@@ -26,8 +30,7 @@ class Console:
         self.label, self.num_epochs, self.num_steps, self.quiet = label, num_epochs, num_steps, quiet
         self._bar: Progress | None = None
         self._task: TaskID
-        self._started = time.monotonic()
-        self._first_epoch: int | None = None
+        self._ends: deque[float] = deque(maxlen=_EPOCHS_TO_ESTIMATE + 1)
 
     @contextmanager
     def live(self) -> Iterator[Console]:
@@ -58,9 +61,9 @@ class Console:
         """Report a complete epoch (from 0) in one line."""
         if self.quiet:
             return
-        if self._first_epoch is None:
-            self._first_epoch, self._started = epoch, time.monotonic() - seconds
-        per_epoch = (time.monotonic() - self._started) / (epoch + 1 - self._first_epoch)
+        now = time.monotonic()
+        self._ends.extend([now] if self._ends else [now - seconds, now])
+        per_epoch = (now - self._ends[0]) / (len(self._ends) - 1)
         left = per_epoch * (self.num_epochs - epoch - 1)
         line = (
             f"{self.label}: epoch {epoch + 1}/{self.num_epochs}, {_format(losses)}{note}, "

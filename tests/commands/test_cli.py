@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import ctan
+from ctan.cli import _common_first
 from ctan.commands.options import chosen
 
 HEAVY = (
@@ -71,6 +72,30 @@ def test_every_command_explains_itself_with_an_example(command: list[str]) -> No
     assert f"Example: ctan {' '.join(command)}" in " ".join(done.stdout.split())
 
 
+def test_help_names_values_in_plain_words_and_commands_in_groups() -> None:
+    words = run("run", "--help").stdout.split()
+    assert {"TEXT", "N", "X"} <= set(words)
+    assert not {"<str>", "<int>", "<float>", "<path>", "<list[str]>", "<list[int]>"} & set(words)
+    shown = run("--help").stdout
+    groups = ["The whole journey", "Step by step", "Use a model", "Trace and decide", "Keep house"]
+    assert [shown.index(group) for group in groups] == sorted(shown.index(group) for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["run", "--workspace", "w", "--arch", "stl"], ["--workspace", "w", "run", "--arch", "stl"]),
+        (["run", "--workspace=w", "--debug"], ["--workspace=w", "--debug", "run"]),
+        (["--insecure", "run"], ["--insecure", "run"]),
+        (["run", "--workspace"], ["--workspace", "run"]),
+        (["data", "list", "--", "--debug"], ["data", "list", "--", "--debug"]),
+    ],
+    ids=" ".join,
+)
+def test_options_of_all_commands_are_taken_wherever_they_stand(given: list[str], meant: list[str]) -> None:
+    assert _common_first(given) == meant
+
+
 def test_version() -> None:
     assert run("--version").stdout.strip() == f"ctan {ctan.__version__}"
 
@@ -93,6 +118,8 @@ def test_config_prints_all_settings_as_yaml_that_is_a_profile_again(tmp_path: Pa
         (["run", "--arch", "unet"], ["architectures", "unknown 'unet'; allowed: ctan, hps, mtan, stl"]),
         (["run", "--inputs", "mri"], ["data.inputs", "'ct', 'ct+targets' or 'oracle'"]),
         (["run", "--epochs", "-1"], ["training.epochs", "greater than or equal to 1"]),
+        (["run", "--source", "phantom:", "--epochs", "0"], ["--epochs 0", "more than 0"]),
+        (["run", "--source", "phantom:", "--profile", "gpu"], ["--profile gpu", "no GPU here", "mine.yaml"]),
         (["run"], ["--source is missing", "`make demo`"]),
         (["data", "ingest", "nowhere"], ["nowhere", "not a folder"]),
         (["data", "validate"], ["manifest", "not there yet", "ctan data ingest"]),
@@ -135,7 +162,7 @@ def test_phantoms_are_written_once_and_never_over_something_else(tmp_path: Path)
 
 
 def test_only_options_that_were_given_become_parameters() -> None:
-    values = {"source": "here", "epochs": 0, "architectures": ["ctan,stl", "hps"], "folds": [0], "seeds": None}
+    values = {"source": "here", "epochs": None, "architectures": ["ctan,stl", "hps"], "folds": [0], "seeds": None}
     assert chosen(values | {"promote": False, "inputs": ""}) == {
         "source": "here",
         "architectures": ["ctan", "stl", "hps"],

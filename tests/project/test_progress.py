@@ -3,6 +3,7 @@
 import pytest
 
 from ctan import progress
+from ctan.training import console
 
 
 @pytest.fixture
@@ -35,3 +36,17 @@ def test_the_time_left_follows_from_the_cases_after_the_first(clock, capsys):
 
 def test_a_single_item_is_told_as_done(clock, capsys):
     assert lines(clock, [3.0], 1, capsys) == ["ingest: 1/1, 3 s, about 0 s left"]
+
+
+def test_the_time_left_of_a_training_follows_its_last_epochs(monkeypatch, capsys):
+    """Of ten epochs three took a second, then another process took the cores and they took ten."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    told = console.Console("ctan", 10, 1)
+    for epoch, seconds in enumerate([1.0] * 3 + [10.0] * 3):
+        now[0] += seconds
+        told.epoch(epoch, {"": 1.0}, seconds)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("1.0 s, about 9 s left")
+    assert lines[2].endswith("1.0 s, about 7 s left")
+    assert lines[-1].endswith("10.0 s, about 40 s left")

@@ -36,6 +36,7 @@ class Folder(Dataset):
 
     name = "folder"
     version = 1
+    signs = (DESCRIPTION_FILE, NNUNET_FILE)
     uses: ClassVar[Mapping[str, int]] = {
         "metaimage": versions.METAIMAGE,
         "pictures": versions.PICTURES,

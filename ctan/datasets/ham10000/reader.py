@@ -72,6 +72,7 @@ class HAM10000(Dataset):
     to_train = ("picture", "mask", "row")
     to_predict = ("picture",)
     tables = (TABLE_FILE,)
+    signs = IMAGE_FOLDERS
     uses: ClassVar[Mapping[str, int]] = {"pictures": versions.PICTURES}
     spec = DataSpec(
         dataset="ham10000",

@@ -56,6 +56,7 @@ class OpenKBP(Dataset):
 
     name = "openkbp"
     version = 1
+    signs = ("*-pats/pt_*/ct.csv", "provided-data/*-pats/pt_*/ct.csv")
     to_train = ("ct.csv", "dose.csv", f"{POSSIBLE_DOSE_MASK}.csv", "voxel_dimensions.csv")
     to_predict = ("ct.csv", "voxel_dimensions.csv")
     spec = DataSpec(

@@ -46,6 +46,7 @@ class Prostate(Dataset):
     name = "prostate"
     version = 2
     looks_inside = True
+    signs = ("*.dcm", "*/*.dcm", "*/*/*.dcm")
     to_train = ("CT", "RTSTRUCT", "RTDOSE")
     to_predict = ("CT",)
     Options = DicomConfig

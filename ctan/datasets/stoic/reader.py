@@ -78,6 +78,7 @@ class STOIC(Dataset):
     to_train = ("scan", "row")
     to_predict = ("scan",)
     tables = (REFERENCE,)
+    signs = (f"{IMAGES}/*.mha",)
     spec = DataSpec(
         dataset="stoic",
         spatial_dims=3,
