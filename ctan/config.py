@@ -20,6 +20,7 @@ from ctan.errors import ConfigError
 from ctan.files import sha256_of_json
 from ctan.goals import Goal
 from ctan.parameters import DEFAULT_ARCHITECTURES
+from ctan.variants import ALLOWED, architecture_of, changes_of
 
 SETTINGS_VERSION = 2  # see `ctan.migrations`
 SYNTHETIC_SUFFIX = "-phantom"  # of the names of models that learned from phantoms
@@ -174,6 +175,7 @@ class EvaluationConfig(Settings):
     num_processes: NumProcesses = Field(
         "auto", description="processes that share the cases; auto: one for every visible GPU, one on a CPU"
     )
+    ensemble: bool = Field(False, description="judge the chosen architecture's folds and seeds as one averaged model")
     in_training_pod: bool = Field(
         False, description="score a model right after its training, in the same pod: `evaluate` needs no GPU then"
     )
@@ -232,6 +234,7 @@ class RunConfig(Settings):
     schema_version: Literal[2] = 2
     profile: str = "cpu"
     architectures: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_ARCHITECTURES
+    variant: str = Field("", description="set by training: what an architecture has other than the rest of the run")
     folds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     data: DataConfig = DataConfig()
@@ -246,7 +249,11 @@ class RunConfig(Settings):
     @field_validator("architectures")
     @classmethod
     def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_known(plugins.NETWORKS, name) for name in names)
+        for item in names:
+            _known(plugins.NETWORKS, architecture_of(item))
+            if wrong := [one for one in changes_of(item) if not one.startswith(ALLOWED) or "=" not in one]:
+                raise ValueError(f"{wrong[0]!r}: expected FIELD=VALUE of {', '.join(ALLOWED)}")
+        return tuple(" ".join(item.split()) for item in names)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

@@ -75,7 +75,11 @@ PARAMETERS = (
     ),
     Parameter("dataset", "str", "Data set, the raw format of the source: {datasets}.", "data.dataset", empty="openkbp"),
     Parameter(
-        "architectures", "list[str]", "Architectures to train: {architectures}.", "architectures", option="--arch"
+        "architectures",
+        "list[str]",
+        "Architectures to train: {architectures}; with settings of its own as 'ctan network.base_width=8'.",
+        "architectures",
+        option="--arch",
     ),
     Parameter(
         "folds",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ from ctan import steps
 from ctan.errors import DataError
 from ctan.files import sha256_of_file
 from ctan.provenance import git_commit
-from ctan.records import MODEL_FILE, WEIGHTS_FILE, ModelRecord
+from ctan.records import MODEL_FILE, WEIGHTS_FILE, Member, ModelRecord
 from ctan.settings import config_from_values
 from ctan.workspace import workspace
 
@@ -64,8 +64,9 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
     Number of threads and precision are set to those of its training; processor, instructions and version of PyTorch
     cannot be, and are named where they differ.
 
-    Raw files are read, validated and packed anew (a store that has the very same content is used), training starts
-    from nothing. Its MLflow run lies in the experiment `ctan-reproductions`; the registry is left alone.
+    Of an ensemble every member is trained again. Raw files are read, validated and packed anew (a store that has the
+    very same content is used), training starts from nothing. Its MLflow run lies in the experiment
+    `ctan-reproductions`; the registry is left alone.
 
     Args:
         reference: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
@@ -88,16 +89,24 @@ def reproduce(reference: str, source: str = "", store_root: str = "") -> Reprodu
     steps.preprocess(source, str(folder / "validated"), str(folder / "store.json"), store_root)
     _check_data(folder / "store.json", record, reference, source)
     training = (str(folder / "store.json"), str(folder / "validated"))
+    trainings: Sequence[ModelRecord | Member] = record.members or (record,)
+    targets = [folder / f"member-{number}" for number in range(len(record.members))] or [folder / "model"]
     with _experiment(EXPERIMENT), _threads(record.machine.get("threads", "")):
-        steps.train(
-            *training,
-            record.arch,
-            record.fold,
-            record.seed,
-            str(folder / "model"),
-            str(folder / "checkpoints"),
-            micro_batches=record.micro_batches,
-        )
+        for one, target in zip(trainings, targets, strict=True):
+            steps.train(
+                *training,
+                record.arch,
+                one.fold,
+                one.seed,
+                str(target),
+                str(folder / "checkpoints"),
+                micro_batches=one.micro_batches,
+            )
+    if record.members:
+        from ctan.inference.ensemble import describe_ensemble, save_ensemble
+
+        first = ModelRecord.load(targets[0]).run_id
+        save_ensemble(folder / "model", targets, describe_ensemble(targets).model_copy(update={"run_id": first}))
     result = _compare(f"models:/{version.name}/{version.version}", record, model_dir, folder / "model", version.tags)
     _record(result)
     return result

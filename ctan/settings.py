@@ -26,6 +26,7 @@ from ctan.goals import Goal
 from ctan.migrations import migrate_settings
 from ctan.parameters import DEFAULT_PROFILE, PROFILES, overrides_of
 from ctan.seals import check_folder
+from ctan.variants import architecture_of, changes_of, name_of, variant_of
 
 CONFIG_FILE = "config.yaml"
 
@@ -161,6 +162,22 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], where: s
     return _build(_with(migrate_settings(dict(values), where), _parse_overrides(list(overrides))), where)
 
 
+def of_training(config: RunConfig, item: str) -> RunConfig:
+    """Return the settings of an item of `architectures`, see `ctan.variants`.
+
+    Raises:
+        ConfigError: when it changes nothing, or to what is not allowed.
+    """
+    changes, where = changes_of(item), f"architectures: {item!r}"
+    if not changes:
+        return config
+    alone = config.model_copy(update={"architectures": (architecture_of(item),)})
+    changed = with_overrides(alone.model_dump(mode="json", exclude_unset=True), changes, where)
+    if changed == alone:
+        raise ConfigError(f"{where}: changes nothing, these are the settings of the run")
+    return changed.model_copy(update={"variant": variant_of(item)})
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -247,7 +264,18 @@ def _build(values: dict[str, Any], where: str) -> RunConfig:
     _check_sides(spec, config, where)
     _check_goals(spec, config, where)
     _check_options(config.network)
+    _check_variants(config)
     return config
+
+
+def _check_variants(config: RunConfig) -> None:
+    """Refuse what differs between architectures before anything is read."""
+    names = [name_of(architecture_of(item), variant_of(item)) for item in config.architectures]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"architectures: {', '.join(twice)} stands there twice")
+    for item in config.architectures:
+        if changes_of(item):
+            of_training(config, item)
 
 
 def _check_sides(spec: DataSpec, config: RunConfig, where: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ctan import plugins
 from ctan.files import sha256_of_json
+from ctan.variants import architecture_of
 
 if TYPE_CHECKING:
     from ctan.config import RunConfig
@@ -51,8 +52,8 @@ def of_scoring(tasks: Sequence[Task]) -> Versions:
 def of_run(dataset: Dataset, tasks: Sequence[Task], config: RunConfig) -> Versions:
     """Return all of them for one run, from raw files to scores."""
     trained: Versions = {}
-    for arch in config.architectures:
-        trained |= of_training(arch, tasks)
+    for item in config.architectures:
+        trained |= of_training(architecture_of(item), tasks)
     return of_store(dataset) | {"validation": VALIDATION} | trained | of_scoring(tasks)
 
 

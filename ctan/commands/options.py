@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ Folder = Annotated[
 
 
 def chosen(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values a user gave: all but empty ones; architectures may be joined by commas.
+    """Return the values a user gave: all but empty ones; architectures alone may be joined by commas.
 
     Raises:
         ConfigError: for a number that is 0: it stands for the profile's in the pipeline, and would be read otherwise.
@@ -91,7 +92,9 @@ def chosen(values: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"--{name.replace('_', '-')} 0: expected more than 0; left out, the profile says it")
     given = {name: value for name, value in values.items() if value or isinstance(value, bool)}
     if architectures := values.get("architectures"):
-        given["architectures"] = [arch for item in architectures for arch in item.split(",") if arch]
+        given["architectures"] = [
+            arch for item in architectures for arch in ([item] if "=" in item else item.split(",")) if arch
+        ]
     return given
 
 
@@ -151,7 +154,8 @@ class StepFolder:
         return self.root / "store.json"
 
     def model(self, arch: str, fold: int, seed: int) -> Path:
-        return self.root / "models" / f"{arch}-fold{fold}-seed{seed}"
+        name = re.sub(r"[^\w.=,-]+", "_", arch)  # with what differs, see `ctan.variants`
+        return self.root / "models" / f"{name}-fold{fold}-seed{seed}"
 
     def models(self) -> Sequence[Path]:
         return sorted((self.root / "models").glob("*-fold*-seed*"))

@@ -87,7 +87,7 @@ def compare(
         num_tuning_cases=len(pc.unique(pa.concat_tables([m.rows(TUNING) for m in models])["case_id"])),
         num_evaluation_cases=len(evaluation_cases(store)),
         **compared,
-        subgroups=_subgroups([m for m in models if m.record.arch == compared["best"].arch], store, tasks, config),
+        subgroups=_subgroups([m for m in models if m.record.name == compared["best"].arch], store, tasks, config),
         tasks=tasks,
         baselines=_baselines(simple_cases, simple.labels, tasks),
         grid_floor=scores(simple_cases.filter(in_grid), tasks),
@@ -112,7 +112,7 @@ def _check_unique(models: list[_Model], folders: list[Path]) -> None:
     """Raise when a training is given twice: its cases would count twice."""
     seen: dict[tuple[Any, ...], Path] = {}
     for model, folder in zip(models, folders, strict=True):
-        training = (model.record.arch, model.record.fold, model.record.seed)
+        training = (model.record.name, model.record.fold, model.record.seed)
         if training in seen:
             arch, fold, seed = training
             raise DataError(f"{seen[training]} and {folder} both hold {arch}, fold {fold}, seed {seed}; give it once")
@@ -132,10 +132,11 @@ def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -
     """Return the entries of `comparison.json` that are about models."""
     archs: dict[str, list[_Model]] = {}
     for model in models:
-        archs.setdefault(model.record.arch, []).append(model)
+        archs.setdefault(model.record.name, []).append(model)
     reference = REFERENCE_ARCH if REFERENCE_ARCH in archs else next(iter(archs))
     roles = [role for role in ROLES if any(model.rows(role).num_rows for model in models)]
-    num_seeds = min(len({m.record.seed for m in group}) for group in archs.values())
+    trained = [group for group in archs.values() if not group[0].record.members]
+    num_seeds = min((len({m.record.seed for m in group}) for group in trained), default=1)
     entries = [
         ModelEntry.of(model.record, {role: scores(model.rows(role), tasks) for role in roles}) for model in models
     ]
@@ -146,7 +147,11 @@ def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -
             structures=_structures(group),
             relative_improvement={}
             if arch == reference
-            else {role: _improvement(group, archs[reference], role, tasks, config) for role in roles},
+            else {
+                role: _improvement(group, archs[reference], role, tasks, config)
+                for role in roles
+                if any(model.rows(role).num_rows for model in group)
+            },
         )
         for arch, group in archs.items()
     ]
@@ -233,14 +238,17 @@ def _best(models: list[_Model], tasks: tuple[Task, ...]) -> Choice:
 
     Folds tune on different cases: that one has the lowest error says how easy its cases are. The first fold is taken.
     """
+    together = [index for index, model in enumerate(models) if model.record.members]
+    if together:
+        return _best_together(models, together, tasks)
     if len(models) == 1:
         only = models[0].record
-        reason = f"{only.arch} is the only architecture"
-        return Choice(arch=only.arch, fold=only.fold, seed=only.seed, model_index=0, reason=reason)
+        reason = f"{only.name} is the only architecture"
+        return Choice(arch=only.name, fold=only.fold, seed=only.seed, model_index=0, reason=reason)
     errors = [selection_error(scores(model.rows(TUNING), tasks), tasks) for model in models]
     by_arch: dict[str, list[int]] = {}
     for index, model in enumerate(models):
-        by_arch.setdefault(model.record.arch, []).append(index)
+        by_arch.setdefault(model.record.name, []).append(index)
     ranking = sorted(
         (sum(errors[i] for i in found) / len(found), min(_cost(models[i]) for i in found), arch)
         for arch, found in by_arch.items()
@@ -259,6 +267,33 @@ def _best(models: list[_Model], tasks: tuple[Task, ...]) -> Choice:
         reason += f"; of its {len(folds)} folds, which tune on different cases, the first is taken"
     chosen = models[index].record
     return Choice(arch=arch, fold=chosen.fold, seed=chosen.seed, model_index=index, reason=reason)
+
+
+def _best_together(models: list[_Model], together: list[int], tasks: tuple[Task, ...]) -> Choice:
+    """Choose among single trainings, then the ensemble of the chosen architecture where there is one.
+
+    Every case that tuned one member was learned by another: ensembles have no tuning cases of their own.
+    """
+    alone = [index for index, model in enumerate(models) if not model.record.members]
+    best = _best([models[index] for index in alone], tasks) if alone else None
+    for index in together:
+        record = models[index].record
+        runs = {member.run_id for member in record.members}
+        chosen = [models[i].record for i in alone if models[i].record.name == best.arch] if best else []
+        if best is None or {one.run_id for one in chosen} == runs:
+            found = f"the ensemble of {len(record.members)} trainings of {record.arch} is judged as one model"
+            reason = f"{best.reason.partition('; of its')[0]}; {found}" if best else found
+            return Choice(arch=record.name, fold=record.fold, seed=record.seed, model_index=index, reason=reason)
+    assert best is not None
+    return best.model_copy(update={"model_index": alone[best.model_index]})
+
+
+def chosen_trainings(pointer: StorePointer, evaluation_dirs: list[Path]) -> list[Path]:
+    """Return the evaluations of all trainings of the architecture that the tuning cases choose, see `compare`."""
+    models = [_read(folder, pointer) for folder in evaluation_dirs]
+    _check_unique(models, evaluation_dirs)
+    best = _best(models, _all_tasks(models))
+    return [folder for folder, model in zip(evaluation_dirs, models, strict=True) if model.record.name == best.arch]
 
 
 def _cost(model: _Model) -> tuple[float, float]:

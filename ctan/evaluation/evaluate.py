@@ -125,10 +125,10 @@ def evaluate_here(
         if not case_ids:
             raise DataError(f"store {pointer.key} has no {role} cases; ingest more cases")
     todo = [(role, case_id) for role, case_ids in roles.items() for case_id in case_ids]
-    named = {"arch": record.arch, "fold": record.fold, "seed": record.seed}
+    named = {"arch": record.name, "fold": record.fold, "seed": record.seed}
     own = ranks.share(todo)
     scored = (_rows(store, cases, model, role, case_id, config) for role, case_id in own)
-    shown = track(scored, len(own), f"evaluate {record.arch}") if ranks.is_main else scored
+    shown = track(scored, len(own), f"evaluate {record.name}") if ranks.is_main else scored
     everything = ranks.joined(list(shown), len(todo))
     table = pa.Table.from_pylist([{**named, **row} for found in everything for row in found], SCHEMA)
     by_role = {role: scores(table.filter(pc.field("role") == role), model.tasks) for role in roles}

@@ -11,7 +11,7 @@ import pyarrow as pa
 from ctan.evaluation.cases import CASES_FILE, read_cases, write_cases
 from ctan.records import EvaluationRecord, ModelRecord
 
-_NO_DIFFERENCE = ("architectures", "folds", "seeds", "profile", "promotion", "evaluation", "schema_version")
+_NO_DIFFERENCE = ("architectures", "folds", "seeds", "profile", "promotion", "evaluation", "schema_version", "variant")
 _ABSENT = "none"
 
 
@@ -37,7 +37,7 @@ def rename(evaluation_dir: Path, name: str) -> None:
     column = table.schema.get_field_index("arch")
     renamed = table.set_column(column, table.schema.field(column), pa.array([name] * table.num_rows, pa.string()))
     write_cases(renamed, evaluation_dir / CASES_FILE)
-    ModelRecord.load(evaluation_dir).model_copy(update={"arch": name}).save(evaluation_dir)
+    ModelRecord.load(evaluation_dir).model_copy(update={"arch": name, "variant": ""}).save(evaluation_dir)
     EvaluationRecord.load(evaluation_dir).save(evaluation_dir)  # vouches for the files as they are now
 
 

@@ -81,6 +81,8 @@ def export(
     """
     import torch
 
+    if model.others:
+        raise DataError("an ensemble is not exported as one file; export its members (`members` in model.json)")
     if form == "onnx":
         _check_installed()
     cpu = torch.device("cpu")

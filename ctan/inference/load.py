@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,16 +58,32 @@ def load_network(model_dir: Path, test_time_flip: bool | None = None) -> LoadedM
     from ctan.networks import build_network
 
     record = ModelRecord.load(model_dir)
-    network = build_network(record.arch, record.tasks, record.in_channels, record.network)
-    weights = _read_weights(record.check_file(model_dir, WEIGHTS_FILE))
-    _check_weights(weights, network.state_dict(), model_dir, record.arch)
-    network.load_state_dict(weights)
+    weights = read_weights(record.check_file(model_dir, WEIGHTS_FILE))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     flips = record.test_time_flip if test_time_flip is None else test_time_flip
-    return LoadedModel(network.eval().to(device), record, device, flips)
+
+    def loaded(of: ModelRecord, own: Mapping[str, Tensor]) -> LoadedModel:
+        network = build_network(record.arch, record.tasks, record.in_channels, record.network)
+        _check_weights(own, network.state_dict(), model_dir, record.arch)
+        network.load_state_dict(own)
+        return LoadedModel(network.eval().to(device), of, device, flips)
+
+    if not record.members:
+        return loaded(record, weights)
+    members = []
+    for number, member in enumerate(record.members):
+        prefix = f"{number}."
+        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        members.append(loaded(record.model_copy(update={"calibration": member.calibration}), own))
+    return replace(members[0], others=tuple(members[1:]))
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights.
+
+    Raises:
+        DataError: when it is missing or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -111,12 +127,19 @@ class LoadedModel:
         record: how it is asked, and where it came from.
         device: where it runs.
         test_time_flip: average with the prediction for the flipped image, where the data set allows a flip.
+        others: of an ensemble, the members but the first, which is this one; all answers are averaged.
     """
 
     network: nn.Module
     record: ModelRecord
     device: torch.device
     test_time_flip: bool = False
+    others: tuple[LoadedModel, ...] = ()
+
+    @property
+    def each(self) -> list[LoadedModel]:
+        """The members of an ensemble, each alone; itself where it is none."""
+        return [replace(self, others=()), *self.others]
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -152,6 +175,9 @@ class LoadedModel:
             Task name -> (B, num_outputs, D, H, W) float32, activated; doses are those of a patient who is prescribed
             the task's `scale_gy`. Image-level tasks: (B, num_outputs).
         """
+        if self.others:
+            answers = [one.predict_batch(image) for one in self.each]
+            return {task.name: np.mean([answer[task.name] for answer in answers], axis=0) for task in self.tasks}
         members = self.members(image, self.test_time_flip)
         if len(members) == 1:
             return members[0]

@@ -36,7 +36,8 @@ def plan(config: RunConfig) -> list[dict[str, str]]:
         config: settings; uses `architectures`, `folds` and `seeds`.
 
     Returns:
-        Items `{"arch": "ctan", "fold": "0", "seed": "0"}`; strings, because fields of a pipeline's loop items are.
+        Items `{"arch": "ctan", "fold": "0", "seed": "0"}`, `arch` as it stands in `architectures`; strings, because
+        fields of a pipeline's loop items are.
     """
     return [
         {"arch": arch, "fold": str(fold), "seed": str(seed)}

@@ -58,13 +58,14 @@ def ask(models: Sequence[LoadedModel], case: Case, spread: bool = False) -> Answ
     """Predict one case.
 
     Args:
-        models: of one architecture; their outputs are averaged before anything is thresholded.
+        models: of one architecture, ensembles among them; their outputs are averaged before anything is thresholded.
         case: at native resolution; the truth, where it is known, is not looked at.
         spread: tell how far the members of an ensemble and their mirror images are apart. The prediction is the same.
 
     Raises:
         CaseError: naming what the models need and the case lacks.
     """
+    models = [one for model in models for one in model.each]
     model, warnings = models[0], list(case.remarks)
     spec = model.spec
     case, filled = with_what_can_be_told(case, model)

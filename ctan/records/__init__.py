@@ -1,6 +1,6 @@
 """What trained models, evaluations and comparisons say of themselves: typed, versioned JSON files."""
 
-from ctan.records.base import Number, Record, Training
+from ctan.records.base import Number, Record
 from ctan.records.comparison import (
     MIN_CASES,
     ArchitectureEntry,
@@ -12,7 +12,7 @@ from ctan.records.comparison import (
     SubgroupEntry,
 )
 from ctan.records.evaluation import EvaluationRecord
-from ctan.records.model import Grid, ModelRecord
+from ctan.records.model import Grid, Member, ModelRecord
 from ctan.records.names import (
     CASES_FILE,
     COMPARISON_FILE,
@@ -55,6 +55,7 @@ __all__ = [
     "Grid",
     "Interval",
     "MeanExchange",
+    "Member",
     "ModelEntry",
     "ModelRecord",
     "Number",
@@ -62,6 +63,5 @@ __all__ = [
     "Record",
     "SeenGroups",
     "SubgroupEntry",
-    "Training",
     "Unusual",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
@@ -34,22 +34,6 @@ def _task(value: Any) -> Any:
 
 
 SavedTask = Annotated[InstanceOf[Task], BeforeValidator(_task), PlainSerializer(lambda task: task.to_json())]
-
-
-class Training(Protocol):
-    """Whatever says which training it is of."""
-
-    @property
-    def arch(self) -> str:
-        """Architecture."""
-
-    @property
-    def fold(self) -> int:
-        """Fold that tuned."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of weights, order and augmentation."""
 
 
 class Record(Description):

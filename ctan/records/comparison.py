@@ -27,7 +27,11 @@ class Interval(Description):
 
 
 class ModelEntry(Description):
-    """One training: what it cost and its scores by role, task and metric."""
+    """One training: what it cost and its scores by role, task and metric.
+
+    Attributes:
+        arch: its architecture and what differs, see `ModelRecord.name`.
+    """
 
     arch: str
     fold: int
@@ -44,8 +48,8 @@ class ModelEntry(Description):
     @classmethod
     def of(cls, record: ModelRecord, scores: dict[str, dict[str, dict[str, float]]]) -> ModelEntry:
         """Return the entry of a model."""
-        facts = {name: getattr(record, name) for name in cls.model_fields if name != "scores"}
-        return cls(**facts, scores=scores)
+        facts = {name: getattr(record, name) for name in cls.model_fields if name not in ("arch", "scores")}
+        return cls(arch=record.name, **facts, scores=scores)
 
 
 class ArchitectureEntry(Description):

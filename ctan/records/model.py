@@ -13,6 +13,7 @@ from ctan.records.base import Record, SavedTask
 from ctan.records.names import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE
 from ctan.records.seen import SeenGroups
 from ctan.records.trust import Calibration, Fingerprint, MeanExchange
+from ctan.variants import name_of
 
 
 class Grid(Description):
@@ -33,6 +34,24 @@ class Grid(Description):
 
     def __str__(self) -> str:
         return f"{list(self.shape)} voxels of {list(self.spacing_mm) if self.spacing_mm else 'native'} mm"
+
+
+class Member(Description):
+    """One training of an ensemble.
+
+    Attributes:
+        fold, seed, run_id: which training.
+        weights_sha256: of its own weights file.
+        calibration: of its probabilities.
+        micro_batches: as of the record.
+    """
+
+    fold: int
+    seed: int
+    run_id: str
+    weights_sha256: str
+    micro_batches: tuple[tuple[int, int, int], ...] = ()
+    calibration: Mapping[str, Calibration] = {}
 
 
 class ModelRecord(Record):
@@ -61,6 +80,10 @@ class ModelRecord(Record):
         machine: threads, instructions and processor of its training, see `ctan.provenance.machine_facts`.
         micro_batches: from which epoch and step on how many cases of its share a process took at a time, where that was
             not all of it; 0: all.
+        variant: what it has other than the rest of its run, such as `"ctab=false"`, see `ctan.variants`.
+        members: of an ensemble, whose answers are averaged; `model.safetensors` holds the weights of each, their names
+            behind its number, `"0.encoder..."`. Parameters and multiply-accumulates are the sum, `fold`, `seed` and
+            what is said of training that of the first member.
         config: all settings of its training. A record for people and for training again; nothing else reads it.
     """
 
@@ -102,7 +125,14 @@ class ModelRecord(Record):
     calibration: Mapping[str, Calibration] = {}
     fingerprint: Fingerprint | None = None
     exchange: MeanExchange | None = None
+    variant: str = ""
+    members: tuple[Member, ...] = ()
     config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What comparisons call it: its architecture, and what it has other than the rest of its run."""
+        return name_of(self.arch, self.variant)
 
     @property
     def dataset(self) -> str:

@@ -232,11 +232,11 @@ def read_report_data(content: ComparisonRecord, evaluation_dirs: Sequence[Path])
 
 def _read(facts: ModelEntry, folder: Path) -> Evaluated:
     record = ModelRecord.load(folder)
-    for name in ("arch", "fold", "seed", "run_id"):
-        found, compared = getattr(record, name), getattr(facts, name)
+    for name, there in (("name", "arch"), ("fold", "fold"), ("seed", "seed"), ("run_id", "run_id")):
+        found, compared = getattr(record, name), getattr(facts, there)
         if found != compared:
             raise DataError(
-                f"{folder / MODEL_FILE}: {name} is {found!r}, the comparison has {compared!r} at this place; "
+                f"{folder / MODEL_FILE}: {there} is {found!r}, the comparison has {compared!r} at this place; "
                 f"give the folders that were compared, in their order"
             )
     history = _table(record.check_file(folder, HISTORY_FILE), ("epoch", "task", "loss", "weight", "learning_rate"))

@@ -139,7 +139,11 @@ def _below_baseline(data: ReportData) -> list[str]:
 
 def _with_labels(text: str, archs: Sequence[str]) -> str:
     """Write architectures in a text as the report does."""
-    return re.sub(rf"\b({'|'.join(map(re.escape, archs))})\b", lambda found: architecture_label(found[0]), text)
+    return re.sub(
+        rf"\b({'|'.join(map(re.escape, sorted(archs, key=len, reverse=True)))})\b",
+        lambda found: architecture_label(found[0]),
+        text,
+    )
 
 
 def _certainty(best: str, gains: dict[str, Interval]) -> str:

@@ -21,6 +21,7 @@ from ctan.report.headline import facts, headline, title_of
 from ctan.report.pictures import outlines_picture
 from ctan.report.plots import improvement_chart, loss_chart, schedule_chart
 from ctan.report.sections import picture
+from ctan.report.spread import spread_section
 from ctan.report.style import architecture_label
 from ctan.report.subgroups import subgroups_section
 from ctan.report.tables import against_table, comparison_table, trainings_table
@@ -240,6 +241,7 @@ def _of_tasks(data: ReportData) -> list[tuple[str, Markup]]:
 _FIRST: tuple[tuple[str, Callable[[ReportData], Markup]], ...] = (
     ("Evaluation cases", _evaluation),
     ("Relative improvement", _improvement),
+    ("Folds and seeds", spread_section),
     ("Subgroups", subgroups_section),
     ("Tuning cases", _tuning),
 )

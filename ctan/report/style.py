@@ -23,8 +23,9 @@ _OTHER_MARKERS = ("v", "P", "X", "*")
 
 
 def architecture_label(arch: str) -> str:
-    """Return how an architecture is written: `"ctan"` -> `"CTAN"`."""
-    return arch.upper() if arch.isalnum() else arch
+    """Return how an architecture is written: `"ctan"` -> `"CTAN"`, `"ctan, ctab=false"` -> `"CTAN, ctab=false"`."""
+    name, comma, differs = arch.partition(", ")
+    return f"{name.upper()}{comma}{differs}" if name.isalnum() else arch
 
 
 def architecture_colour(arch: str, archs: Sequence[str]) -> str:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctan.errors import DataError
 from ctan.files import atomic_path, put_beside, write_json, write_text
-from ctan.settings import read_config
+from ctan.settings import of_training, read_config
 from ctan.sources.places import recalled
 from ctan.step_environment import step
 from ctan.steps.data import CONTACT_PAGE, VALIDATION_PAGE
 from ctan.steps.numbers import Metrics, numbers_of
+from ctan.variants import architecture_of
 from ctan.workspace import workspace
 
 if TYPE_CHECKING:
+    from ctan.config import RunConfig
+    from ctan.records import ModelRecord
     from ctan.store import StorePointer
 
 Metadata = dict[str, Any]  # of an artifact of the pipeline
@@ -69,7 +73,7 @@ def train(
     Args:
         pointer: output of `preprocess`.
         manifest_dir: output of `validate`, for the settings.
-        arch: architecture.
+        arch: architecture, and what it has other than the run, see `ctan.variants`.
         fold: left out for tuning.
         seed: of initialisation, order and augmentation.
         model_dir: receives weights, description and history.
@@ -85,11 +89,11 @@ def train(
         from ctan.training import train as train_network
 
         clock.loaded()
-        config = read_config(manifest_dir, overrides)
+        config = of_training(read_config(manifest_dir, overrides), arch)
         checkpoints = checkpoint_root or workspace() / "checkpoints"
         summary = train_network(
             _store(pointer, manifest_dir),
-            arch,
+            architecture_of(arch),
             fold,
             seed,
             config,
@@ -127,16 +131,13 @@ def evaluate(
         metadata: receives the address of the MLflow run.
         overrides: settings to change for this step.
     """
-    from ctan.records import CASES_FILE, WEIGHTS_FILE, ModelRecord
+    from ctan.records import WEIGHTS_FILE, ModelRecord
 
     record = ModelRecord.load(Path(model_dir))
-    with step("evaluate", f"{record.arch}, fold {record.fold}, seed {record.seed}") as clock:
+    with step("evaluate", f"{record.name}, fold {record.fold}, seed {record.seed}") as clock:
         from ctan.evaluation.ahead import evaluated_ahead
         from ctan.evaluation.words import scores_in_words
         from ctan.ranks import is_main_process
-        from ctan.report.shown import case_pictures
-        from ctan.tracking import log_results
-        from ctan.tracking.review import keyed, log_cases
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
@@ -144,12 +145,23 @@ def evaluate(
         scores = numbers_of(summary.scores)
         if is_main_process():
             put_beside(Path(model_dir) / WEIGHTS_FILE, Path(evaluation_dir) / WEIGHTS_FILE)
-            log_results(record.run_id, keyed(summary.scores, record.tasks), [Path(evaluation_dir) / CASES_FILE])
-            cases, shown = case_pictures(Path(evaluation_dir), record)
-            log_cases(record.run_id, cases, record.tasks, shown)
+            _log_evaluation(Path(evaluation_dir), record)
         _point_to_run(metadata, model_dir)
         print(scores_in_words(summary.scores, record.tasks))
     return scores
+
+
+def _log_evaluation(evaluation_dir: Path, record: ModelRecord) -> None:
+    """Add scores, the table of cases and pictures to the MLflow run of a model."""
+    from ctan.records import CASES_FILE, EvaluationRecord
+    from ctan.report.shown import case_pictures
+    from ctan.tracking import log_results
+    from ctan.tracking.review import keyed, log_cases
+
+    found = EvaluationRecord.load(evaluation_dir).scores
+    log_results(record.run_id, keyed(found, record.tasks), [evaluation_dir / CASES_FILE])
+    cases, shown = case_pictures(evaluation_dir, record)
+    log_cases(record.run_id, cases, record.tasks, shown)
 
 
 def compare(
@@ -174,7 +186,7 @@ def compare(
         metadata: receives the address of the chosen model's MLflow run.
         overrides: settings to change for this step.
     """
-    with step("compare", f"{len(evaluation_dirs)} models") as clock:
+    with step("compare", f"{len(evaluation_dirs)} models") as clock, tempfile.TemporaryDirectory() as scratch:
         from ctan.evaluation import compare as compare_evaluations
         from ctan.evaluation.words import in_words
         from ctan.records import HISTORY_FILE, MODEL_FILE, WEIGHTS_FILE
@@ -184,6 +196,8 @@ def compare(
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         evaluations = [Path(folder) for folder in evaluation_dirs]
+        if config.evaluation.ensemble:
+            evaluations += _ensemble(_store(pointer, manifest_dir), manifest_dir, evaluations, Path(scratch), config)
         comparison = compare_evaluations(_store(pointer, manifest_dir), evaluations, Path(comparison_dir), config)
         write_report(comparison, evaluations, Path(report))
         log_comparison(comparison, Path(report).read_text(encoding="utf-8"))
@@ -203,6 +217,27 @@ def compare(
         _point_to_run(metadata, best_dir)
         print(in_words(comparison))
     return numbers_of(comparison.best_model.scores)
+
+
+def _ensemble(
+    pointer: StorePointer, manifest_dir: str, evaluations: list[Path], scratch: Path, config: RunConfig
+) -> list[Path]:
+    """Return the evaluation of the chosen architecture's trainings as one model; nothing of a single training."""
+    from ctan.evaluation.compare import chosen_trainings
+    from ctan.records import WEIGHTS_FILE
+    from ctan.tracking.ensemble import make_ensemble
+    from ctan.tracking.lineage import lineage_tags
+
+    members = chosen_trainings(pointer, evaluations)
+    if len(members) < 2:
+        return []
+    model_dir, evaluation_dir = scratch / "model", scratch / "evaluation"
+    tags = lineage_tags(manifest_dir, "")
+    record = make_ensemble(pointer, members, model_dir, evaluation_dir, config, tags)
+    put_beside(model_dir / WEIGHTS_FILE, evaluation_dir / WEIGHTS_FILE)
+    _log_evaluation(evaluation_dir, record)
+    print(f"{record.name}: scored as one model, run {record.run_id}")
+    return [evaluation_dir]
 
 
 def promote(

@@ -74,7 +74,8 @@ def _learned_from(record: ModelRecord, comparison: ComparisonRecord, lineage: Ma
         "data set": f"{record.dataset}{seen}",
         "licence and source": record.spec.licence,
         "data version": lineage.get("data_version", "not recorded"),
-        "architecture": f"{record.arch}, fold {record.fold}, seed {record.seed}, {record.epochs} epochs",
+        "architecture": f"{record.name}, fold {record.fold}, seed {record.seed}, {record.epochs} epochs",
+        "trainings": ", ".join(f"fold {m.fold}, seed {m.seed}, run {m.run_id}" for m in record.members),
         "parameters": f"{record.num_parameters:,}",
         "working grid": str(record.grid),
         "settings, code": f"{record.config_hash[:12]}, {record.code_hash[:12]}",
@@ -87,7 +88,7 @@ def _learned_from(record: ModelRecord, comparison: ComparisonRecord, lineage: Ma
 def _scores(record: ModelRecord, comparison: ComparisonRecord) -> list[str]:
     lines = [f"On {comparison.num_evaluation_cases} evaluation cases, which had no say in any choice:", ""]
     lines += [f"| score | value | {100 * comparison.confidence:g} % interval |", "|---|---|---|"]
-    intervals = next((entry.scores for entry in comparison.architectures if entry.arch == record.arch), {})
+    intervals = next((entry.scores for entry in comparison.architectures if entry.arch == record.name), {})
     for task in comparison.tasks or record.tasks:
         for metric in task.metrics:
             value = comparison.best_model.scores.get(EVALUATION, {}).get(task.name, {}).get(metric.name)

@@ -18,7 +18,6 @@ from ctan.records import (
     ModelEntry,
     ModelRecord,
     Number,
-    Training,
 )
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def _find_model(model: ModelEntry, model_dirs: Sequence[Path], folder: Path) -> 
     """Return the folder and description of the model that `comparison.json` names."""
     for model_dir in model_dirs:
         record = ModelRecord.load(model_dir)
-        if all(getattr(record, name) == getattr(model, name) for name in ("arch", "fold", "seed", "run_id")):
+        if (record.name, record.fold, record.seed, record.run_id) == (model.arch, model.fold, model.seed, model.run_id):
             return model_dir, record
     raise DataError(
         f"{folder / COMPARISON_FILE}: the best model ({model.arch}, fold {model.fold}, seed {model.seed}, "
@@ -139,7 +138,7 @@ def _baselines(comparison: ComparisonRecord, cases: pa.Table) -> dict[str, pa.Ta
 
 
 def _cases_of(model: ModelEntry, cases: pa.Table, path: Path) -> pa.Table:
-    table = evaluation_rows(cases, model)
+    table = evaluation_rows(cases, model.arch, model.fold, model.seed)
     if table.num_rows == 0:
         raise DataError(
             f"{path}: no evaluation row of {model.arch}, fold {model.fold}, seed {model.seed}; "
@@ -148,11 +147,9 @@ def _cases_of(model: ModelEntry, cases: pa.Table, path: Path) -> pa.Table:
     return table
 
 
-def evaluation_rows(cases: pa.Table, training: Training) -> pa.Table:
+def evaluation_rows(cases: pa.Table, name: str, fold: int, seed: int) -> pa.Table:
     """Return the rows of one training on the evaluation split."""
     import pyarrow.compute as pc
 
-    keep = pc.field("role") == EVALUATION
-    for name in ("arch", "fold", "seed"):
-        keep = keep & (pc.field(name) == getattr(training, name))
-    return cases.filter(keep)
+    keep = (pc.field("role") == EVALUATION) & (pc.field("arch") == name)
+    return cases.filter(keep & (pc.field("fold") == fold) & (pc.field("seed") == seed))

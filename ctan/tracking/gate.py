@@ -275,7 +275,7 @@ class _Judge:
             self._add("better than a simple baseline", passed=False, note="no simple baseline was evaluated")
 
     def _reason(self, failed: Sequence[Criterion], enough: bool) -> str:
-        fewest, champion, arch = self.rows[0].number or 0, self.contest.champion, self.contest.record.arch
+        fewest, champion, arch = self.rows[0].number or 0, self.contest.champion, self.contest.record.name
         rival = f"the {champion.name}" if champion else "no champion yet"
         if not enough:
             reason = (

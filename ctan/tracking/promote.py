@@ -201,6 +201,7 @@ class _Promotion:
             "fold": candidate.fold,
             "seed": candidate.seed,
             "run_id": candidate.run_id,
+            "members": ",".join(member.run_id for member in candidate.record.members) or None,
             "compared_run_ids": ",".join(model.run_id for model in self.comparison.record.models),
             "data_hash": self.pointer.data_hash,
             "store_key": self.pointer.key,

@@ -91,4 +91,4 @@ def _evaluate(
         raise NotComparableError(
             f"the champion, version {champion.version}, cannot be scored on these evaluation cases: {error}"
         ) from error
-    return evaluation_rows(read_cases(output_dir / CASES_FILE), record)
+    return evaluation_rows(read_cases(output_dir / CASES_FILE), record.name, record.fold, record.seed)

@@ -31,6 +31,7 @@ from ctan.tracking.server import (
     tracking_errors,
     without_password,
 )
+from ctan.variants import name_of
 from ctan.workspace import workspace
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def training_run(
     try:
         run = TrainingRun(client, uri, active)
         with tracking_errors(uri, "describing the run"):
-            what = {"arch": arch, "fold": fold, "seed": seed}
+            what = {"arch": name_of(arch, config.variant), "fold": fold, "seed": seed}
             _describe(client, run.run_id, config, pointer, what, lineage or {})
         yield run
         run._send()
@@ -189,7 +190,9 @@ def run_name(config: RunConfig, arch: str, fold: int, seed: int) -> str:
         seed: of the training.
     """
     parts = [("fold", fold, config.folds), ("seed", seed, config.seeds)]
-    return " ".join([arch, *(f"{what} {value}" for what, value, all_ in parts if len(all_) > 1 or value)])
+    return " ".join(
+        [name_of(arch, config.variant), *(f"{what} {value}" for what, value, all_ in parts if len(all_) > 1 or value)]
+    )
 
 
 def _end(uri: str, status: str) -> None:

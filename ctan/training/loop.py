@@ -44,6 +44,7 @@ from ctan.training.portions import Portions, check_network
 from ctan.training.session import Best, Session
 from ctan.training.step import Step
 from ctan.training.stopping import Stop, stopping
+from ctan.variants import name_of
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def train_here(
 
     key = CheckpointKey.of(pointer, arch, tasks, fold, seed, config)
     checkpoints = Checkpoints(checkpoint_root, key, config.training.checkpoint_minutes)
-    label = f"{arch} fold {fold} seed {seed}"
+    label = f"{name_of(arch, config.variant)} fold {fold} seed {seed}"
     console = Console(label, config.training.epochs, order.steps_per_epoch, not ranks.is_main)
     with checkpoints.owned(console.say, ranks.is_main) as left, stopping() as stop:
         saved = ranks.from_main(checkpoints.load() if ranks.is_main else None)
@@ -194,6 +195,7 @@ def train_here(
                     loop.run(run.log_epoch, watch)
                 record = ModelRecord(
                     arch=arch,
+                    variant=config.variant,
                     fold=fold,
                     seed=seed,
                     spec=store.spec,

@@ -27,6 +27,7 @@ from ctan.report.data import ReportData, read_report_data
 from ctan.report.headline import headline, verdict
 from ctan.report.plots import improvement_chart
 from ctan.report.report import write_report
+from ctan.report.spread import spread_section
 from ctan.report.structures import goals_table, spread_table
 from ctan.report.style import architecture_colour, format_count
 from ctan.report.subgroups import subgroups_section
@@ -454,3 +455,25 @@ def test_groups_stand_beside_all_and_small_ones_have_no_interval(inputs: Inputs)
     assert {"3.21", "2.90", "3.60", "21"} <= set(texts[1])
     assert texts[2][3:] == ["3", "–", "4.56"]
     assert not subgroups_section(read_report_data(record_of(content), folders))
+
+
+def test_the_spread_of_folds_and_seeds_is_told_apart(tmp_path: Path) -> None:
+    """By hand: of fold 0 the seeds are 1 apart, of fold 1 too; the folds are 4 apart."""
+    content, folders = write_inputs(tmp_path, archs=("stl",), trainings=((0, 0), (0, 1), (1, 0), (1, 1)))
+    for model, score in zip(content["models"], (3.0, 4.0, 7.0, 8.0), strict=True):
+        model["scores"]["evaluation"]["dose"]["dose_score"] = score
+    section = str(spread_section(read_report_data(record_of(content), folders)))
+    row = next(row for row in re.findall(r"<tr>(<td>.*?)</tr>", section) if "Dose score" in row)
+    assert [part for part in re.sub("<.*?>", "|", row).split("|") if part][1:] == [
+        "dose: Dose score (Gy) ↓",
+        "4",
+        "5.50",
+        "3.00 to 8.00",
+        "0.71",  # sqrt((0.5 + 0.5) / 2)
+        "2.83",  # sqrt((8 + 8) / 2)
+    ]
+
+
+def test_a_training_each_has_no_spread(inputs: Inputs) -> None:
+    content, folders = inputs
+    assert not spread_section(read_report_data(record_of(content), folders))

@@ -37,7 +37,7 @@ def test_settings_of_one_architecture_are_compared_by_what_differs(site: Site) -
     assert [entry.arch for entry in found.architectures] == ["ctan, epochs=4", "ctan, epochs=8"]
     assert found.architectures[1].relative_improvement["evaluation"]
     page = (site.folder / "compared" / "report.html").read_text(encoding="utf-8")
-    assert "ctan, epochs=8" in page
+    assert "CTAN, epochs=8" in page
     assert ModelRecord.load(fetch_model(f"runs:/{run_id}", site.folder / "fetched")).seed == 0
     with pytest.raises(ConfigError, match="expected a folder that `ctan train` wrote"):
         fetch_model("elsewhere", site.folder)
