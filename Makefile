@@ -32,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RAW ?= data/openkbp
 OFFLINE_BASE ?= ctan-base:bookworm
 export TORCH BASE_IMAGE DOCKER_BUILD_FLAGS ALLOW_DIRTY
-.PHONY: help setup demo phantoms test test-fast test-hard mutants coverage lint format pipeline lock image test-containers release audit bench ui clean
+.PHONY: help setup demo phantoms test test-fast test-hard mutants coverage lint format pipeline lock image test-containers release audit bench ui clean docs
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,6 +111,14 @@ format: $(READY)  ## Format the sources and fix what ruff can
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
+# The site's own libraries lie in a folder of their own: they are needed for nothing else.
+docs: $(READY)  ## Build the documentation as a site in build/site, references made from the code; links are checked
+	@$(BIN)/python docs/site.py
+	@test -x build/docs-python/bin/zensical || { $(UV) venv --quiet --python $(BIN)/python build/docs-python && \
+		$(UV) pip install --quiet --python build/docs-python/bin/python --require-hashes -r requirements-docs.lock; }
+	@build/docs-python/bin/zensical build --clean --strict
+	@echo "look at it: $(BIN)/python -m http.server --directory build/site 8000, then http://127.0.0.1:8000"
+
 pipeline: $(READY)  ## Write the parameters into pipelines/*.py and compile them to YAML
 	@$(BIN)/python -m pipelines.signatures
 	@$(BIN)/python -m pipelines.ctan
@@ -119,7 +127,7 @@ pipeline: $(READY)  ## Write the parameters into pipelines/*.py and compile them
 # torch and what only its CUDA build needs stay out of the lock: a machine without a GPU must not fetch gigabytes.
 lock: $(READY)  ## Resolve requirements*.in to their locks, with hashes
 	@mkdir -p build && echo 'torch ; python_version < "3"' > build/overrides.txt
-	@for name in requirements requirements-dev requirements-uv; do \
+	@for name in requirements requirements-dev requirements-uv requirements-docs; do \
 		$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 			--custom-compile-command "make lock" --override build/overrides.txt $$name.in -o $$name.lock || exit 1; \
 	done

@@ -96,7 +96,7 @@ def main() -> None:
     disable_telemetry()
     try:
         with storage_faults():
-            _in_plain_words(typer.main.get_command(app))(args=_common_first(sys.argv[1:]))
+            in_plain_words(typer.main.get_command(app))(args=_common_first(sys.argv[1:]))
     except CtanError as error:
         if os.environ.get("CTAN_DEBUG"):
             raise
@@ -106,14 +106,14 @@ def main() -> None:
         sys.exit(_exit_code(error))
 
 
-def _in_plain_words(command: Any) -> Any:
+def in_plain_words(command: Any) -> Any:
     """Return a command whose help names values as people do, not by Python's types; its own commands too."""
     for parameter in command.params:
         if parameter.param_type_name == "option" and parameter.metavar is None:
             kind = parameter.type_descriptor.annotation
             parameter.metavar = "" if parameter.is_flag else _VALUES.get(kind, "TEXT")
     for below in getattr(command, "commands", {}).values():
-        _in_plain_words(below)
+        in_plain_words(below)
     return command
 
 

@@ -6,6 +6,7 @@ Its lines fit a window, and its tables of rooms and contracts are those of the i
 from __future__ import annotations
 
 import ast
+import doctest
 import re
 import shlex
 import subprocess
@@ -248,3 +249,16 @@ def test_every_row_about_the_safety_of_data_names_its_test() -> None:
     ]
     assert len(rows) > 40
     assert [row for row in rows if not re.search(r"`tests/\S+::test_\w+` \|$", row)] == []
+
+
+def test_the_examples_of_the_metrics_give_the_numbers_that_stand_there() -> None:
+    failed, tried = doctest.testfile(str(ROOT / "docs" / "metrics.md"), module_relative=False)
+    assert failed == 0
+    assert tried > 15
+
+
+def test_every_page_stands_in_the_sites_contents_once() -> None:
+    named = re.findall(r"^ +- ([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M)
+    assert len(named) == len(set(named))
+    own = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert {name for name in named if "/" not in name} == own | {"contributing.md", "changelog.md", "security.md"}
