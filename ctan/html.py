@@ -74,7 +74,7 @@ code { font-size: .9em; }
 @media print { nav, .download { display: none; } .scroll, .tall { overflow: visible; max-height: none; }
   th, td { padding: .2em .35em; font-size: 7.5pt; }
   td small { font-size: 6pt; white-space: normal; } body { padding: 0; max-width: none; }
-  h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
+  h2, h3, h2 + p { break-after: avoid; } figure, table { break-inside: avoid; } }
 """
 
 

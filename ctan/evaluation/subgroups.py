@@ -58,18 +58,17 @@ def subgroups(manifest: pa.Table, wanted: Mapping[str, Sequence[float]]) -> dict
     found: dict[str, set[str]] = {}
     for name, edges in wanted.items():
         if name == _MISSING:
-            for row in rows:
-                for structure in row["missing"]:
-                    found.setdefault(f"{structure} missing", set()).add(row["case_id"])
+            for structure in sorted({structure for row in rows for structure in row["missing"]}):
+                found[f"{structure} missing"] = {row["case_id"] for row in rows if structure in row["missing"]}
             continue
         if name != _SPACING and name not in manifest.column_names:
             known = ", ".join([_SPACING, _MISSING, *manifest.column_names])
             raise ConfigError(f"promotion.subgroups: the data have no {name!r}; there are: {known}")
-        for row in rows:
-            value = max(row["spacing_mm"]) if name == _SPACING else row[name]
-            if value is not None:
-                found.setdefault(_group(name, value, edges), set()).add(row["case_id"])
-    return dict(sorted(found.items()))
+        values = {row["case_id"]: max(row["spacing_mm"]) if name == _SPACING else row[name] for row in rows}
+        known = [(value, case_id) for case_id, value in values.items() if value is not None]
+        for value, case_id in sorted(known):  # bands from low to high
+            found.setdefault(_group(name, value, edges), set()).add(case_id)
+    return found
 
 
 def _group(name: str, value: Any, edges: Sequence[float]) -> str:

@@ -44,7 +44,8 @@ def _why(failed: list[Mapping[str, Any]], reason: str) -> str:
         return f"{failed[names.index('enough common cases')]['number']:.0f} cases are too few for a decision"
     baselines = [name for name in names if " better than " in name]
     if baselines:
-        return f"Not {', not '.join(baselines)}"
+        tasks = list(dict.fromkeys(name.partition(" better than ")[0] for name in baselines))
+        return f"A plain baseline is not beaten in {' and '.join(tasks)}"
     if "mean improvement" in names:
         return "No improvement over the champion beyond chance"
     return f"Not passed: {names[0]}" if names else reason.partition(";")[0].capitalize()

@@ -69,12 +69,13 @@ def _tasks(record: ModelRecord) -> str:
 
 
 def _learned_from(record: ModelRecord, comparison: ComparisonRecord, lineage: Mapping[str, str]) -> list[str]:
+    training = "" if record.members else f", fold {record.fold}, seed {record.seed}"
     seen = "" if record.seen is None else f" of {len(record.seen.hashes)} groups (patients, lesions)"
     facts = {
         "data set": f"{record.dataset}{seen}",
         "licence and source": record.spec.licence,
         "data version": lineage.get("data_version", "not recorded"),
-        "architecture": f"{record.name}, fold {record.fold}, seed {record.seed}, {record.epochs} epochs",
+        "architecture": f"{record.name}{training}, {record.epochs} epochs",
         "trainings": ", ".join(f"fold {m.fold}, seed {m.seed}, run {m.run_id}" for m in record.members),
         "parameters": f"{record.num_parameters:,}",
         "working grid": str(record.grid),

@@ -77,7 +77,7 @@ def test_the_decision_gives_the_page_its_title_and_a_table(written: Path) -> Non
         ({"criteria": [], "reason": "it is the champion already"}, "It is the champion already: nothing promoted"),
         (
             {"criteria": [ROW | {"criterion": "dose better than baseline-mean"}]},
-            "Not dose better than baseline-mean: nothing promoted",
+            "A plain baseline is not beaten in dose: nothing promoted",
         ),
         (
             {"criteria": [ROW | {"criterion": "mean improvement"}]},
