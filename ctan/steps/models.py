@@ -223,17 +223,18 @@ def _ensemble(
     pointer: StorePointer, manifest_dir: str, evaluations: list[Path], scratch: Path, config: RunConfig
 ) -> list[Path]:
     """Return the evaluation of the chosen architecture's trainings as one model; nothing of a single training."""
+    from ctan.evaluation import evaluate as score
     from ctan.evaluation.compare import chosen_trainings
-    from ctan.records import WEIGHTS_FILE
-    from ctan.tracking.ensemble import make_ensemble
+    from ctan.records import EVALUATION, WEIGHTS_FILE
+    from ctan.tracking.ensemble import log_ensemble
     from ctan.tracking.lineage import lineage_tags
 
     members = chosen_trainings(pointer, evaluations)
     if len(members) < 2:
         return []
     model_dir, evaluation_dir = scratch / "model", scratch / "evaluation"
-    tags = lineage_tags(manifest_dir, "")
-    record = make_ensemble(pointer, members, model_dir, evaluation_dir, config, tags)
+    record = log_ensemble(pointer, members, model_dir, lineage_tags(manifest_dir, ""))
+    score(pointer, model_dir, evaluation_dir, config, (EVALUATION,))  # what tuned one was learned by another
     put_beside(model_dir / WEIGHTS_FILE, evaluation_dir / WEIGHTS_FILE)
     _log_evaluation(evaluation_dir, record)
     print(f"{record.name}: scored as one model, run {record.run_id}")

@@ -1,4 +1,4 @@
-"""The chosen architecture's trainings as one model: written, logged with an MLflow run of its own, and scored."""
+"""The chosen architecture's trainings as one model, with an MLflow run of its own."""
 
 from __future__ import annotations
 
@@ -13,40 +13,27 @@ from ctan.tracking.server import connect, prepare, tracking_errors
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from ctan.config import RunConfig
     from ctan.records import ModelRecord
     from ctan.store import StorePointer
 
 MEMBERS = "members"  # tag of an ensemble's run and versions: the runs of its members
 
 
-def make_ensemble(
-    pointer: StorePointer,
-    model_dirs: Sequence[Path],
-    model_dir: Path,
-    evaluation_dir: Path,
-    config: RunConfig,
-    lineage: Mapping[str, str],
+def log_ensemble(
+    pointer: StorePointer, model_dirs: Sequence[Path], model_dir: Path, lineage: Mapping[str, str]
 ) -> ModelRecord:
-    """Write trainings as one model, log it, and score it on the evaluation cases.
-
-    Every case that tuned one member was learned by another, so that there is nothing to tune on. Asked again for the
-    same members, it goes on in the run that it has made before.
+    """Write trainings as one model and log it; asked again for the same members, in the run that was made before.
 
     Args:
         pointer: the store.
         model_dirs: trainings of one architecture, see `ctan.inference.ensemble`.
         model_dir: receives the model.
-        evaluation_dir: receives its scores.
-        config: settings of the evaluation.
         lineage: tags of the run, see `ctan.tracking.lineage`; the pipeline's run is that of the members.
 
     Raises:
         DataError: when the trainings do not belong together.
         TrackingError: when the tracking server cannot be used.
     """
-    from ctan.evaluation import evaluate
-    from ctan.evaluation.cases import EVALUATION
     from ctan.inference.ensemble import describe_ensemble, save_ensemble
     from ctan.records import MODEL_FILE
     from ctan.settings import config_from_values
@@ -66,7 +53,6 @@ def make_ensemble(
         )
         save_ensemble(model_dir, model_dirs, record)
         run.log_model(model_dir)
-    evaluate(pointer, model_dir, evaluation_dir, config, (EVALUATION,))
     return record
 
 

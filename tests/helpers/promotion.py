@@ -80,7 +80,7 @@ class Site:
     ) -> Path:
         """Write what the comparison step would, for one model with these mean scores on the evaluation cases."""
         described = ModelRecord.load(model_dir)
-        key = {name: getattr(described, name) for name in ("arch", "fold", "seed")}
+        key = {"arch": described.name, "fold": described.fold, "seed": described.seed}
         offsets = np.linspace(-spread, spread, len(CASES))  # between patients, the same for every model
         rows = []
         for case_id, offset in zip(CASES, offsets, strict=True):
