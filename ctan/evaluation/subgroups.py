@@ -65,8 +65,8 @@ def subgroups(manifest: pa.Table, wanted: Mapping[str, Sequence[float]]) -> dict
             known = ", ".join([_SPACING, _MISSING, *manifest.column_names])
             raise ConfigError(f"promotion.subgroups: the data have no {name!r}; there are: {known}")
         values = {row["case_id"]: max(row["spacing_mm"]) if name == _SPACING else row[name] for row in rows}
-        known = [(value, case_id) for case_id, value in values.items() if value is not None]
-        for value, case_id in sorted(known):  # bands from low to high
+        present = [(value, case_id) for case_id, value in values.items() if value is not None]
+        for value, case_id in sorted(present):  # bands from low to high
             found.setdefault(_group(name, value, edges), set()).add(case_id)
     return found
 
