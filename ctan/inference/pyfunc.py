@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +83,9 @@ def log_pyfunc(model_dir: Path, name: str, tags: dict[str, str]) -> str:
     """Log a trained model with the active MLflow run.
 
     The model is its two files and the name of a module of ctan: no pickle, no copy of the code (MLflow's "models from
-    code" would keep one), and nothing is run to find out what it needs. `ctan` in the version that wrote it is its one
-    requirement.
+    code" would keep one), and nothing is run to find out what it needs: the libraries of ctan, in the versions at hand.
+    ctan itself is no requirement, for under that name an index could serve somebody else's package; its version is the
+    tag `ctan_version`.
 
     Args:
         model_dir: holds `model.safetensors` and `model.json`.
@@ -106,7 +110,17 @@ def log_pyfunc(model_dir: Path, name: str, tags: dict[str, str]) -> str:
             data_path=str(folder),
             signature=signature(record),
             input_example=pd.DataFrame([example(record)]),
-            pip_requirements=[f"ctan=={ctan.__version__}"],
-            tags=tags,
+            pip_requirements=_libraries(),
+            tags={**tags, "ctan_version": ctan.__version__},
         )
     return info.model_id
+
+
+def _libraries() -> list[str]:
+    """Return the libraries of ctan that are installed, `NAME==VERSION`, without those of its extras."""
+    declared = [re.split(r"[^\w.-]", text)[0] for text in requires("ctan") or () if "extra ==" not in text]
+    found = []
+    for name in declared:
+        with suppress(PackageNotFoundError):  # an environment may have left out what it does not use
+            found.append(f"{name}=={version(name).partition('+')[0]}")  # "2.13.0+cpu" is on no index
+    return found
