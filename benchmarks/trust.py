@@ -1,8 +1,11 @@
-"""How often a case that is unlike the training cases is told, at 5 % false alarms: `python benchmarks/trust.py`.
+"""How often a case that is unlike the training cases is told, at 5 % false alarms.
+
+    python benchmarks/trust.py [--draws 200] [--model FOLDER | --patients FOLDER]
 
 Phantoms of the prostate (DICOM): a fingerprint of 60 training cases, with 60 that no weight was fitted to, then draws
 of others, unchanged and changed. The network has random weights unless a folder with a trained model is named; its
-bottleneck tells less then than one that was trained.
+bottleneck tells less then than one that was trained. With `--patients` it is each real patient of a folder of OpenKBP
+against all others, by the measures alone, as no network is at hand that learned from the others.
 """
 
 from __future__ import annotations
@@ -21,21 +24,28 @@ from ctan.cases.working import to_working
 from ctan.config import DataConfig
 from ctan.datasets import get_dataset
 from ctan.inference import load_network
-from ctan.inference.fingerprint import BOTTLENECK, MEASURES, Seen, fingerprint, judge
+from ctan.inference.fingerprint import BOTTLENECK, LEVEL, MEASURES, Seen, fingerprint, floors, judge, measures
 from ctan.inference.load import LoadedModel
+from ctan.metrics.novelty import most_unusual
 from ctan.prediction.ask import with_what_can_be_told
+from ctan.prediction.drift import compare
 
 KNOWN, HELD_OUT = 60, 60
+_INCOMING = 10  # patients in a sample
 Change = Callable[[Case, np.random.Generator], Case]
+_OTHER_SITES = {"head and neck": "openkbp", "chest": "stoic"}
 
 
 def _with_image(case: Case, image: np.ndarray) -> Case:
     return replace(case, images={"ct": np.clip(np.rint(image), 0, 4095).astype(np.uint16)})
 
 
-def _shifted(case: Case, _: np.random.Generator) -> Case:
-    image = case.images["ct"].astype(float)
-    return _with_image(case, np.where(image > 724, image + 30, image))
+def _shifted(hounsfield: float) -> Change:
+    def shifted(case: Case, _: np.random.Generator) -> Case:
+        image = case.images["ct"].astype(float)
+        return _with_image(case, np.where(image > 724, image + hounsfield, image))
+
+    return shifted
 
 
 def _scaled(case: Case, _: np.random.Generator) -> Case:
@@ -79,9 +89,19 @@ def _half(case: Case, _: np.random.Generator) -> Case:
     )
 
 
+def _at_place(case: Case, other: Case) -> Case:
+    """Return a case with the image of another, brought to its grid and extent: nothing but the anatomy differs."""
+    from scipy.ndimage import zoom
+
+    there, factors = other.images["ct"].astype(float), np.divide(case.shape, other.shape)
+    return _with_image(case, zoom(there, factors, order=1, grid_mode=True, mode="nearest"))
+
+
 CHANGES: dict[str, Change] = {
     "none (false alarms)": lambda case, _: case,
-    "scanner: tissue 30 HU higher": _shifted,
+    "scanner: tissue 15 HU higher": _shifted(15),
+    "scanner: tissue 30 HU higher": _shifted(30),
+    "scanner: tissue 60 HU higher": _shifted(60),
     "scanner: contrast 10 % more": _scaled,
     "noise of 40 HU added": _noisy,
     "smoother kernel (0.7 voxels)": _smooth,
@@ -96,7 +116,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="folder of a model of the data set `prostate`")
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--patients", type=Path, help="folder of patients of OpenKBP")
     asked = parser.parse_args()
+    if asked.patients:
+        _of_patients(asked.patients, asked.draws)
+        return
     os.environ.setdefault("CTAN_DEID_KEY", "0123456789abcdef" * 4)
     with tempfile.TemporaryDirectory() as folder:
         model = load_network(asked.model or _untrained(Path(folder) / "model"))
@@ -106,11 +130,15 @@ def main() -> None:
         )
         found = fingerprint(replace(model, test_time_flip=False), known, KNOWN)
         model = replace(model, record=model.record.model_copy(update={"fingerprint": found}))
-        told: dict[str, dict[str, int]] = {name: {"any": 0, MEASURES: 0, BOTTLENECK: 0} for name in CHANGES}
+        names = [*CHANGES, *(f"{site}, on the same grid" for site in _OTHER_SITES)]
+        told: dict[str, dict[str, int]] = {name: {"any": 0, MEASURES: 0, BOTTLENECK: 0} for name in names}
         rng = np.random.default_rng(0)
-        for case in _phantoms(Path(folder), asked.draws, seed=2):
-            for name, change in CHANGES.items():
-                views = [view for view, one in judge(model, *_working(model, change(case, rng))).items() if one.outside]
+        sites = [_phantoms(Path(folder), asked.draws, seed=2, dataset=dataset) for dataset in _OTHER_SITES.values()]
+        for case, *others in zip(_phantoms(Path(folder), asked.draws, seed=2), *sites, strict=True):
+            changed = [change(case, rng) for change in CHANGES.values()]
+            changed += [_at_place(case, other) for other in others]
+            for name, one_changed in zip(names, changed, strict=True):
+                views = [view for view, one in judge(model, *_working(model, one_changed)).items() if one.outside]
                 told[name]["any"] += bool(views)
                 for view in views:
                     told[name][view] += 1
@@ -120,10 +148,39 @@ def main() -> None:
         print(f"| {name} | {shares} |")
 
 
-def _phantoms(folder: Path, number: int, seed: int) -> Iterator[Case]:
-    raw = folder / f"raw-{seed}"
-    get_dataset("prostate").write_phantoms(raw, number, 0, seed=seed)
-    reader = get_dataset(DataConfig(dataset="prostate"))
+def _of_patients(folder: Path, draws: int) -> None:
+    """Print how many real patients are told from all others, and samples of them, unchanged and with another image."""
+    reader = get_dataset(DataConfig(dataset="openkbp"))
+    names = [name for name in CHANGES if name.startswith(("none", "scanner", "noise", "smoother"))]
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for raw in reader.find(folder):
+        case = reader.read(raw)
+        for name in names:
+            stored = to_working(CHANGES[name](case, rng), reader.spec, (48, 64, 48), (4.0, 4.0, 4.0))
+            rows[name].append(measures(*stored, reader.spec))
+    features = list(rows[names[0]][0])
+    values = {name: np.array([[row[each] for each in features] for row in found]) for name, found in rows.items()}
+    known, floor = values[names[0]], np.array(floors(features, reader.spec))
+    print(f"| changed, {len(known)} real patients | one, by measures | {_INCOMING} together, as drift |\n|---|---|---|")
+    for name, cases in values.items():
+        judged = [most_unusual(np.delete(known, i, axis=0), case, floor, LEVEL) for i, case in enumerate(cases)]
+        told = sum(one is not None and one.p <= LEVEL for one in judged)
+        drifted = sum(_drifted(features, known, cases, floor, rng.permutation(len(known))) for _ in range(draws))
+        print(f"| {name} | {100 * told / len(known):.1f} % | {100 * drifted / draws:.1f} % |")
+
+
+def _drifted(features: list[str], known: np.ndarray, cases: np.ndarray, floor: np.ndarray, order: np.ndarray) -> bool:
+    """Return whether the last patients of an order, with their changed images, have drifted from the others."""
+    then, now = known[order[:-_INCOMING]], cases[order[-_INCOMING:]]
+    columns = [dict(zip(features, rows.T, strict=True)) for rows in (then, now)]
+    return any(one.drifted for one in compare(*columns, 0.0, dict(zip(features, floor, strict=True))))
+
+
+def _phantoms(folder: Path, number: int, seed: int, dataset: str = "prostate") -> Iterator[Case]:
+    raw = folder / f"{dataset}-{seed}"
+    get_dataset(dataset).write_phantoms(raw, number, 0, seed=seed)
+    reader = get_dataset(DataConfig(dataset=dataset))
     for one in reader.find(raw):
         yield reader.read(one)
 

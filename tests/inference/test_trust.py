@@ -12,7 +12,7 @@ from ctan.cases import StoredCase
 from ctan.cases.geometry import Geometry
 from ctan.datasets import get_dataset
 from ctan.inference import load_network
-from ctan.inference.fingerprint import BOTTLENECK, MEASURES, Seen, embedded, fingerprint, in_words, judge
+from ctan.inference.fingerprint import BOTTLENECK, MEASURES, Seen, embedded, fingerprint, in_words, judge, measures
 from ctan.inference.load import LoadedModel
 from ctan.metrics import calibration_error, fit_temperature
 from ctan.metrics.novelty import most_unusual, unusually_large
@@ -112,6 +112,17 @@ def test_what_is_unlike_the_training_cases_is_found_and_named(model: LoadedModel
     found = [one for one in judged if any(view.outside for view in one.values())]
     assert len(found) >= 38
     assert sum(word in " ".join(in_words(one)) for one in found) >= 36
+
+
+def test_the_commonest_value_is_that_of_soft_tissue_whatever_else_a_patient_is_made_of() -> None:
+    stored, geometry = case(np.random.default_rng(0))
+    image, found = stored.image["ct"], []
+    for share in (0.0, 0.2, 0.4):
+        fat = (image > 724) & (np.random.default_rng(1).random(GRID) < share)
+        with_fat = replace(stored, image={"ct": np.where(fat, 920, image).astype(np.int16)})
+        found.append(measures(with_fat, geometry, SPEC))
+    assert np.ptp([one["value 25%"] for one in found]) > 100
+    assert np.ptp([one["commonest value"] for one in found]) < 6 < 1030 < found[0]["commonest value"] < 1070
 
 
 def test_a_model_without_a_fingerprint_says_nothing(model: LoadedModel) -> None:
