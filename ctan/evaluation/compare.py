@@ -150,7 +150,7 @@ def _compare(models: list[_Model], tasks: tuple[Task, ...], config: RunConfig) -
             else {
                 role: _improvement(group, archs[reference], role, tasks, config)
                 for role in roles
-                if any(model.rows(role).num_rows for model in group)
+                if all(any(model.rows(role).num_rows for model in one) for one in (group, archs[reference]))
             },
         )
         for arch, group in archs.items()

@@ -18,7 +18,7 @@ _ABSENT = "none"
 def names_of(records: Sequence[ModelRecord]) -> list[str]:
     """Return a name a model: its architecture, and where others of it have other settings what differs.
 
-    Such as `"ctan, epochs=4"`; folds and seeds of the same settings share a name.
+    Such as `"ctan, epochs=4"`; folds and seeds of the same settings share a name, an ensemble of them has its own.
     """
     flat = [_flat({k: v for k, v in record.config.items() if k not in _NO_DIFFERENCE}) for record in records]
     names = []
@@ -27,7 +27,8 @@ def names_of(records: Sequence[ModelRecord]) -> list[str]:
         keys = sorted({key for settings in others for key in settings.keys() | own.keys()})
         differing = [key for key in keys if len({settings.get(key, _ABSENT) for settings in others}) > 1]
         parts = [f"{_short(key, differing)}={own.get(key, _ABSENT)}" for key in differing]
-        names.append(", ".join([record.arch, *parts]))
+        together = [f"ensemble of {len(record.members)}"] if record.members else []
+        names.append(", ".join([record.arch, *parts, *together]))
     return names
 
 

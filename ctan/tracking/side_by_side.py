@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctan.errors import ConfigError, TrackingError
-from ctan.records import MODEL_FILE, ComparisonRecord, ModelRecord
+from ctan.records import EVALUATION, MODEL_FILE, TUNING, ComparisonRecord, ModelRecord
 from ctan.tracking.reference import NotComparableError, download_model
 from ctan.tracking.registry import named_version
 from ctan.tracking.runs import find_logged_model
@@ -42,7 +42,9 @@ def compare_any(models: Sequence[str], pointer: StorePointer, output_dir: Path, 
         found = [fetch_model(model, Path(scratch) / str(number)) for number, model in enumerate(models)]
         names = names_of([ModelRecord.load(model_dir) for model_dir in found])
         for model_dir, evaluation, name in zip(found, evaluations, names, strict=True):
-            evaluate(pointer, model_dir, evaluation, config)
+            # what tuned one member of an ensemble was learned by another
+            roles = (EVALUATION,) if ModelRecord.load(model_dir).members else (TUNING, EVALUATION)
+            evaluate(pointer, model_dir, evaluation, config, roles)
             rename(evaluation, name)
     comparison = compare(pointer, evaluations, output_dir, config)
     write_report(comparison, evaluations, output_dir / "report.html")

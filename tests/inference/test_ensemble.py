@@ -21,6 +21,7 @@ from ctan.records import ModelRecord, SeenGroups
 from ctan.report import write_report
 from ctan.store import StorePointer, open_store
 from ctan.tracking.comparison import read_comparison
+from ctan.tracking.side_by_side import compare_any
 from tests.helpers.evaluation import write_network
 
 
@@ -118,3 +119,18 @@ def test_it_is_scored_and_chosen_as_one_model(
     candidate = read_comparison(tmp_path / "comparison", [together], tiny_pointer).candidate
     assert candidate.record == ModelRecord.load(together)
     assert candidate.cases.num_rows
+
+
+def test_it_stands_beside_a_member_by_a_name_of_its_own(
+    members: list[Path],
+    together: Path,
+    tiny_pointer: StorePointer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tiny_config: RunConfig,
+) -> None:
+    monkeypatch.setenv("CTAN_WORKSPACE", str(tmp_path / "workspace"))
+    found = compare_any([str(together), str(members[0])], tiny_pointer, tmp_path / "compared", tiny_config)
+    assert [entry.arch for entry in found.architectures] == ["ctan, ensemble of 2", "ctan"]
+    assert found.best.arch == "ctan", "the ensemble has nothing to be chosen by"
+    assert set(found.architectures[1].relative_improvement) == {EVALUATION}
