@@ -97,6 +97,10 @@ class TrainingConfig(Settings):
     num_processes: NumProcesses = Field(
         "auto", description="processes that share each step's cases; auto: one for every visible GPU, one on a CPU"
     )
+    num_nodes: int = Field(
+        1, ge=1, description="machines of one training, started as a TrainJob by the step; 1: the step's own"
+    )
+    gpus_per_node: int = Field(1, ge=0, description="GPUs, and processes, on each of several machines; 0: the CPU")
     micro_batch: int = Field(
         0,
         ge=0,

@@ -39,14 +39,32 @@ def train_supervised(metadata: Metadata | None = None, overrides: Sequence[str] 
     """
     from ctan.supervise import supervised
 
-    most = read_config(given["manifest_dir"], overrides).training.max_restarts
-    if not most or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return train(metadata=metadata, overrides=overrides, **given)
+    config = read_config(given["manifest_dir"], overrides)
+    most = config.training.max_restarts
+    is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     arguments = {**given, "overrides": list(overrides)}
-    metrics, found = supervised("ctan.steps.models:_train_and_tell", arguments, most)
+    if config.training.num_nodes > 1 and not is_one_of_several:
+        metrics, found = _train_on_nodes(arguments, config)
+    elif not most or is_one_of_several:
+        return train(metadata=metadata, overrides=overrides, **given)
+    else:
+        metrics, found = supervised("ctan.steps.models:_train_and_tell", arguments, most)
     if metadata is not None:
         metadata.update(found)
     return dict(metrics)
+
+
+def _train_on_nodes(arguments: dict[str, Any], config: RunConfig) -> tuple[Metrics, Metadata]:
+    with step("train", f"{arguments['arch']}, on {config.training.num_nodes} nodes") as clock:
+        from ctan.cases import DataSpec
+        from ctan.nodes import train_on_nodes
+        from ctan.tasks import tasks_of
+        from ctan.training.checkpoint import CheckpointKey
+
+        clock.loaded()
+        arch, fold, seed, manifest_dir = (arguments[name] for name in ("arch", "fold", "seed", "manifest_dir"))
+        tasks, pointer = tasks_of(DataSpec.load(Path(manifest_dir))), _store(arguments["pointer"], manifest_dir)
+        return train_on_nodes(arguments, config, CheckpointKey.of(pointer, arch, tasks, fold, seed, config).folder)
 
 
 def _train_and_tell(**given: Any) -> tuple[Metrics, Metadata]:

@@ -31,6 +31,8 @@ _NOT_DECISIVE = (
     "checkpoint_minutes",
     "num_processes",
     "num_workers",
+    "num_nodes",
+    "gpus_per_node",
     "micro_batch",
     "recompute_activations",
     "max_restarts",

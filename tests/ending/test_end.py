@@ -15,11 +15,11 @@ from urllib.parse import unquote
 import kfp_server_api
 import pytest
 
-from ctan import ending
+from ctan import ending, in_cluster
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.ending import kubernetes
 from ctan.ending.kubeflow import told
-from ctan.ending.kubernetes import KubernetesError
+from ctan.in_cluster import KubernetesError
 from ctan.tracking.lineage import LOCAL_RUN_VARIABLE, OWNER_MARK, PIPELINE_RUN
 from ctan.tracking.owner import Owner
 from ctan.tracking.run_end import CANCELED, ENDED, FAILED, RunEnd, write_end
@@ -163,10 +163,10 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Api]]:
     Thread(target=server.serve_forever, daemon=True).start()
     for name, content in {"token": "the-token", "namespace": "ctan", "ca.crt": "-"}.items():
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(kubernetes, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(in_cluster, "ACCOUNT", tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
-    made = kubernetes._cluster
+    made = in_cluster.cluster
 
     def without_tls() -> Any:
         client = made()
@@ -174,7 +174,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Api]]:
         client.configuration.host = f"http://127.0.0.1:{server.server_port}"
         return client
 
-    monkeypatch.setattr(kubernetes, "_cluster", without_tls)
+    monkeypatch.setattr(in_cluster, "cluster", without_tls)
     yield Api
     server.shutdown()
 
