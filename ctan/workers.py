@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 from ctan.errors import CtanError, DataError
 
+_WORTH_STARTS = 2.0  # times the start of a process that its work must take, for it to be started
 _START_SECONDS = 300.0  # that a new process may take to import what it needs
 
 
@@ -79,13 +81,17 @@ class _Worker:
     pipe: Connection
     seconds: float = _START_SECONDS
     position: int | None = None
-    deadline: float = field(init=False)
+    since: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.seconds
+        self.since = time.monotonic()
+
+    @property
+    def deadline(self) -> float:
+        return self.since + self.seconds
 
     def give(self, position: int, item: Any, seconds: float) -> None:
-        self.position, self.seconds, self.deadline = position, seconds, time.monotonic() + seconds
+        self.position, self.seconds, self.since = position, seconds, time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):  # died since: seen when its answer is received
             self.pipe.send(item)
 
@@ -123,15 +129,44 @@ def _work(pipe: Connection, function: Callable[[Any], Any]) -> None:
         pipe.send(answer)
 
 
+class _Growth:
+    """Says when one more process pays: by how long the first took to start, and an item to work on."""
+
+    def __init__(self) -> None:
+        self._start_seconds = math.inf
+        self._item_seconds = 0.0
+        self.due = math.inf  # when an item that takes long should be seen, though it has no result
+
+    def note(self, worker: _Worker) -> None:
+        """Note that a process has become ready, or done with an item."""
+        now = time.monotonic()
+        if worker.position is None:
+            self._start_seconds = now - worker.since
+        else:
+            self._item_seconds = now - worker.since
+        self.due = now + _WORTH_STARTS * self._start_seconds
+
+    def pays(self, num_left: int, num_workers: int) -> bool:
+        """Say whether the items that are left take the processes there are long enough."""
+        if time.monotonic() >= self.due:
+            self.due = math.inf
+            return num_left > 0
+        return num_left * self._item_seconds / num_workers > _WORTH_STARTS * self._start_seconds
+
+
 def _run(
     function: Callable[[Any], Any], todo: list[tuple[int, Any]], num_workers: int, seconds: float
 ) -> Iterator[tuple[int, Any]]:
     left = deque(todo)
-    workers = [_start(function) for _ in range(min(num_workers, len(todo)))]
+    growth = _Growth()
+    workers = [_start(function)] if todo else []
     try:
         while workers:
-            next_deadline = min(worker.deadline for worker in workers)
-            wait([worker.pipe for worker in workers], max(0.0, next_deadline - time.monotonic()))
+            # One more at a time, while starting it costs less than it saves: imports outlast a little work.
+            if len(workers) < num_workers and growth.pays(len(left), len(workers)):
+                workers.append(_start(function))
+            next_look = min([worker.deadline for worker in workers] + ([growth.due] if left else []))
+            wait([worker.pipe for worker in workers], max(0.0, next_look - time.monotonic()))
             for worker in list(workers):
                 if not worker.pipe.poll() and time.monotonic() < worker.deadline:
                     continue
@@ -139,6 +174,7 @@ def _run(
                 if isinstance(result, CtanError):
                     raise result
                 position = worker.position
+                growth.note(worker)
                 if left and worker.process.is_alive():
                     worker.give(*left.popleft(), seconds)  # before the result is handed out: it works on meanwhile
                 else:
