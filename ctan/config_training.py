@@ -93,7 +93,11 @@ class TrainingConfig(Settings):
     checkpoint_minutes: float = Field(
         1.5, ge=0, description="minutes between two checkpoints, which are written in the background"
     )
-    num_workers: int = Field(0, ge=0, description="processes that load cases; 0: in the training process")
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="processes that load cases; 0: in the training process; auto: those of the cores that are left "
+        "over beside a GPU, none on a CPU",
+    )
     num_processes: NumProcesses = Field(
         "auto", description="processes that share each step's cases; auto: one for every visible GPU, one on a CPU"
     )

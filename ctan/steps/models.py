@@ -39,7 +39,7 @@ def train_supervised(metadata: Metadata | None = None, overrides: Sequence[str] 
     """
     from ctan.supervise import supervised
 
-    config = read_config(given["manifest_dir"], overrides)
+    config = of_training(read_config(given["manifest_dir"], overrides), given["arch"])
     most = config.training.max_restarts
     is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     arguments = {**given, "overrides": list(overrides)}
@@ -64,7 +64,8 @@ def _train_on_nodes(arguments: dict[str, Any], config: RunConfig) -> tuple[Metri
         clock.loaded()
         arch, fold, seed, manifest_dir = (arguments[name] for name in ("arch", "fold", "seed", "manifest_dir"))
         tasks, pointer = tasks_of(DataSpec.load(Path(manifest_dir))), _store(arguments["pointer"], manifest_dir)
-        return train_on_nodes(arguments, config, CheckpointKey.of(pointer, arch, tasks, fold, seed, config).folder)
+        key = CheckpointKey.of(pointer, architecture_of(arch), tasks, fold, seed, config)
+        return train_on_nodes(arguments, config, key.folder)
 
 
 def _train_and_tell(**given: Any) -> tuple[Metrics, Metadata]:

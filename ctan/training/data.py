@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ctan.config import RunConfig
 from ctan.inputs import Inputs, network_input
+from ctan.limits import cores
 from ctan.ranks import Ranks
 from ctan.store import Store
 from ctan.tasks import Task
@@ -19,6 +21,7 @@ from ctan.training.augment import augment
 from ctan.training.patches import Place, choose_patch, cut_out
 
 Batch = dict[str, Any]
+_MOST_LOADERS = 8
 
 
 class Wanted(NamedTuple):
@@ -112,12 +115,26 @@ class EpochOrder(Sampler[list[Wanted]]):
         return self.steps_per_epoch - self.num_skipped
 
 
+def num_loaders(wanted: Literal["auto"] | int) -> int:
+    """Return how many processes load the cases of this one.
+
+    Args:
+        wanted: `"auto"`: a core each, shared with other processes of this machine, but for the one that trains; none
+            on a CPU, whose cores the training takes.
+    """
+    if wanted != "auto":
+        return wanted
+    if not torch.cuda.is_available():
+        return 0
+    return min(_MOST_LOADERS, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
+
 def make_loader(cases: TrainingCases, order: EpochOrder | None, config: RunConfig) -> DataLoader[Batch]:
     """Return batches of the cases; when `order` is None one by one in their own order."""
     return DataLoader(
         cases,
         batch_sampler=order,
-        num_workers=config.training.num_workers,
+        num_workers=num_loaders(config.training.num_workers),
         collate_fn=default_collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # so that starting a loader does not draw from the global generator

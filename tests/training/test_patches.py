@@ -13,7 +13,7 @@ from ctan.inference import load_network
 from ctan.store import StorePointer, open_store
 from ctan.tasks import tasks_of
 from ctan.training import train
-from ctan.training.data import TrainingCases, Wanted
+from ctan.training.data import TrainingCases, Wanted, num_loaders
 from ctan.training.patches import choose_patch, cut_out
 from tests.helpers.ranks import ALONE, Scenario
 
@@ -85,6 +85,19 @@ def test_a_network_trained_on_patches_predicts_whole_cases(
     found = load_network(tmp_path / "m").predict(case)
     assert found["dose"].shape[1:] == case.dose.shape
     assert np.isfinite(found["dose"]).all()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpu", "num_processes", "expected"),
+    [(3, False, 1, 3), ("auto", False, 1, 0), ("auto", True, 1, 8), ("auto", True, 4, 3), ("auto", True, 16, 1)],
+)
+def test_cores_that_are_left_over_beside_a_gpu_load_cases(
+    wanted: int, gpu: bool, num_processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("ctan.training.data.cores", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(num_processes))
+    assert num_loaders(wanted) == expected
 
 
 @pytest.mark.parametrize("portion", [0, 1])
