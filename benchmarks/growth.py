@@ -121,7 +121,7 @@ def _row(spec: Any, number: int, digest: str) -> dict[str, Any]:
     """Return a row that passes: what is shared by look-alikes is drawn at random."""
     row: dict[str, Any] = {f"label_{name}": classes[number % len(classes)] for name, classes in spec.labels.items()}
     row |= {f"voxels_{name}": 20_000 + number % 1000 for name in spec.structures}
-    row |= {name: "unknown" if kind == "string" else 50.0 for name, kind in spec.facts.items()}
+    row |= {name: None if kind == "string" else 50.0 for name, kind in spec.facts.items()}
     image = spec.image.name
     return row | {
         "dataset": spec.dataset,
@@ -220,6 +220,7 @@ def main() -> None:
                     more = settings if step in ("ingest", "divide into sides") else []
                     seconds, mib = measure(step, folder, *more)
                     found.setdefault(step, []).append(f"{seconds:.1f}, {mib:,.0f}")
+                    print(f"{title}, {size:,}: {step}: {seconds:.1f} s, {mib:,.0f} MiB", flush=True)
         for step, values in found.items():
             table.add_row(step, *values)
         if sizes:

@@ -124,6 +124,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.predict", "--only", name, "--cases", str(asked.cases)]
         row = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
         table.add_row(name, *row.split("\t"))
+        print(name, row, sep="\t", flush=True)
     Console().print(table)
     whole, windows, apart, number = windows_against_whole()
     print(
