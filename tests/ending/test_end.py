@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import kfp_server_api
 import pytest
 
-from ctan import ending, in_cluster
+from ctan import ending
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.ending import kubernetes
 from ctan.ending.kubeflow import told
@@ -26,6 +23,7 @@ from ctan.tracking.run_end import CANCELED, ENDED, FAILED, RunEnd, write_end
 from ctan.tracking.server import tracking_uri
 from tests.helpers.compiled import COMPILED
 from tests.helpers.kfp_runs import SimulatedRun
+from tests.helpers.kubernetes_api import Answers, in_cluster_of
 from tests.helpers.tracking import make_database
 
 if TYPE_CHECKING:
@@ -121,62 +119,33 @@ def test_trainings_carry_how_their_run_ended(client: Any) -> None:
 # ---- Kubernetes
 
 
-class Api(BaseHTTPRequestHandler):
+class Api(Answers):
     pods: list[Any] = []  # noqa: RUF012
     jobs: dict[str, str] = {}  # noqa: RUF012 - name -> owner
-    refused = False
 
     def do_GET(self) -> None:
         path, _, query = unquote(self.path).partition("?")
         selector = next(part for part in query.split("&") if part.startswith("labelSelector")).partition("=")[2]
         if "trainjobs" in path:
             owned = [name for name, owner in self.jobs.items() if selector == f"ctan/pipeline-run={owner}"]
-            self._answer({"items": [{"metadata": {"name": name}} for name in owned]})
+            self.answer({"items": [{"metadata": {"name": name}} for name in owned]})
         else:
             found = [
                 pod for pod in self.pods if selector == f"pipeline/runid={pod['metadata']['labels']['pipeline/runid']}"
             ]
-            self._answer({"kind": "PodList", "apiVersion": "v1", "items": found})
+            self.answer({"kind": "PodList", "apiVersion": "v1", "items": found})
 
     def do_DELETE(self) -> None:
         del self.jobs[self.path.partition("?")[0].rpartition("/")[2]]
-        self._answer({"status": "Success"})
-
-    def _answer(self, content: Any) -> None:
-        right = self.headers["Authorization"] == "bearer the-token" and not self.refused
-        body = json.dumps(content).encode()
-        self.send_response(200 if right else 403)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer({"status": "Success"})
 
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Api]]:
     """A stand-in for the Kubernetes API; what it cannot show: admission, and who may do what."""
     Api.pods, Api.jobs, Api.refused = [], {}, False
-    server = HTTPServer(("127.0.0.1", 0), Api)
-    Thread(target=server.serve_forever, daemon=True).start()
-    for name, content in {"token": "the-token", "namespace": "ctan", "ca.crt": "-"}.items():
-        (tmp_path / name).write_text(content)
-    monkeypatch.setattr(in_cluster, "ACCOUNT", tmp_path)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
-    made = in_cluster.cluster
-
-    def without_tls() -> Any:
-        client = made()
-        client.configuration.refresh_api_key_hook = None  # would set the address again
-        client.configuration.host = f"http://127.0.0.1:{server.server_port}"
-        return client
-
-    monkeypatch.setattr(in_cluster, "cluster", without_tls)
-    yield Api
-    server.shutdown()
+    with in_cluster_of(Api, tmp_path, monkeypatch):
+        yield Api
 
 
 def pod(run: str, step: str, reason: str, limit: str = "32Gi") -> dict[str, Any]:

@@ -11,20 +11,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 import yaml
 from safetensors.torch import load_file
 
-from ctan import in_cluster, nodes, steps
+from ctan import nodes, steps
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, DataError, KilledError
 from ctan.files import write_text
 from ctan.in_cluster import KubernetesError
+from tests.helpers.kubernetes_api import Answers, in_cluster_of
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = yaml.safe_load((ROOT / "infra/kubernetes/base/training-runtime.yaml").read_text())
@@ -32,7 +31,7 @@ WAITS = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 GIVEN = {"arch": "hps", "fold": 0, "seed": 0, "pipeline_run": "5f0c", "overrides": []}
 
 
-class Cluster(BaseHTTPRequestHandler):
+class Cluster(Answers):
     """TrainJobs of a namespace, their pods and logs."""
 
     jobs: dict[str, dict[str, Any]] = {}  # noqa: RUF012
@@ -40,19 +39,18 @@ class Cluster(BaseHTTPRequestHandler):
     created: list[dict[str, Any]] = []  # noqa: RUF012
     folder: Path
     instead: list[str] | None = None  # in place of torchrun
-    refused = False
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         name = path.rpartition("/")[2]
         if "trainingruntimes" in path:
-            self._answer(RUNTIME)
+            self.answer(RUNTIME)
         elif "trainjobs" in path:
-            self._answer(self._job(name), 200 if name in self.jobs else 404)
+            self.answer(self._job(name), 200 if name in self.jobs else 404)
         elif path.endswith("/log"):
-            self._answer((self.folder / "log").read_text(), text=True)
+            self.answer((self.folder / "log").read_text(), text=True)
         else:
-            self._answer({"kind": "PodList", "apiVersion": "v1", "items": [self._pod(job) for job in self.jobs]})
+            self.answer({"kind": "PodList", "apiVersion": "v1", "items": [self._pod(job) for job in self.jobs]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -66,7 +64,7 @@ class Cluster(BaseHTTPRequestHandler):
             environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBERNETES")}
             self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         self.jobs[name] = {**body, "polls": 0}
-        self._answer(body, 201)
+        self.answer(body, 201)
 
     def do_DELETE(self) -> None:
         name = self.path.partition("?")[0].rpartition("/")[2]
@@ -74,7 +72,7 @@ class Cluster(BaseHTTPRequestHandler):
         if process := self.running.pop(name, None):
             process.terminate()
             process.wait()
-        self._answer({"status": "Success"}, 200 if known else 404)
+        self.answer({"status": "Success"}, 200 if known else 404)
 
     def _job(self, name: str) -> dict[str, Any]:
         job = self.jobs.get(name, {})
@@ -91,45 +89,18 @@ class Cluster(BaseHTTPRequestHandler):
         status = {"phase": "Pending" if waits else "Running", "conditions": [condition] if waits else []}
         return {"metadata": {"name": f"{name}-node-0-0", "labels": labels}, "status": status}
 
-    def _answer(self, content: Any, code: int = 200, text: bool = False) -> None:
-        body = content.encode() if text else json.dumps(content).encode()
-        self.send_response(403 if self.refused else code)
-        self.send_header("Content-Type", "text/plain" if text else "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Cluster]]:
     Cluster.jobs, Cluster.running, Cluster.created, Cluster.folder = {}, {}, [], tmp_path
     Cluster.instead, Cluster.refused = None, False
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
-    Thread(target=server.serve_forever, daemon=True).start()
-    for name, content in {"token": "the-token", "namespace": "ctan", "ca.crt": "-"}.items():
-        (tmp_path / name).write_text(content)
-    monkeypatch.setattr(in_cluster, "ACCOUNT", tmp_path)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    made = in_cluster.cluster
-
-    def without_tls() -> Any:
-        client = made()
-        client.configuration.refresh_api_key_hook = None  # would set the address again
-        client.configuration.host = f"http://127.0.0.1:{server.server_port}"
-        return client
-
-    monkeypatch.setattr(in_cluster, "cluster", without_tls)
     monkeypatch.setattr(nodes, "POLL_SECONDS", 0.2)
-    yield Cluster
+    with in_cluster_of(Cluster, tmp_path, monkeypatch):
+        yield Cluster
     for process in Cluster.running.values():
         process.kill()
         process.wait()
-    server.shutdown()
 
 
 def on(config: RunConfig, **changes: Any) -> RunConfig:
