@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from ctan.tasks import Task, fitted, tasks_of
 from ctan.tracking.lineage import OWNER_MARK
 from ctan.tracking.runs import training_run
 from ctan.training.balance import gradient_figures, task_gradients
-from ctan.training.begin import cases_of, check_batch, facts_of, seed_everything
+from ctan.training.begin import cases_of, check_batch, denormals_are_zero, facts_of, seed_everything
 from ctan.training.checkpoint import CheckpointKey, Position
 from ctan.training.checkpoints import Checkpoints
 from ctan.training.console import Console
@@ -116,17 +115,7 @@ def train(
     return summary
 
 
-@contextmanager
-def _denormals_are_zero() -> Iterator[None]:
-    """Let numbers below 1e-38 be zero for a training: they cost a processor a hundred times as much as others."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@_denormals_are_zero()
+@denormals_are_zero()
 def train_here(
     pointer: StorePointer,
     arch: str,
