@@ -37,6 +37,8 @@ class NetworkConfig(Settings):
     foreground_prior: float = Field(
         0.5, gt=0, lt=1, description="probability that contouring heads start from; small for small structures"
     )
+    map_prior: float = Field(0.0, description="value that heads of maps start from; of a dose over the prescription")
+    map_gain: float = Field(1.0, gt=0, description="factor of their first weights; small: they start from map_prior")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before image-level heads")
     patch_shape: tuple[int, ...] | None = Field(
         None,
@@ -64,6 +66,12 @@ class TrainingConfig(Settings):
     weight_decay: float = Field(1e-4, ge=0, description="AdamW; none on norms and biases")
     gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="upper bound of min(ema_decay, (1+n)/(10+n))")
+    foreground_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of a further contouring loss that does not fade where a structure is small: cross-entropy "
+        "over its n voxels and over the 4 n most wrongly contoured ones outside",
+    )
     task_weighting: Literal[
         "equal", "dwa", "uncertainty", "upgrad", "pcgrad", "mgda", "cagrad", "imtl_g", "aligned_mtl"
     ] = Field(

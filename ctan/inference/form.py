@@ -49,8 +49,11 @@ class Column:
 
 
 def is_picture(record: ModelRecord) -> bool:
-    """Say whether a model is asked about pictures, which travel as files; else about volumes, which are arrays."""
-    return record.spec.spatial_dims == _DIMS_OF_PICTURE
+    """Say whether a model is asked about pictures, which travel as files; else about volumes, which are arrays.
+
+    So are slices of volumes: nobody has a picture file of where dose is possible.
+    """
+    return record.spec.spatial_dims == _DIMS_OF_PICTURE and not record.spec.has_dose
 
 
 def request_columns(record: ModelRecord) -> tuple[Column, ...]:
@@ -58,11 +61,12 @@ def request_columns(record: ModelRecord) -> tuple[Column, ...]:
     spec, shown = record.spec, record.inputs.shown
     if is_picture(record):
         return (Column(IMAGE, "binary", "a picture as the file it is, in the data set's format"),)
-    channels = "(channels, posterior, left, inferior)" if spec.image.num_channels > 1 else "(posterior, left, inferior)"
+    axes = ", ".join(("posterior", "left", "inferior")[: spec.spatial_dims])
+    channels = f"(channels, {axes})" if spec.image.num_channels > 1 else f"({axes})"
     unit = "HU" if spec.image.modality == "ct" else "raw values"
     columns = [
         Column(IMAGE, "binary", f"{channels}, {unit}; {_ARRAY}"),
-        Column(SPACING, "doubles", "edges of a voxel in mm, (posterior, left, inferior)"),
+        Column(SPACING, "doubles", f"edges of a voxel in mm, ({axes})"),
     ]
     if PRESCRIPTION in spec.facts:  # else all cases have that of the description
         columns.append(Column(PRESCRIPTION, "double", "highest prescribed dose, Gy", required=False))

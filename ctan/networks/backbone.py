@@ -119,6 +119,10 @@ def _start(layer: nn.Module, task: Task, config: NetworkConfig) -> None:
     if task.starts_rare:
         odds = config.foreground_prior / (1 - config.foreground_prior)
         nn.init.constant_(cast(Tensor, layer.bias), math.log(odds))
+        return
+    nn.init.constant_(cast(Tensor, layer.bias), config.map_prior)
+    with torch.no_grad():
+        cast(Tensor, layer.weight).mul_(config.map_gain)
 
 
 class DenseHead(nn.Module):
@@ -140,7 +144,11 @@ class DenseHead(nn.Module):
             self.coarser_outputs.append(layer)
 
     def forward(self, skips: Sequence[Tensor], bottom: Tensor) -> Tensor:
-        finest, *coarser = self.trunk(skips, bottom)
+        return self.read(self.trunk(skips, bottom))
+
+    def read(self, levels: Sequence[Tensor]) -> Tensor:
+        """Return the raw output from the features of every level of the decoder, see `DecoderTrunk`."""
+        finest, *coarser = levels
         output: Tensor = self.output(finest)
         self.coarser = []
         if self.training:

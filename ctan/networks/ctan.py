@@ -33,6 +33,12 @@ class CTANOptions(MaskOptions):
         "add", description="how tasks exchange their views in the encoder"
     )
     ctae_residual: bool = Field(True, description="keep the shared features p_i in each task's view")
+    ctae_from: int = Field(
+        1, ge=1, description="first stage with masks and exchange; 2 spares the finest grid, where they cost most"
+    )
+    decoder_exchange: Literal["none", "add"] = Field(
+        "none", description="add: each level of a dense task's decoder also takes from the other dense tasks' decoders"
+    )
     ctab: bool = Field(True, description="cross-task attention bottleneck")
     ctab_heads: int = Field(4, ge=1, description="attention heads of the bottleneck")
     ctab_pos: Literal["none", "sincos"] = Field("none", description="position code of the bottleneck's tokens")
@@ -74,27 +80,47 @@ class CrossTaskAttention(Network):
         )
         self.downs = nn.ModuleList(
             make_downsample(options.mask_down, dims, above, width, norm)
-            for above, width in pairwise(widths)
+            if not self.exchanges[i].shares_all
+            else nn.Identity()
+            for i, (above, width) in enumerate(pairwise(widths), start=1)
             if options.ctae
         )
         attends = options.ctab and (len(names) > 1 or options.ctab_self)
         self.bottleneck = CrossTaskBottleneck(names, widths[-1], options) if attends else None
         self.heads = make_heads(tasks, norm, config)
+        dense = [task.name for task in tasks if task.head == "dense"]
+        reads = options.decoder_exchange == "add" and len(dense) > 1
+        self.decoders = nn.ModuleList(DecoderExchange(dense, dims, width) for width in widths[-2::-1] if reads)
 
     def views(self, us: Sequence[Tensor], ps: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Return `e_i^t` of every stage, by task; (B, w_i, S / 2^(i-1)) each."""
         stages: list[dict[str, Tensor]] = []
         for i, (exchange, u, p) in enumerate(zip(self.exchanges, us, ps, strict=True)):
             below: dict[str, Tensor] = {}
-            if self.options.ctae and i > 0:
-                below = {name: self.downs[i - 1](stages[-1][name]) for name in self.task_names}
+            if not exchange.shares_all and i > 0:
+                seen = {id(view): view for view in stages[-1].values()}  # one for all tasks where they share it
+                down = {key: self.downs[i - 1](view) for key, view in seen.items()}
+                below = {name: down[id(view)] for name, view in stages[-1].items()}
             stages.append(exchange(u, p, below))
         return stages
+
+    def _decoded(self, stages: Sequence[Mapping[str, Tensor]], bottoms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs of the dense tasks, whose decoders exchange features level by level."""
+        names = self.decoders[0].names if len(self.decoders) else ()
+        levels = [{name: bottoms[name] for name in names}]
+        for i, exchange in enumerate(self.decoders):
+            skips, below = stages[-2 - i], levels[0]
+            levels.insert(0, exchange({name: self.heads[name].trunk[i](below[name], skips[name])[1] for name in names}))
+        return {name: self.heads[name].read([level[name] for level in levels]) for name in names}
 
     def predict(self, x: Tensor) -> dict[str, Tensor]:
         stages = self.views(*self.encoder(x))
         bottoms = stages[-1] if self.bottleneck is None else self.bottleneck(stages[-1])
-        return {name: self.heads[name]([stage[name] for stage in stages], bottoms[name]) for name in self.task_names}
+        outputs = self._decoded(stages, bottoms)
+        for name in self.task_names:
+            if name not in outputs:
+                outputs[name] = self.heads[name]([stage[name] for stage in stages], bottoms[name])
+        return {name: outputs[name] for name in self.task_names}
 
     def exchanged(self, image: Tensor) -> Exchange | None:
         stages: list[Mapping[str, float]] = []
@@ -138,16 +164,18 @@ class CrossTaskExchange(nn.Module):
     ) -> None:
         super().__init__()
         self.names, self.options = tuple(names), options
+        self.shares_all = not options.ctae or index + 1 < options.ctae_from
         self.sees_others = options.ctae_exchange == "mask_from_other" and index > 0 and len(names) > 1
         num_seen = width * (1 + (index > 0) + self.sees_others)
         self.masks, self.crossings = nn.ModuleDict(), nn.ModuleDict()
-        if not options.ctae:
+        if self.shares_all:
             return
         for name in names:
             self.masks[name] = SoftMask(dims, num_seen, width, norm, options.mask_reduction)
             for other in names:
                 if other != name and options.ctae_exchange in ("add", "gate"):
-                    self.crossings[_pair(name, other)] = _crossing(dims, width, options)
+                    starts_at_zero = options.ctae_exchange == "add"
+                    self.crossings[_pair(name, other)] = _crossing(dims, width, starts_at_zero)
 
     def forward(self, u: Tensor, p: Tensor, below: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `e^t` by task.
@@ -157,7 +185,7 @@ class CrossTaskExchange(nn.Module):
             p: (B, C, S) after its last.
             below: `f(e^t)` of the stage before, by task, (B, C, S) each; empty in the first stage.
         """
-        if not self.options.ctae:
+        if self.shares_all:
             return dict.fromkeys(self.names, p)
         own = {name: self.masks[name](self._seen(name, u, below)) * p for name in self.names}
         views = {}
@@ -170,7 +198,7 @@ class CrossTaskExchange(nn.Module):
 
     def shares(self, u: Tensor, p: Tensor, below: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the norm of what each task receives from each other over that of its own view; see `forward`."""
-        if not self.options.ctae or not self.crossings:
+        if not self.crossings:
             return {}
         own = {name: self.masks[name](self._seen(name, u, below)) * p for name in self.names}
         views = {name: view + p if self.options.ctae_residual else view for name, view in own.items()}
@@ -193,11 +221,29 @@ class CrossTaskExchange(nn.Module):
         return crossed if self.options.ctae_exchange == "add" else torch.sigmoid(crossed) * p
 
 
-def _crossing(dims: int, width: int, options: CTANOptions) -> nn.Module:
-    """Return `c`: a pair of 1x1 convolutions `C -> C/4 -> C`; for `add` the last one starts at zero."""
+class DecoderExchange(nn.Module):
+    """What the dense tasks' decoders take from each other at one level: `d^t + mean_{u != t} c^{t<-u}(d^u)`."""
+
+    def __init__(self, names: Sequence[str], dims: int, width: int) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        pairs = [_pair(name, other) for name in names for other in names if other != name]
+        self.crossings = nn.ModuleDict({pair: _crossing(dims, width, starts_at_zero=True) for pair in pairs})
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the features of each task, (B, C, S), with what it takes."""
+        return {
+            name: features[name]
+            + _mean([self.crossings[_pair(name, other)](features[other]) for other in self.names if other != name])
+            for name in self.names
+        }
+
+
+def _crossing(dims: int, width: int, starts_at_zero: bool) -> nn.Module:
+    """Return `c`: a pair of 1x1 convolutions `C -> C/4 -> C`."""
     middle = max(1, width // _EXCHANGE_REDUCTION)
     layers = nn.Sequential(conv(dims, width, middle, 1), conv(dims, middle, width, 1, bias=True))
-    if options.ctae_exchange == "add":
+    if starts_at_zero:
         nn.init.zeros_(layers[1].weight)  # type: ignore[arg-type]
     return layers
 

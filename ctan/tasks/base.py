@@ -190,6 +190,16 @@ class Task(ABC):
         """
         return len(next(iter(target.values())))
 
+    def foreground_loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor | None:
+        """Return a further loss that does not fade where what is looked for is small; None of kinds without one.
+
+        A mean over the same things as `loss`; `training.foreground_weight` is its weight.
+
+        Args: see `loss`.
+        """
+        del output, target
+        return None
+
     @abstractmethod
     def activate(self, output: Tensor) -> Tensor:
         """Turn raw head output into the predicted quantity (probability, Gy), same shape, float32."""
@@ -301,6 +311,7 @@ class Task(ABC):
             rows: the task's per-case rows of one case and model.
         """
         values = [row["value"] for row in rows if row["metric"] == self.case_rows and row["value"] is not None]
+        values = [value for value in values if not math.isnan(value)]  # of nothing that was rightly left empty
         if not values:
             return None
         value, metric = float(np.mean(values)), self.primary_metric

@@ -96,8 +96,8 @@ class DoseRegression(Task):
         return prediction * np.float32(stored.prescription_gy / self.scale_gy)
 
     def to_native(self, prediction: Array, reference: Case, resample: Resample) -> Array:
-        """Return (D, H, W) Gy: at least 0, and 0 outside the possible-dose mask."""
-        upsampled = resample(prediction.reshape(prediction.shape[-3:]), 0.0)
+        """Return (*axes) Gy: at least 0, and 0 outside the possible-dose mask."""
+        upsampled = resample(prediction.reshape(prediction.shape[-len(reference.spacing_mm) :]), 0.0)
         return np.where(reference.masks[POSSIBLE_DOSE_MASK], np.maximum(upsampled, 0), 0).astype(np.float32)
 
     def answer(self, native: Array) -> Prediction:

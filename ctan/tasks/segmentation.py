@@ -84,6 +84,11 @@ class Segmentation(Task):
 
         return segmentation_loss(output, target["masks"], target["known"])
 
+    def foreground_loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
+        from ctan.losses import foreground_loss
+
+        return foreground_loss(output, target["masks"], target["known"])
+
     def loss_count(self, target: dict[str, Tensor]) -> Tensor:
         return target["known"].sum()
 
@@ -131,9 +136,8 @@ class Segmentation(Task):
         import pyarrow.compute as pc
 
         rows = rows_of(cases, self, self.case_rows if metric == DICE_MEAN else metric.name)
-        if metric == HD95:  # undefined for an empty prediction, which Dice punishes
-            rows = rows.filter(pc.invert(pc.is_nan(rows["value"])))
-        return mean_of_rows(rows, patients)
+        # Undefined: HD95 of an empty prediction, which Dice punishes; all of nothing that was rightly left empty.
+        return mean_of_rows(rows.filter(pc.invert(pc.is_nan(rows["value"]))), patients)
 
     def baselines(self, spec: DataSpec) -> MaskBaselines:
         return MaskBaselines(self, spec)

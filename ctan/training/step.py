@@ -32,6 +32,7 @@ class Step:
         tasks: what is learnt.
         precision: of the network.
         ranks: the processes that share the step's cases.
+        foreground_weight: of `Task.foreground_loss`.
     """
 
     network: Network
@@ -39,6 +40,7 @@ class Step:
     tasks: Sequence[Task]
     precision: Precision
     ranks: Ranks
+    foreground_weight: float = 0.0
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -143,7 +145,7 @@ class Step:
         coarser, losses = self.network.take_coarser(), {}
         for task in self.tasks:
             raws = [outputs[task.name], *coarser.get(task.name, ())]
-            of_levels = [task.loss(raw, targets[task.name]) for raw in raws]
+            of_levels = [self._loss(task, raw, targets[task.name]) for raw in raws]
             weights = [0.5**level for level in range(len(raws))]
             losses[task.name] = (
                 of_levels[0]
@@ -151,6 +153,11 @@ class Step:
                 else torch.stack([w / sum(weights) * loss for w, loss in zip(weights, of_levels, strict=True)]).sum()
             )
         return losses
+
+    def _loss(self, task: Task, output: Tensor, target: dict[str, Tensor]) -> Tensor:
+        loss = task.loss(output, target)
+        more = task.foreground_loss(output, target) if self.foreground_weight else None
+        return loss if more is None else loss + self.foreground_weight * more
 
     def _count(self, task: Task, part: Batch, counted: bool) -> Tensor:
         count = task.loss_count(part["targets"][task.name]) if counted else 0

@@ -151,6 +151,8 @@ def test_the_trunk_reads_the_shared_features_alone() -> None:
         {"mask_down": "pool"},
         {"ctae_exchange": "gate"},
         {"ctae_exchange": "mask_from_other"},
+        {"ctae_from": 2},
+        {"decoder_exchange": "add"},
     ],
     ids=str,
 )
@@ -170,6 +172,26 @@ def test_without_attention_encoder_and_bottleneck_it_is_hard_parameter_sharing()
     shared.load_state_dict(network.state_dict())
     for task in DENSE:
         assert torch.equal(network(image())[task.name], shared(image())[task.name])
+
+
+def test_what_decoders_exchange_starts_at_zero_and_follows_its_equation() -> None:
+    plain, network = build("ctan"), build("ctan", decoder_exchange="add", seed=5)
+    network.load_state_dict(plain.state_dict(), strict=False)
+    for name, output in plain(image()).items():
+        assert torch.equal(output, network(image())[name])
+    exchange = network.decoders[0]
+    shake(exchange)
+    features = {name: torch.randn(1, 8, 4, 4, 4) for name in exchange.names}
+    taken = exchange.crossings["dose<-contouring"](features["contouring"])
+    assert torch.allclose(exchange(features)["dose"], features["dose"] + taken)
+
+
+def test_stages_before_the_first_with_attention_share_their_features() -> None:
+    network = build("ctan", ctae_from=3)
+    us, ps = network.encoder(image())
+    for i, stage in enumerate(network.views(us, ps)):
+        assert [view is ps[i] for view in stage.values()] == [i < 2] * len(DENSE)
+    assert count_macs(network, (1, CHANNELS, 16, 16, 16)) < count_macs(build("ctan"), (1, CHANNELS, 16, 16, 16))
 
 
 def test_with_three_tasks_a_mask_sees_the_mean_of_the_others() -> None:

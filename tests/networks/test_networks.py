@@ -159,6 +159,15 @@ def test_the_foreground_prior_is_what_contouring_starts_from() -> None:
     assert network.heads["dose"].output.conv.bias.tolist() == [0]
 
 
+def test_a_map_starts_from_its_prior_and_contouring_does_not() -> None:
+    network, plain = build("hps", map_prior=0.3, map_gain=0.1), build("hps")
+    dose, contouring = (network.heads[name].output.conv for name in ("dose", "contouring"))
+    assert dose.bias.tolist() == pytest.approx([0.3])
+    assert torch.allclose(dose.weight, 0.1 * plain.heads["dose"].output.conv.weight)
+    assert torch.equal(contouring.weight, plain.heads["contouring"].output.conv.weight)
+    assert contouring.bias.tolist() == [0, 0]
+
+
 def test_an_unknown_architecture_is_named() -> None:
     with pytest.raises(ConfigError, match="arch: unknown 'unet'; allowed: ctan, hps, mtan, stl"):
         build_network("unet", DENSE, CHANNELS, small())

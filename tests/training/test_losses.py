@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ctan.losses import classification_loss, dose_loss, segmentation_loss
+from ctan.losses import classification_loss, dose_loss, foreground_loss, segmentation_loss
 from ctan.tasks import Classification, DoseRegression, Segmentation, task_from_json
 
 
@@ -68,6 +68,23 @@ def test_a_known_structure_without_foreground_uses_cross_entropy_alone() -> None
     logits = torch.zeros(1, 1, 2, 2)
     loss = segmentation_loss(logits, torch.zeros(1, 1, 2, 2), torch.tensor([[True]]))
     assert loss.item() == pytest.approx(math.log(2))
+
+
+def test_the_foreground_loss_is_cross_entropy_over_foreground_and_the_hardest_background() -> None:
+    logits = torch.tensor([0.5, 3.0, -1.0, 2.0, 1.0, -4.0])
+    masks = torch.tensor([True, False, False, False, False, False])
+    entropy = torch.nn.functional.softplus(torch.tensor([3.0, 2.0, 1.0, -1.0])).mean()
+    expected = (torch.nn.functional.softplus(torch.tensor(-0.5)) + entropy) / 2
+    found = foreground_loss(logits.view(1, 1, 6), masks.view(1, 1, 6), torch.tensor([[True]]))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    more = torch.cat([logits, torch.full((1000,), -9.0)])  # background that is right already changes nothing
+    wide = foreground_loss(more.view(1, 1, -1), (torch.arange(1006) == 0).view(1, 1, -1), torch.tensor([[True]]))
+    assert wide.item() == pytest.approx(expected.item(), rel=1e-6)
+    two = foreground_loss(
+        logits.repeat(2).view(1, 2, 6), torch.stack([masks, ~masks & False])[None], torch.tensor([[True, True]])
+    )
+    assert two.item() == pytest.approx(expected.item() / 2, rel=1e-6)
+    assert foreground_loss(logits.view(1, 1, 6), masks.view(1, 1, 6), torch.tensor([[False]])).item() == 0
 
 
 def test_dose_loss_is_ten_times_the_mean_error_inside_the_mask_mean_per_case_then_batch() -> None:

@@ -1,0 +1,1 @@
+"""OpenKBP as axial slices: pictures of real patients, for experiments in minutes."""
