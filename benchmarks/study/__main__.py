@@ -20,7 +20,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="trainings, such as benchmarks/study/tables/first.yaml")
     parser.add_argument("--source", action="append", default=[], metavar="DATA=FOLDER", help="raw files of a data set")
-    parser.add_argument("--work", type=Path, default=Path("workspace/study"), help="stores, checkpoints, models, MLflow")
+    parser.add_argument(
+        "--work", type=Path, default=Path("workspace/study"), help="stores, checkpoints, models, MLflow"
+    )
     parser.add_argument("--results", type=Path, help="folder of the results; default: results/NAME beside this file")
     parser.add_argument("--threads", type=int, default=1, help="of the processor")
     asked = parser.parse_args()

@@ -28,7 +28,7 @@ class Prepared:
 
 
 def prepare(name: str, source: str, profile: str, settings: Mapping[str, Any], work: Path) -> Prepared:
-    """Return the store of a source, made by `resolve`, `ingest`, `validate`, `gate` and `preprocess` unless it is there.
+    """Return the store of a source, made by the steps of a run unless it is there.
 
     Args:
         name: of the data in the table.

@@ -90,9 +90,11 @@ def _by_run(scored: Sequence[Row], cases: pa.Table) -> dict[str, Scored]:
 def _section(
     folder: Path, data: str, role: str, runs: Mapping[str, Scored], tasks: tuple[Task, ...], reference: str
 ) -> str:
-    found = {name: gains(tasks, run.cases, runs[reference].cases) for name, run in runs.items()} if (
-        reference in runs
-    ) else {name: {} for name in runs}
+    found = (
+        {name: gains(tasks, run.cases, runs[reference].cases) for name, run in runs.items()}
+        if (reference in runs)
+        else {name: {} for name in runs}
+    )
     lines = [f"## {data}, {role} cases\n", _main_table(runs, found, tasks, reference), _structures(runs, tasks)]
     others = {name: own for name, own in found.items() if name != reference and own}
     if others:

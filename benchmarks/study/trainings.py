@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.study.data import Prepared
 from benchmarks.study.results import Results
-from benchmarks.study.table import Overrides, Run, Table
+from benchmarks.study.table import Overrides, Table
 from benchmarks.study.widths import matched
 from ctan import versions
 from ctan.config import NetworkConfig, RunConfig
@@ -190,7 +190,9 @@ class Study:
         }
         self.results.add(row, cases, _curves(summary.run_id))
         error = row["tuning_error"]
-        print(f"  tuning error {error:.4f}, {row['train_seconds'] / 60:.1f} min, load {row['load_after']:.1f}", flush=True)
+        print(
+            f"  tuning error {error:.4f}, {row['train_seconds'] / 60:.1f} min, load {row['load_after']:.1f}", flush=True
+        )
 
 
 def _scored(cases: pa.Table, tasks: tuple[Task, ...]) -> pa.Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -18,7 +18,16 @@ from torch.nn import functional
 
 from ctan.config import NetworkConfig, Settings
 from ctan.networks.attention import MaskOptions, SoftMask
-from ctan.networks.backbone import Encoder, Exchange, Network, make_heads, norm_for, stage_widths
+from ctan.networks.backbone import (
+    DecoderLevel,
+    DenseHead,
+    Encoder,
+    Exchange,
+    Network,
+    make_heads,
+    norm_for,
+    stage_widths,
+)
 from ctan.networks.blocks import Norm, conv, make_downsample
 from ctan.tasks import Task
 
@@ -106,12 +115,14 @@ class CrossTaskAttention(Network):
 
     def _decoded(self, stages: Sequence[Mapping[str, Tensor]], bottoms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the outputs of the dense tasks, whose decoders exchange features level by level."""
-        names = self.decoders[0].names if len(self.decoders) else ()
-        levels = [{name: bottoms[name] for name in names}]
-        for i, exchange in enumerate(self.decoders):
+        exchanges = cast(Sequence[DecoderExchange], self.decoders)
+        heads = {name: cast(DenseHead, self.heads[name]) for name in (exchanges[0].names if len(exchanges) else ())}
+        levels = [{name: bottoms[name] for name in heads}]
+        for i, exchange in enumerate(exchanges):
             skips, below = stages[-2 - i], levels[0]
-            levels.insert(0, exchange({name: self.heads[name].trunk[i](below[name], skips[name])[1] for name in names}))
-        return {name: self.heads[name].read([level[name] for level in levels]) for name in names}
+            own = {name: cast(DecoderLevel, head.trunk[i])(below[name], skips[name])[1] for name, head in heads.items()}
+            levels.insert(0, exchange(own))
+        return {name: head.read([level[name] for level in levels]) for name, head in heads.items()}
 
     def predict(self, x: Tensor) -> dict[str, Tensor]:
         stages = self.views(*self.encoder(x))

@@ -282,8 +282,8 @@ class _Loop:
 
     def _train_epoch(self, epoch: int, log: Log) -> None:
         session, position = self.session, self.session.position
-        foreground_weight = self.config.training.foreground_weight
-        step = Step(session.network, session.weighting, self.tasks, self.precision, self.ranks, foreground_weight)
+        extra = self.config.training.foreground_weight
+        step = Step(session.network, session.weighting, self.tasks, self.precision, self.ranks, extra)
         self.order.start(epoch, position.step)
         session.network.train()
         started = time.perf_counter()

@@ -73,9 +73,9 @@ def test_widths_give_the_same_number_of_operations() -> None:
         assert abs(macs(arch, matched(config, wanted, lambda own, arch=arch: macs(arch, own))) / wanted - 1) < 0.03
 
 
-@pytest.mark.parametrize(("seeds", "patients", "deviation"), [(3, 34, 0.0), (3, 34, 0.5), (3, 10, 1.0), (2, 34, 0.3)])
+@pytest.mark.parametrize(("seeds", "patients", "deviation"), [(3, 34, 0.3), (3, 10, 1.0)])
 def test_intervals_hold_the_truth_as_often_as_they_say(seeds, patients, deviation) -> None:
-    assert coverage(seeds, patients, deviation, samples=300) >= 92  # 95, less two standard errors of 300 samples
+    assert coverage(seeds, patients, deviation, samples=100) >= 91  # 95, less two standard errors of 100 samples
 
 
 def test_results_that_a_kill_left_half_written_are_replaced(tmp_path) -> None:

@@ -7,7 +7,7 @@ not reach a slice is known to be absent there. Scores are of slices: not those o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,9 +59,7 @@ class OpenKBPSlices(Dataset):
     def find(self, raw_dir: Path) -> list[RawCase]:
         """List the slices of every patient, see `OpenKBP.find`."""
         number = self.options.slices
-        return [
-            replace(raw, case_id=f"{raw.case_id}-{k}") for raw in self._whole.find(raw_dir) for k in range(number)
-        ]
+        return [replace(raw, case_id=f"{raw.case_id}-{k}") for raw in self._whole.find(raw_dir) for k in range(number)]
 
     def files(self, raw_dir: Path) -> Iterator[File]:
         """List the patients' CSV files."""
@@ -103,7 +101,7 @@ class OpenKBPSlices(Dataset):
         )
 
     def write_phantoms(
-        self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: tuple[str, ...] = ()
+        self, output_dir: Path, num_train: int, num_validation: int, seed: int, defects: Sequence[str] = ()
     ) -> None:
         """Write synthetic patients, see `OpenKBP.write_phantoms`."""
         self._whole.write_phantoms(output_dir, num_train, num_validation, seed, defects)
