@@ -15,6 +15,7 @@ from ctan.files import atomic_path
 
 TRAININGS, CASES, CURVES = "trainings.parquet", "cases.parquet", "curves.parquet"
 _CASE_COLUMNS = ("role", "case_id", "group_id", "task", "metric", "structure", "value", "count", "planned")
+_CURVE_SCHEMA = pa.schema([("epoch", pa.int64()), ("name", pa.string()), ("value", pa.float64()), ("key", pa.string())])
 
 
 class Results:
@@ -71,7 +72,7 @@ class Results:
         narrow = cases.select(_CASE_COLUMNS)
         narrow = narrow.set_column(narrow.column_names.index("value"), "value", narrow["value"].cast(pa.float32()))
         self._add(CASES, key, narrow.append_column("key", pa.array([key] * narrow.num_rows)))
-        self._add(CURVES, key, pa.Table.from_pylist([{**row, "key": key} for row in curves]))
+        self._add(CURVES, key, pa.Table.from_pylist([{**row, "key": key} for row in curves], _CURVE_SCHEMA))
         self._add(TRAININGS, key, pa.Table.from_pylist([dict(training)]))
 
     def _add(self, name: str, key: str, rows: pa.Table) -> None:

@@ -77,7 +77,7 @@ def signs_of_wrong_ct_numbers(hounsfield: npt.NDArray[Any]) -> list[str]:
         hounsfield: HU, (posterior, left, inferior); any scale of the axes.
     """
     step = max(1, round((hounsfield.size / _SAMPLE) ** (1 / 3)))
-    sample = hounsfield[::step, ::step, ::step].astype(np.float64)
+    sample = hounsfield[(slice(None, None, step),) * hounsfield.ndim].astype(np.float64)
     first, low, high = np.percentile(sample, (1, 5, 95))
     bright = sample[sample > (low + high) / 2]
     if bright.size == 0:

@@ -102,7 +102,7 @@ def test_a_study_is_done_once(tmp_path, monkeypatch, capsys) -> None:
     assert "openkbp2d: stl, seed 0" in capsys.readouterr().out
     (row,) = Results(tmp_path / "results").trainings()
     text = page.read_text()
-    assert "| **stl** | 1 | 0.003 |" in text
+    assert "| **stl** | 1 | 0.001 |" in text
     cases = Results(tmp_path / "results").cases([row["key"]])
     assert set(cases["task"].to_pylist()) <= {"contouring", "dose"}
     assert min(cases["count"].to_pylist()) > 0
