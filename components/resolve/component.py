@@ -34,7 +34,8 @@ def resolve(
         source: Raw files: a folder that every step can read, s3://bucket/prefix, a version that DVC pins
             (dvc:REPOSITORY@REVISION), or phantom:train=N,validation=N,seed=N (synthetic).
         profile: Settings to start from: smoke, cpu, gpu or the path of a YAML file.
-        dataset: Data set, the raw format of the source: folder, ham10000, openkbp, prostate, stoic. Empty: openkbp.
+        dataset: Data set, the raw format of the source: folder, ham10000, openkbp, openkbp2d, prostate, stoic. Empty:
+            openkbp.
         architectures: Architectures to train: stl, hps, mtan, ctan; with settings of its own as 'ctan
             network.base_width=8'. Empty: from the profile.
         folds: Folds to train; fold f of the training cases is left out for tuning. Empty: from the profile.

@@ -270,6 +270,7 @@ REASONS = {
     "ctan/commands/data.py": "commands of one format (`names`, `describe`) and the data set of their examples",
     "ctan/config.py": "the default data set",
     "ctan/datasets/folder/description.py": "which kinds a description can name",
+    "ctan/datasets/openkbp2d/reader.py": "slices of the patients of OpenKBP",
     "ctan/dicom/settings.py": "the organ, not the data set",
     "ctan/evaluation/compare.py": "what improvements are relative to",
     "ctan/intake/convert.py": "OpenKBP's format is also written",
