@@ -126,7 +126,7 @@ def show_comparison(comparison: ComparisonRecord, role: str = "evaluation") -> N
             table.add_row(f"[dim]{label}[/dim]", *cells, "", "")
     console.print()
     console.print(table)
-    console.print(f"best on the tuning cases: {best.arch}, fold {best.fold}, seed {best.seed}: {best.reason}")
+    console.print(f"best on the tuning cases: {best.title}: {best.reason}")
 
 
 def show_decision(decision: Mapping[str, Any] | None) -> None:

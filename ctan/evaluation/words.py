@@ -29,7 +29,7 @@ def in_words(comparison: ComparisonRecord, role: str = EVALUATION) -> str:
         gained = average is not None and average.value is not None
         against = f"; {average.value:+.1f} % against {comparison.reference_arch}" if average and gained else ""
         lines.append(f"{name}: {', '.join(scores)}{against}")
-    return "\n".join([*lines, f"best: {best.arch}, fold {best.fold}, seed {best.seed} ({best.reason})"])
+    return "\n".join([*lines, f"best: {best.title} ({best.reason})"])
 
 
 def scores_in_words(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]], tasks: Sequence[Task]) -> str:

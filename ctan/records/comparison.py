@@ -10,6 +10,7 @@ from ctan.records.base import Number, Record, SavedTask, Scores
 from ctan.records.model import ModelRecord
 from ctan.records.names import CASES_FILE, COMPARISON_FILE
 
+ENSEMBLE = "ensemble of"  # in the name of one
 MIN_CASES = 10  # with fewer no number carries a verdict
 
 
@@ -102,6 +103,11 @@ class Choice(Description):
     seed: int
     model_index: int
     reason: str
+
+    @property
+    def title(self) -> str:
+        """Which training; of an ensemble only whose, for it is of several folds or seeds."""
+        return self.arch if ENSEMBLE in self.arch else f"{self.arch}, fold {self.fold}, seed {self.seed}"
 
 
 class ComparisonRecord(Record):

@@ -128,7 +128,7 @@ def log_comparison(comparison: ComparisonRecord, report: str) -> None:
         client.log_text(parent, report, REPORT)
         client.log_table(parent, architecture_table(comparison), ARCHITECTURES_TABLE)
         best = comparison.best
-        client.set_tag(parent, "chosen", f"{best.arch}, fold {best.fold}, seed {best.seed}")
+        client.set_tag(parent, "chosen", best.title)
         client.set_tag(parent, "chosen_run_id", run_id)
         log_metrics(client, parent, keyed(comparison.best_model.scores, comparison.tasks))
 

@@ -12,6 +12,7 @@ from ctan.evaluation import compare, evaluate
 from ctan.evaluation.cases import read_cases
 from ctan.intake.planning import plan
 from ctan.records import ModelRecord
+from ctan.records.comparison import Choice
 from ctan.report import write_report
 from ctan.settings import load_config, of_training
 from ctan.store import StorePointer
@@ -82,3 +83,9 @@ def test_trainings_with_other_settings_stand_apart_and_can_be_chosen(
     assert candidate.record == ModelRecord.load(models[found.best.model_index])
     assert candidate.record.arch == "ctan"
     assert set(candidate.cases["arch"].to_pylist()) == {found.best.arch}
+
+
+def test_an_ensemble_is_of_no_single_fold() -> None:
+    given = {"fold": 1, "seed": 2, "model_index": 0, "reason": "it is best"}
+    assert Choice(arch="ctan", **given).title == "ctan, fold 1, seed 2"
+    assert Choice(arch="ctan, ensemble of 2", **given).title == "ctan, ensemble of 2"
