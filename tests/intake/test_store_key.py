@@ -25,6 +25,7 @@ REASONS = {
     "profile": "a name; what it sets is in the other fields",
     "architectures": "chosen after the store",
     "folds": "chosen after the store",
+    "variant": "set by training, after the store",
     "seeds": "chosen after the store",
     "network": "built after the store",
     "training": "runs on the store",
