@@ -63,7 +63,7 @@ def show_next(result: RunResult, source: str) -> None:
         model = f"models:/{decision['model_name']}/{decision['version']}"
     elif result.comparison is not None:
         model = ComparisonRecord.load(result.comparison.parent).best_model.run_id
-    commands = {"ui": "runs, curves and models in a browser"}
+    commands = {"ui": "runs and models in a browser"}
     if model:
         commands[f"predict {model} NEW_CASES --out predicted"] = "new cases, a page each"
     if source.startswith("phantom") or str(decision.get("model_name", "")).endswith("-phantom"):
@@ -73,7 +73,7 @@ def show_next(result: RunResult, source: str) -> None:
     console.print("\n[bold]Next[/bold]")
     width = max(map(len, commands))
     for command, what in commands.items():
-        console.print(f"  {program} {command:<{width}}  {what}", markup=False)
+        console.print(f"  {program} {command:<{width}}  # {what}", markup=False)
 
 
 def show_result(result: RunResult) -> None:

@@ -48,7 +48,7 @@ def lines(page: Path) -> Iterator[list[str]]:
 
 def commands(program: str) -> list[tuple[str, list[str]]]:
     found = [
-        (page.name, words[words.index(program) :])
+        (page.name, [program, *words[1:]])
         for page in PAGES
         for words in lines(page)
         if words[0] == program or (program == "ctan" and words[0].endswith("/ctan"))
