@@ -24,7 +24,12 @@ from ctan.cli import app
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted(page for folder in ("docs", "benchmarks", "examples") for page in (ROOT / folder).glob("**/*.md")),
+    *sorted(
+        page
+        for folder in ("docs", "benchmarks", "examples")
+        for page in (ROOT / folder).glob("**/*.md")
+        if "results" not in page.parts  # written by a study
+    ),
 ]
 WIDTH = 120
 MOST_LINES = {"README.md": 149, "docs/architecture.md": 210}
