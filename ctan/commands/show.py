@@ -62,13 +62,13 @@ def show_next(result: RunResult, source: str) -> None:
     if decision.get("version") is not None:
         model = f"models:/{decision['model_name']}/{decision['version']}"
     elif result.comparison is not None:
-        model = ComparisonRecord.load(result.comparison.parent).best_model.run_id
+        model = f"runs:/{ComparisonRecord.load(result.comparison.parent).best_model.run_id}"
     commands = {"ui": "runs and models in a browser"}
     if model:
         commands[f"predict {model} NEW_CASES --out predicted"] = "new cases, a page each"
     if source.startswith("phantom") or str(decision.get("model_name", "")).endswith("-phantom"):
         commands["run --source YOUR_FOLDER --dataset NAME --profile cpu"] = "your own data"
-    elif model:
+    elif model.startswith("models:"):
         commands[f"lineage {model}"] = "where it came from"
     console.print("\n[bold]Next[/bold]")
     width = max(map(len, commands))
