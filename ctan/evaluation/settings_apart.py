@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ctan.evaluation.cases import CASES_FILE, read_cases, write_cases
 from ctan.records import EvaluationRecord, ModelRecord
+from ctan.records.names import ENSEMBLE
 
 _NO_DIFFERENCE = ("architectures", "folds", "seeds", "profile", "promotion", "evaluation", "schema_version", "variant")
 _ABSENT = "none"
@@ -27,7 +28,7 @@ def names_of(records: Sequence[ModelRecord]) -> list[str]:
         keys = sorted({key for settings in others for key in settings.keys() | own.keys()})
         differing = [key for key in keys if len({settings.get(key, _ABSENT) for settings in others}) > 1]
         parts = [f"{_short(key, differing)}={own.get(key, _ABSENT)}" for key in differing]
-        together = [f"ensemble of {len(record.members)}"] if record.members else []
+        together = [f"{ENSEMBLE} {len(record.members)}"] if record.members else []
         names.append(", ".join([record.arch, *parts, *together]))
     return names
 

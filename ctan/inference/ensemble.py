@@ -10,6 +10,7 @@ from ctan.errors import DataError
 from ctan.files import sha256_of_file
 from ctan.inference.load import read_weights, save_network
 from ctan.records import WEIGHTS_FILE, Member, ModelRecord, SeenGroups
+from ctan.records.names import ENSEMBLE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ def describe_ensemble(model_dirs: Sequence[Path]) -> ModelRecord:
         )
         for folder, record in zip(model_dirs, records, strict=True)
     )
-    together = f"ensemble of {len(members)}"
+    together = f"{ENSEMBLE} {len(members)}"
     return first.model_copy(
         update={
             "variant": f"{first.variant}, {together}" if first.variant else together,

@@ -8,9 +8,8 @@ from typing import Literal
 from ctan.cases.spec import Description
 from ctan.records.base import Number, Record, SavedTask, Scores
 from ctan.records.model import ModelRecord
-from ctan.records.names import CASES_FILE, COMPARISON_FILE
+from ctan.records.names import CASES_FILE, COMPARISON_FILE, ENSEMBLE
 
-ENSEMBLE = "ensemble of"  # in the name of one
 MIN_CASES = 10  # with fewer no number carries a verdict
 
 
