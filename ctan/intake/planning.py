@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ctan.cases import SPLIT_TRAIN, SPLIT_VALIDATION, DataSpec
 from ctan.config import RunConfig
-from ctan.errors import ConfigError
+from ctan.errors import ConfigError, DataError
 
 PLAN_FILE = "plan.yaml"
 # That a run of Kubeflow Pipelines carries: Argo keeps the state of a whole run in one object of 1 MiB, 6.6 to 8.5 KB of
@@ -102,7 +102,13 @@ class Fingerprint:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], covered_share: float) -> Fingerprint:
-        """Measure manifest rows."""
+        """Measure manifest rows.
+
+        Raises:
+            DataError: when there is none.
+        """
+        if not rows:
+            raise DataError("there is no training case that a plan could be made from")
         spacing = np.array([row["spacing_mm"] for row in rows], np.float64)
         extent = np.array([row["extent"] for row in rows], np.float64) * spacing
         covered = np.quantile(extent, covered_share, axis=0, method="higher")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import yaml
 from ctan.cluster.values import Values, load_values, num_bytes, num_cores
 from ctan.errors import ConfigError
 
-INFRA = Path(__file__).parents[2] / "infra" / "values"
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra" / "values"
+RAW_DATA = {"resolve", "ingest", "preprocess", "check"}  # `check`: incoming cases, for drift
 DIGEST = "registry.example.org:5000/ctan@sha256:" + "0a" * 32
 
 
@@ -129,3 +132,25 @@ def test_every_packaged_secret_is_optional_and_every_step_runs_without_root() ->
             assert all(source.optional for source in (*step.secrets, *step.config_maps)), path
             assert step.security_context is not None
             assert step.security_context.run_as_non_root, path
+
+
+def test_every_credential_that_the_library_reads_reaches_the_steps_that_use_it_and_no_other() -> None:
+    """Found by their names in the sources, so that the next one is noticed."""
+    named = re.compile(r'"(CTAN_(?:\w*KEY\w*|\w*TOKEN|\w*USER|\w*PASSWORD|NOTIFY_(?:WEBHOOK|SMTP)|DVC_REMOTE))"')
+    read = {name for path in (ROOT / "ctan").rglob("*.py") for name in named.findall(path.read_text("utf-8"))}
+    assert {"CTAN_DEID_KEY", "CTAN_DICOMWEB_TOKEN", "CTAN_S3_SECRET_ACCESS_KEY", "CTAN_NOTIFY_SMTP"} <= read
+    only_for_a_time = {"CTAN_S3_SESSION_TOKEN"}  # a secret that expires is the user's own to add
+    for path in INFRA.glob("*.yaml"):
+        values = load_values(path)
+        reached = {
+            step: {
+                variable
+                for source in (*values.for_step(step).secrets, *values.for_step(step).config_maps)
+                for variable in source.keys.values()
+            }
+            for step in (path.parent.name for path in (ROOT / "components").glob("*/__init__.py"))
+        }
+        assert read - only_for_a_time <= set().union(*reached.values()), path
+        assert {step for step, known in reached.items() if "CTAN_DEID_KEY" in known} == RAW_DATA, path
+        assert {step for step, known in reached.items() if "CTAN_DICOMWEB_TOKEN" in known} == RAW_DATA, path
+        assert all("CTAN_S3_SECRET_ACCESS_KEY" in known for known in reached.values())

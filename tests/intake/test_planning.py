@@ -12,7 +12,7 @@ from ctan import steps
 from ctan.cases import DataSpec
 from ctan.config import RunConfig
 from ctan.datasets import get_dataset
-from ctan.errors import ConfigError
+from ctan.errors import ConfigError, DataError
 from ctan.intake.ingest import ingest
 from ctan.intake.planning import Proposal, apply, check_number, one_sided, propose
 from ctan.settings import config_from_yaml, load_config
@@ -27,6 +27,11 @@ def rows(extent: list[int], spacing_mm: list[float], count: int = 20) -> list[di
 def planned(cases: list[dict[str, Any]], spec: DataSpec) -> dict[str, Proposal]:
     config = load_config("cpu", {"data.dataset": spec.dataset})
     return {proposal.field: proposal for proposal in propose(cases, spec, config)}
+
+
+def test_no_training_case_is_said_and_not_an_error_of_numpy() -> None:
+    with pytest.raises(DataError, match="there is no training case that a plan could be made from"):
+        planned([], SCAN)
 
 
 def test_a_grid_that_fits_keeps_the_voxels_of_the_median_case() -> None:
