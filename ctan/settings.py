@@ -29,6 +29,8 @@ from ctan.seals import check_folder
 from ctan.variants import architecture_of, changes_of, name_of, variant_of
 
 CONFIG_FILE = "config.yaml"
+# Sections that decide manifest and store, with the settings among them that a later step may change.
+_AFTER_INGESTION = {"data": ("inputs", "signed_distance", "reading"), "preprocess": ()}
 
 
 def resolve_config(profile: str = DEFAULT_PROFILE, **parameters: Any) -> RunConfig:
@@ -53,7 +55,8 @@ def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunC
         overrides: `FIELD=VALUE` to change for one step.
 
     Raises:
-        ConfigError: when the file is missing or does not hold valid settings.
+        ConfigError: when the file is missing or does not hold valid settings, or a step would change what decided the
+            manifest and the store, which it would then take for something else than they are.
         DataError: when any file beside the manifest was changed after it was written.
     """
     path = Path(manifest_dir) / CONFIG_FILE
@@ -65,7 +68,11 @@ def read_config(manifest_dir: str | Path, overrides: Sequence[str] = ()) -> RunC
         )
     check_folder(path.parent)
     config = config_from_yaml(path)
-    return load_config(str(path), [*overrides, f"profile={json.dumps(config.profile)}"]) if overrides else config
+    if not overrides:
+        return config
+    changed = load_config(str(path), [*overrides, f"profile={json.dumps(config.profile)}"])
+    _check_decided(config, changed)
+    return changed
 
 
 def load_config(
@@ -276,6 +283,18 @@ def _check_variants(config: RunConfig) -> None:
     for item in config.architectures:
         if changes_of(item):
             of_training(config, item)
+
+
+def _check_decided(written: RunConfig, changed: RunConfig) -> None:
+    """Refuse settings of one step that differ in what ingestion and packing were done with."""
+    for section, still_open in _AFTER_INGESTION.items():
+        before, after = (getattr(config, section).model_dump(mode="json") for config in (written, changed))
+        if differing := [name for name in after if after[name] != before[name] and name not in still_open]:
+            fields = ", ".join(f"{section}.{name}" for name in differing)
+            raise ConfigError(
+                f"--set {fields}: decides what manifest and store hold, and these are made already; ingest and pack "
+                f"with it (`ctan data ingest`, validate, preprocess), or start a run with it"
+            )
 
 
 def _check_sides(spec: DataSpec, config: RunConfig, where: str) -> None:

@@ -15,6 +15,7 @@ from ctan.datasets import get_dataset
 from ctan.errors import ConfigError, DataError
 from ctan.intake.build import _pointer, preprocess
 from ctan.intake.ingest import ingest
+from ctan.plugins import DATASETS, names
 from ctan.settings import load_config
 from ctan.store import open_store
 from ctan.store.manifest import SCHEMA
@@ -136,7 +137,8 @@ def test_a_setting_makes_another_store_or_says_why_not(name: str, field: Any) ->
 
 OPTIONS = [
     (dataset, name, field)
-    for dataset in ("prostate", "openkbp", "ham10000", "stoic")
+    for dataset in names(DATASETS)
+    if dataset != "folder"  # its settings are what the folder says: the next test
     for name, field in leaves(get_dataset(dataset).Options)
 ]
 
@@ -151,6 +153,36 @@ def test_a_data_sets_own_setting_makes_another_store_or_says_why_not(dataset: st
     found = [key(other) for other in changed(base, f"data.options.{name}", value, field.annotation)]
     assert found, f"{name}: no other value is known to this test: add one to `others`"
     assert key(config) not in found
+
+
+def parts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield every number, text and list that settings in JSON hold, with the way to it."""
+    if isinstance(value, dict) and value:
+        for name in value:
+            yield from parts(value[name], (*path, name))
+    else:
+        yield path, value
+
+
+def with_part(value: Any, path: tuple[Any, ...], part: Any) -> Any:
+    return {**value, path[0]: with_part(value[path[0]], path[1:], part)} if path else part
+
+
+def test_whatever_a_folder_says_of_itself_makes_another_store() -> None:
+    config = load_config("smoke", {"data.dataset": "folder"}, "phantom:train=6,validation=2")
+    options, own, tried = get_dataset(config.data).options.model_dump(mode="json"), key(config), set()
+    for path, value in parts(options):
+        for other in (*others(value, Any), "turn", "sform", "mr", "per_case", "ml", [-50.0, 90.0]):
+            changed_data = config.data.model_copy(update={"options": with_part(options, path, other)})
+            try:
+                found = key(config.model_copy(update={"data": changed_data}))
+            except ConfigError:
+                continue
+            if not is_same(value, other):
+                assert found != own, ".".join(path)
+                tried.add(".".join(path))
+    assert {"geometry_tolerance_mm", "nifti_matrix", "description.name", "description.image.window"} <= tried
+    assert len(tried) > 15
 
 
 def test_every_reason_is_about_a_setting_that_exists() -> None:

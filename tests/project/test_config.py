@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -149,6 +151,34 @@ def test_a_single_step_can_change_settings_without_losing_the_name_of_the_profil
     (tmp_path / "config.yaml").write_text(load_config("smoke").to_yaml(), encoding="utf-8")
     assert read_config(tmp_path) == load_config("smoke")
     assert read_config(tmp_path, ["training.epochs=9"]) == load_config("smoke", ["training.epochs=9"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "preprocess.grid_shape=[32, 32, 32]",  # model.json said 32 x 32 x 32 of a store of 48 x 64 x 64, without a word
+        "preprocess.grid_spacing_mm=[9, 9, 9]",
+        "data.max_train_cases=3",
+        "data.split_seed=7",
+        "data.num_folds=9",
+    ],
+)
+def test_a_single_step_cannot_change_what_the_store_was_made_with(tmp_path: Path, override: str) -> None:
+    (tmp_path / "config.yaml").write_text(load_config("smoke").to_yaml(), encoding="utf-8")
+    field = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"--set {field}.*: decides what manifest and store hold"):
+        read_config(tmp_path, [override])
+    assert read_config(tmp_path, [f"{field}={json.dumps(value_of(load_config('smoke'), field))}"])  # the same is fine
+
+
+def value_of(config: RunConfig, field: str) -> Any:
+    section, name = field.split(".")
+    return getattr(config, section).model_dump(mode="json")[name]
+
+
+def test_a_single_step_may_change_what_networks_see(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(load_config("smoke").to_yaml(), encoding="utf-8")
+    assert read_config(tmp_path, ["data.inputs=ct"]).data.inputs == "ct"
 
 
 def test_the_plan_holds_every_combination_once_with_strings_only() -> None:
