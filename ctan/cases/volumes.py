@@ -13,6 +13,8 @@ from ctan.errors import DataError
 if TYPE_CHECKING:
     import SimpleITK
 
+Box = tuple[slice, slice, slice]
+
 HU_OFFSET = 1024  # stored CT values are HU + 1024
 MAX_CT = 4095
 _SAMPLE = 500_000  # voxels that CT numbers are judged by
@@ -20,6 +22,7 @@ _SOFT_HU = (-250.0, 350.0)
 _LEAST_SOFT = 0.05  # share of what is no air
 _AIR_HU = -200.0
 _MOST_CLIPPED = 0.02  # share of what is no air; metal stays below
+_LINE = 64  # bytes that a processor reads at once
 _OBLIQUE = 1e-3  # largest deviation of a direction cosine from 0 or 1
 
 
@@ -39,10 +42,72 @@ def to_case_axes(image: SimpleITK.Image) -> tuple[npt.NDArray[Any], tuple[float,
     """
     import SimpleITK as sitk
 
-    oriented = sitk.DICOMOrient(image, "LPI")  # x grows to the left, y to posterior, z to inferior
-    array = np.transpose(sitk.GetArrayFromImage(oriented), (1, 2, 0))  # (z, y, x) -> (y, x, z)
-    x, y, z = oriented.GetSpacing()
-    return np.ascontiguousarray(array), (y, x, z)
+    axes, _ = case_axes(image.GetDirection())
+    down, across, along = (float(image.GetSpacing()[axis]) for axis in axes)
+    return laid_out(in_case_axes(sitk.GetArrayViewFromImage(image), image.GetDirection())), (down, across, along)
+
+
+def case_axes(direction: Sequence[float]) -> tuple[list[int], list[bool]]:
+    """Return which axis of an axis-aligned image each axis of a case is, and whether it runs the other way.
+
+    Args:
+        direction: the image's nine direction cosines, row by row, as SimpleITK has them.
+    """
+    along = np.rint(np.array(direction).reshape(3, 3))[[1, 0, 2]] * np.array([[1], [1], [-1]])
+    axes = [int(np.flatnonzero(line)[0]) for line in along]  # posterior, left, inferior: the image's axis that runs so
+    return axes, [bool(line[axis] < 0) for line, axis in zip(along, axes, strict=True)]
+
+
+def in_case_axes(array: npt.NDArray[Any], direction: Sequence[float]) -> npt.NDArray[Any]:
+    """Return a view of the (z, y, x) array of an image with axes (posterior, left, inferior); see `case_axes`."""
+    axes, turned = case_axes(direction)
+    view = array.transpose([2 - axis for axis in axes])
+    return view[tuple(slice(None, None, -1 if back else 1) for back in turned)]
+
+
+def image_box(box: Box, shape: Sequence[int], direction: Sequence[float]) -> Box:
+    """Return the box of an image's (z, y, x) array that a box (posterior, left, inferior) of a case is.
+
+    Args:
+        box: slices with a start and an end each.
+        shape: of the case.
+        direction: see `case_axes`.
+    """
+    found = [slice(0)] * 3
+    for part, size, axis, back in zip(box, shape, *case_axes(direction), strict=True):
+        found[2 - axis] = slice(size - part.stop, size - part.start) if back else part
+    return found[0], found[1], found[2]
+
+
+def box_of(mask: npt.NDArray[Any]) -> Box:
+    """Return the box around a 3D mask of ones in zeros; an empty one around nothing."""
+    inside = mask.view(bool) if mask.dtype == np.uint8 else mask
+    box = [slice(0, size) for size in mask.shape]
+    for axis in np.argsort(np.abs(mask.strides))[::-1]:  # whole planes first
+        others = tuple(other for other in range(3) if other != axis)
+        places = np.flatnonzero(inside[tuple(box)].any(axis=others))
+        if not places.size:
+            return slice(0), slice(0), slice(0)
+        box[axis] = slice(int(places[0]), int(places[-1]) + 1)
+    return box[0], box[1], box[2]
+
+
+def laid_out(view: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a copy of a 3D view whose last axis is the closest in memory.
+
+    Planes are exchanged one by one in a small buffer: steps from slice to slice of a volume are often a power of two,
+    which a processor's cache holds few of.
+    """
+    result = np.empty(view.shape, view.dtype)
+    _, rows, columns = view.shape
+    if not result.size or np.argmin(np.abs(view.strides)) != 1:
+        result[:] = view
+        return result
+    buffer = np.empty((columns, rows + _LINE // view.itemsize), view.dtype)[:, :rows]
+    for plane, source in zip(result, view, strict=True):
+        buffer[:] = source.T
+        plane[:] = buffer.T
+    return result
 
 
 def from_case_axes(array: npt.NDArray[Any], direction: Sequence[float]) -> npt.NDArray[Any]:

@@ -101,7 +101,7 @@ def structures_of(structure_set: Dataset, ct: CtVolume, config: DicomConfig) -> 
         remarks += filled.remarks
         mask, remark = _without_gaps(filled, name, ct.image, what, config)
         remarks += [remark] if remark else []
-        if mask is not None and mask.any():
+        if mask is not None and _filled(mask):
             masks[name] = mask
             if name != BODY and filled.outline is not None:
                 outlines[name] = filled.outline
@@ -147,16 +147,17 @@ def mask_of(
         plane = plane_of(planes[place], exclusive)
         copies += [place] * plane.num_copies
         overlapping += [place] if plane.num_overlapping else []
-        half, covered = covered_half(plane, (rows, columns))
-        mask[index] = half
+        covered = covered_half(plane, (rows, columns))
+        mask[index][covered.box] = covered.half
         if not clip:
-            outline.append(_on_outline(index, *points_inside(plane, (rows, columns)), half))
-        if (most := float(covered.max(initial=0.0))) > best[0]:
-            best = (most, (index, *divmod(int(covered.argmax()), columns)))
+            outline.append(_on_outline(index, *points_inside(plane, (rows, columns)), mask[index]))
+        if (most := float(covered.share.max(initial=0.0))) > best[0]:
+            row, column = np.unravel_index(int(covered.share.argmax()), covered.share.shape)
+            best = (most, (index, int(row) + covered.box[0].start, int(column) + covered.box[1].start))
         elif best[0] == 0:  # too small for any line of the rasteriser
             column, row = np.rint(plane.contours[0].mean(axis=0)).clip(0, (columns - 1, rows - 1)).astype(int)
             best = (0.0, (index, row, column))
-    if nearest and not mask.any():
+    if nearest and not _filled(mask):
         mask[best[1]] = 1
     if copies:
         remarks.append(f"{what}: {len(copies)} contours are there twice, read once ({at(copies, image)})")
@@ -170,11 +171,14 @@ def mask_of(
     return Filled(mask, gaps, tuple(remarks), joined)
 
 
-def _on_outline(
-    index: int, pixels: npt.NDArray[np.int64], points: npt.NDArray[np.uint8], half: npt.NDArray[np.bool_]
-) -> Outline:
+def _filled(mask: Mask) -> bool:
+    """Return whether a mask has a voxel; as bool, of which numpy looks at many at once."""
+    return bool(mask.view(bool).any())
+
+
+def _on_outline(index: int, pixels: npt.NDArray[np.int64], points: npt.NDArray[np.uint8], half: Mask) -> Outline:
     """Return the voxels of a slice whose points are not what its mask says: all of them or none."""
-    told = ~((points == 255).all(axis=1) & half.reshape(-1)[pixels])
+    told = ~((points == 255).all(axis=1) & (half.reshape(-1)[pixels] > 0))
     return pixels[told] + index * half.size, points[told]
 
 

@@ -18,13 +18,16 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ctan.errors import DataError
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from pydicom import DataElement, Dataset
+
+Seen = dict[tuple[object, ...], "DataElement"]
 
 KEY_VARIABLE = "CTAN_DEID_KEY"
 MIN_KEY_LENGTH = 16
@@ -93,6 +96,8 @@ _CODES = {
     "TreatmentDeliveryType": _words("TREATMENT OPEN_PORTFILM TRMT_PORTFILM CONTINUATION SETUP"),
 }
 _DATES = _words("StudyDate SeriesDate AcquisitionDate ContentDate InstanceCreationDate StructureSetDate RTPlanDate")
+_NAMES = _words("ROIName SegmentLabel")
+_SHORT = 256  # bytes of a value that is worth remembering
 _NUMERIC_VRS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "FL", "FD"})
 _NUMERIC_TEXT = re.compile(rb"[-+0-9.eE\\ \0]*")
 
@@ -196,6 +201,7 @@ def deidentified(
     pseudonymiser: Pseudonymiser,
     structure_of: Callable[[str], str],
     dates: Literal["drop", "shift"] = "drop",
+    seen: Seen | None = None,
 ) -> Dataset:
     """Return a copy of a DICOM data set that holds what is on the allow-list and nothing else.
 
@@ -204,6 +210,7 @@ def deidentified(
         pseudonymiser: makes the pseudonym, the UIDs and the offset of the dates.
         structure_of: name of an ROI or segment -> structure, empty for one that is not mapped, see `dicomrt.names`.
         dates: drop the study's dates, or shift them; the birth date never passes.
+        seen: what became of elements of other files of this series with the same bytes; what is new is added.
 
     Raises:
         DataError: when an attribute that must hold numbers or a UID does not; the value is not in the message.
@@ -215,7 +222,7 @@ def deidentified(
         patient_id = dataset.get("PatientID", "")
         days = pseudonymiser.date_offset_days(patient_id) if dates == "shift" else None
         copy = Dataset()
-        _Pass(pseudonymiser, structure_of, days).fill(copy, dataset)
+        _Pass(pseudonymiser, structure_of, days).fill(copy, dataset, seen)
         copy.PatientID = copy.PatientName = pseudonymiser.pseudonym(patient_id)
         copy.PatientIdentityRemoved, copy.DeidentificationMethod = "YES", "Allow-list of ctan"
         meta = getattr(dataset, "file_meta", None)
@@ -234,32 +241,45 @@ class _Pass:
     def __init__(self, pseudonymiser: Pseudonymiser, structure_of: Callable[[str], str], days: int | None) -> None:
         self._pseudonymiser, self._structure_of, self._days = pseudonymiser, structure_of, days
 
-    def fill(self, copy: Dataset, source: Dataset) -> None:
-        from pydicom import Dataset
-        from pydicom.datadict import keyword_for_tag
-
+    def fill(self, copy: Dataset, source: Dataset, seen: Seen | None = None) -> None:
+        allowed = _allowed()
         for tag in source.keys():  # noqa: SIM118 - iterating a Dataset converts every element
-            keyword = keyword_for_tag(tag)
-            if keyword == "PixelData":
-                copy[tag] = source.get_item(tag)
-            elif keyword in _NUMBERS:
-                self._number(copy, source, tag, keyword)
-            elif keyword in _SEQUENCES:
-                items = []
-                for item in source[tag].value or ():
-                    items.append(Dataset())
-                    self.fill(items[-1], item)
-                setattr(copy, keyword, items)
-            elif keyword in _UIDS:
-                setattr(copy, keyword, self._uid(_text(source, keyword)))
-            elif keyword in _CODES:
-                found = [str(code).strip(" \0").upper() for code in _values(source, keyword)]
-                codes = [code if code in _CODES[keyword] else OTHER for code in found if code]
-                setattr(copy, keyword, codes if len(codes) > 1 else "".join(codes))
-            elif keyword in ("ROIName", "SegmentLabel"):
-                setattr(copy, keyword, self._structure_of(_text(source, keyword)))
-            elif keyword in _DATES and self._days is not None:
-                setattr(copy, keyword, _shifted(_text(source, keyword), self._days))
+            keyword = allowed.get(int(tag), "")
+            if not keyword:
+                continue
+            key = _key(source, tag, keyword) if seen is not None else None
+            if seen is None or key is None:
+                self._element(copy, source, tag, keyword)
+            elif key in seen:
+                copy[tag] = seen[key]
+            else:
+                self._element(copy, source, tag, keyword)
+                if tag in copy and (element := _read(copy, tag)) is not None:
+                    seen[key] = element
+
+    def _element(self, copy: Dataset, source: Dataset, tag: Any, keyword: str) -> None:
+        from pydicom import Dataset
+
+        if keyword == "PixelData":
+            copy[tag] = source.get_item(tag)
+        elif keyword in _NUMBERS:
+            self._number(copy, source, tag, keyword)
+        elif keyword in _SEQUENCES:
+            items = []
+            for item in source[tag].value or ():
+                items.append(Dataset())
+                self.fill(items[-1], item)
+            setattr(copy, keyword, items)
+        elif keyword in _UIDS:
+            setattr(copy, keyword, self._uid(_text(source, keyword)))
+        elif keyword in _CODES:
+            found = [str(code).strip(" \0").upper() for code in _values(source, keyword)]
+            codes = [code if code in _CODES[keyword] else OTHER for code in found if code]
+            setattr(copy, keyword, codes if len(codes) > 1 else "".join(codes))
+        elif keyword in _NAMES:
+            setattr(copy, keyword, self._structure_of(_text(source, keyword)))
+        elif self._days is not None:  # a date
+            setattr(copy, keyword, _shifted(_text(source, keyword), self._days))
 
     def _number(self, copy: Dataset, source: Dataset, tag: Any, keyword: str) -> None:
         """Copy a number as it is, without reading it: contours have hundreds of thousands."""
@@ -280,6 +300,36 @@ class _Pass:
 
     def _uid(self, uid: str) -> str:
         return uid if _is_registered(uid) else self._pseudonymiser.uid(uid)
+
+
+@cache
+def _allowed() -> dict[int, str]:
+    """Return the allow-list by tag."""
+    from pydicom.datadict import tag_for_keyword
+
+    listed = {"PixelData"} | _NUMBERS | _SEQUENCES | _UIDS | _CODES.keys() | _NAMES | _DATES
+    tags = {keyword: tag_for_keyword(keyword) for keyword in listed}
+    return {tag: keyword for keyword, tag in tags.items() if tag is not None}
+
+
+def _key(source: Dataset, tag: Any, keyword: str) -> tuple[object, ...] | None:
+    """Return what an element's value depends on; None when that is more than its own bytes, or they are many."""
+    from pydicom.dataelem import RawDataElement
+
+    element = source.get_item(tag)
+    own = keyword in _NUMBERS or keyword in _UIDS or keyword in _CODES
+    if not own or not isinstance(element, RawDataElement) or len(element.value or b"") > _SHORT:
+        return None
+    return int(tag), element.VR, element.value, element.is_implicit_VR, element.is_little_endian
+
+
+def _read(copy: Dataset, tag: Any) -> DataElement | None:
+    """Return an element with its value read; None when it cannot be read, or by other elements only."""
+    try:
+        element = copy[tag]
+    except Exception:  # pydicom raises many kinds; whoever needs the value says what is wrong
+        return None
+    return None if " or " in element.VR else element
 
 
 def _is_registered(uid: str) -> bool:

@@ -6,11 +6,14 @@ Source: DICOM PS3.3 C.8.8.3 (RT dose module; grid frame offset vector), C.8.8.10
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ctan.cases.volumes import Box
 from ctan.dicom.doses import chosen
 from ctan.dicom.pixels import check_rows
 from ctan.dicom.series import CtVolume, check_spacing, decoded, image_of, integer_of, numbers_of, plane_of
@@ -27,10 +30,32 @@ _ROUNDING = 1e-3  # of a voxel
 _PERCENT = 10.0  # relative doses above this are percent, not shares
 
 
+@dataclass(frozen=True)
+class PlannedDose:
+    """The dose of a plan on grids of its own.
+
+    Attributes:
+        grids: Gy, float32; the dose is their sum.
+        image: the CT.
+        known: (slice, row, column) of the CT, where the dose is known.
+    """
+
+    grids: tuple[SimpleITK.Image, ...]
+    image: SimpleITK.Image
+    known: npt.NDArray[np.bool_]
+
+    def within(self, box: Box) -> npt.NDArray[np.float32]:
+        """Return the dose in Gy in a box (slice, row, column) of the CT in which it is known."""
+        total = np.zeros([part.stop - part.start for part in box], np.float32)
+        for grid in self.grids:
+            total += interpolated(grid, self.image, box)
+        return total
+
+
 def dose_on(
     ct: CtVolume, doses: Sequence[Dataset], plans: Sequence[Dataset], prescription_gy: float | None, config: DicomConfig
-) -> tuple[SimpleITK.Image, npt.NDArray[np.bool_]]:
-    """Return the dose in Gy (float32) on the grid of the CT, and where it is known: (slice, row, column) bool.
+) -> PlannedDose:
+    """Return the dose in Gy, and where on the grid of the CT it is known.
 
     Args:
         ct: the planning CT.
@@ -42,16 +67,70 @@ def dose_on(
     Raises:
         DataError: when there is not one plan dose (or a complete set of beam doses), or its grid or unit is not clear.
     """
-    import SimpleITK as sitk
-
-    total, known = ct.image * 0, np.ones(ct.image.GetSize()[::-1], bool)
+    grids, known = [], np.ones(ct.image.GetSize()[::-1], bool)
     for dataset in chosen(doses, plans, config):
         if str(dataset.get("FrameOfReferenceUID", "")) != ct.frame:
             raise DataError("RTDOSE is in another frame of reference than the CT; export the dose of this CT")
-        grid = grid_of(dataset, prescription_gy)
-        total += sitk.Resample(grid, ct.image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
-        known &= inside_of(grid, ct.image)
-    return total, known
+        grids.append(grid_of(dataset, prescription_gy))
+        known &= inside_of(grids[-1], ct.image)
+    return PlannedDose(tuple(grids), ct.image, known)
+
+
+def interpolated(grid: SimpleITK.Image, image: SimpleITK.Image, box: Box) -> npt.NDArray[np.float32]:
+    """Return the values of a grid at the voxels of an image, interpolated linearly: what `sitk.Resample` gives there.
+
+    Both are axis-aligned, so that each axis of the grid is interpolated by itself: along x, then y, then z, each exact
+    in float64, in the order and with the rounding of ITK.
+
+    Args:
+        grid: float32.
+        image: its values play no part.
+        box: of the image (slice, row, column); beyond the grid's outermost centres the outermost value is taken.
+    """
+    import SimpleITK as sitk
+
+    along, places = _places(grid, image)
+    at = [here[box[2 - axis]] for here, axis in zip(places, along, strict=True)]
+    last = [size - 1 for size in grid.GetSize()]
+    low = [np.floor(here).clip(0, end).astype(int) for here, end in zip(at, last, strict=True)]
+    high = [np.minimum(here + 1, end) for here, end in zip(low, last, strict=True)]
+    part = [np.maximum(here - before, 0) for here, before in zip(at, low, strict=True)]
+    values = sitk.GetArrayViewFromImage(grid)
+
+    @lru_cache(maxsize=2)
+    def plane(index: int) -> npt.NDArray[np.float64]:
+        stored = values[index].astype(np.float64)
+        rows = stored[:, low[0]] + (stored[:, high[0]] - stored[:, low[0]]) * part[0]
+        return rows[low[1]] + (rows[high[1]] - rows[low[1]]) * part[1][:, None]
+
+    result = np.empty([len(here) for here in at[::-1]], np.float32)
+    for out, before, after, share in zip(result, low[2].tolist(), high[2].tolist(), part[2].tolist(), strict=True):
+        out[:] = plane(before) + (plane(after) - plane(before)) * share
+    return result.transpose([along[::-1].index(axis) for axis in (2, 1, 0)])
+
+
+def _places(grid: SimpleITK.Image, image: SimpleITK.Image) -> tuple[list[int], list[npt.NDArray[np.float64]]]:
+    """Return for each axis of a grid (x, y, z) the axis of an image that runs along it, and where its voxels lie.
+
+    Along the first axis of the image ITK knows the ends only, and divides the line between them.
+    """
+
+    def place(axis: int, along: int, index: int) -> float:
+        point = image.TransformIndexToPhysicalPoint([index if other == along else 0 for other in range(3)])
+        return float(grid.TransformPhysicalPointToContinuousIndex(point)[axis])
+
+    to_grid = np.array(grid.GetDirection()).reshape(3, 3).T
+    turn = np.abs(to_grid @ np.array(image.GetDirection()).reshape(3, 3))
+    along = [int(np.argmax(turn[axis])) for axis in range(3)]
+    places = []
+    for axis, of_image in enumerate(along):
+        size = image.GetSize()[of_image]
+        if of_image == 0:
+            start, end = place(axis, 0, 0), place(axis, 0, size)
+            places.append(start + np.arange(size) / size * (end - start))
+        else:
+            places.append(np.array([place(axis, of_image, index) for index in range(size)]))
+    return along, places
 
 
 def inside_of(grid: SimpleITK.Image, image: SimpleITK.Image) -> npt.NDArray[np.bool_]:
@@ -68,7 +147,7 @@ def inside_of(grid: SimpleITK.Image, image: SimpleITK.Image) -> npt.NDArray[np.b
         steps = np.arange(image.GetSize()[along]) * image.GetSpacing()[along]
         places = (start[axis] + turn[axis, along] * steps) / grid.GetSpacing()[axis]
         within = (places > -_ROUNDING) & (places < grid.GetSize()[axis] - 1 + _ROUNDING)
-        inside &= within.reshape([-1 if dimension == 2 - along else 1 for dimension in range(3)])
+        inside[(slice(None),) * (2 - along) + (~within,)] = False
     return inside
 
 

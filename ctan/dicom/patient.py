@@ -11,11 +11,20 @@ import numpy.typing as npt
 
 from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK
 from ctan.cases.covered import PER_EDGE, Covered
-from ctan.cases.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, stored_ct, to_case_axes
+from ctan.cases.volumes import (
+    box_of,
+    case_axes,
+    image_box,
+    in_case_axes,
+    judged_ct_numbers,
+    laid_out,
+    signs_of_wrong_ct_numbers,
+    stored_ct,
+)
 from ctan.dicom.anatomy import check_body, check_sides, check_targets
 from ctan.dicom.contours import Outline, Structures, structures_of
 from ctan.dicom.deidentify import Pseudonymiser, quiet_pydicom
-from ctan.dicom.dose import dose_on, prescription_of
+from ctan.dicom.dose import PlannedDose, dose_on, prescription_of
 from ctan.dicom.doses import plans_of
 from ctan.dicom.levels import levels_of
 from ctan.dicom.names import BODY, RoiNames
@@ -79,6 +88,8 @@ def read_planning(
     Raises:
         DataError: naming the kind of file, what was expected and what was found, and nothing that identifies anybody.
     """
+    import SimpleITK as sitk
+
     opened = open_files(files, pseudonymiser, RoiNames(config))
     by_kind: dict[Kind, list[Dataset]] = {"CT": [], "RTSTRUCT": [], "SEG": [], "RTDOSE": [], "RTPLAN": []}
     for file in opened:
@@ -103,7 +114,9 @@ def read_planning(
         planned = None if to_predict else dose_on(ct, by_kind["RTDOSE"], plans, prescription_gy, config)
         targets = {name: structures.numbers.get(name, NO_ROI) for name in config.targets if name in structures.masks}
         levels_gy = levels_of(plans, targets, config)
-    hounsfield, spacing_mm = to_case_axes(ct.image)
+    direction, edges = ct.image.GetDirection(), ct.image.GetSpacing()
+    axes, _ = case_axes(direction)
+    hounsfield = in_case_axes(sitk.GetArrayViewFromImage(ct.image), direction)
     in_case = {name: _in_case_axes(mask, ct.image) for name, mask in structures.masks.items()}
     signs = judged_ct_numbers([*ct.signs, *signs_of_wrong_ct_numbers(hounsfield)])
     drawn = in_case.pop(BODY, None)
@@ -111,15 +124,15 @@ def read_planning(
     fit = _fit(hounsfield, drawn, in_case) + check_sides(in_case, config.mirrored_pairs, body)
     known, dose = {}, None
     if planned is not None:
-        in_grid = _in_case_axes(planned[1], ct.image)
+        in_grid = _in_case_axes(planned.known, ct.image)
         if not (body & in_grid).any():
             raise DataError("RTDOSE: its grid does not meet the body; dose and CT are not of the same patient or frame")
         check_targets(in_case, config.targets, in_grid)
-        known, dose = {DOSE_KNOWN: in_grid}, to_case_axes(planned[0])[0] * (body & in_grid)
+        known, dose = {DOSE_KNOWN: in_grid}, _dose_in_case_axes(planned, body & in_grid)
     order = [name for name in config.structures if name in in_case]
     return Planning(
-        spacing_mm=spacing_mm,
-        ct=stored_ct(hounsfield),
+        spacing_mm=(edges[axes[0]], edges[axes[1]], edges[axes[2]]),
+        ct=laid_out(stored_ct(hounsfield)),
         masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: body, **known},
         dose=dose,
         prescription_gy=max(levels_gy.values(), default=prescription_gy),
@@ -171,7 +184,15 @@ def _without_holes(body: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return a body (posterior, left, inferior) with the holes in its slices filled, such as lungs."""
     from scipy import ndimage
 
-    return np.stack([ndimage.binary_fill_holes(body[:, :, index]) for index in range(body.shape[2])], axis=2)
+    in_slices = np.zeros((3, 3, 3), bool)
+    in_slices[:, :, 1] = ndimage.generate_binary_structure(2, 1)
+    parts, count = ndimage.label(~body, in_slices)
+    open_air = np.zeros(count + 1, bool)
+    for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+        open_air[edge] = True
+    open_air[0] = False  # the body
+    filled: npt.NDArray[np.bool_] = ~open_air[parts]
+    return filled
 
 
 def _structure_set(found: Sequence[Dataset], plans: Sequence[Dataset]) -> Dataset:
@@ -221,11 +242,20 @@ def _planned_on(structure_set: Dataset, plans: Sequence[Dataset], config: DicomC
 
 def _in_case_axes(mask: npt.NDArray[np.bool_ | np.uint8], like: SimpleITK.Image) -> npt.NDArray[np.bool_]:
     """Return a mask (slice, row, column) on the grid of an image with the axes of a case."""
-    import SimpleITK as sitk
+    turned = in_case_axes(mask, like.GetDirection())
+    found = np.zeros(turned.shape, bool)
+    box = box_of(turned)
+    found[box] = laid_out(turned[box])
+    return found
 
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    image.CopyInformation(like)
-    return to_case_axes(image)[0].astype(bool)
+
+def _dose_in_case_axes(planned: PlannedDose, where: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Return a dose with the axes of a case; 0 outside a mask with these axes."""
+    found, box = np.zeros(where.shape, np.float32), box_of(where)
+    direction = planned.image.GetDirection()
+    values = in_case_axes(planned.within(image_box(box, where.shape, direction)), direction)
+    found[box] = laid_out(values) * where[box]
+    return found
 
 
 def _covered(outline: Outline, like: SimpleITK.Image) -> Covered:
@@ -234,9 +264,7 @@ def _covered(outline: Outline, like: SimpleITK.Image) -> Covered:
     sizes = like.GetSize()  # column, row, slice
     places = np.unravel_index(voxels, sizes[::-1])[::-1]
     inside = np.unpackbits(points, axis=1).reshape(-1, PER_EDGE, PER_EDGE).swapaxes(1, 2)  # by column, then by row
-    along = np.rint(np.array(like.GetDirection()).reshape(3, 3))[[1, 0, 2]] * np.array([[1], [1], [-1]])
-    axes = [int(np.flatnonzero(line)[0]) for line in along]  # posterior, left, inferior: the image's axis that runs so
-    turned = [bool(line[axis] < 0) for line, axis in zip(along, axes, strict=True)]
+    axes, turned = case_axes(like.GetDirection())
     found = [sizes[a] - 1 - places[a] if back else places[a] for a, back in zip(axes, turned, strict=True)]
     flat = np.ravel_multi_index(found, [sizes[axis] for axis in axes])
     across = axes.index(2)

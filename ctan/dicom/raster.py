@@ -86,20 +86,45 @@ def plane_of(contours: Sequence[Points], exclusive: bool = False) -> Plane:
     )
 
 
-def covered_half(plane: Plane, shape: tuple[int, int]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Return which pixels (row, column) are covered at least half, and the share of each that is covered.
+@dataclass(frozen=True)
+class Covered:
+    """How much of the pixels in a box is covered; those outside are not.
+
+    Attributes:
+        box: rows and columns.
+        share: (row, column) of the box.
+    """
+
+    box: tuple[slice, slice]
+    share: npt.NDArray[np.float64]
+
+    @property
+    def half(self) -> npt.NDArray[np.bool_]:
+        """(row, column) of the box: at least half covered."""
+        return self.share >= _HALF
+
+
+def covered_half(plane: Plane, shape: tuple[int, int]) -> Covered:
+    """Return how much of the pixels is covered, such that `half` of it are those of the structure.
 
     An edge through the centres of pixels leaves exactly a half on both of its sides: of the two the pixel on the right
     or below is taken.
     """
-    covered = coverage([points - _TIE for points in plane.contours], shape, plane.weights)
-    return covered >= _HALF, covered
+    return covered_in_box([points - _TIE for points in plane.contours], shape, plane.weights)
 
 
 def coverage(
     contours: Sequence[Points], shape: tuple[int, int], weights: Sequence[int] = ()
 ) -> npt.NDArray[np.float64]:
-    """Return the share of each pixel (row, column) inside closed contours.
+    """Return the share of each pixel (row, column) inside closed contours, see `covered_in_box`."""
+    covered = covered_in_box(contours, shape, weights)
+    whole = np.zeros(shape)
+    whole[covered.box] = covered.share
+    return whole
+
+
+def covered_in_box(contours: Sequence[Points], shape: tuple[int, int], weights: Sequence[int] = ()) -> Covered:
+    """Return the share of each pixel inside closed contours, in the box around them.
 
     Args:
         contours: (N, 2) points (column, row) each; whole numbers are the centres of pixels.
@@ -108,15 +133,21 @@ def coverage(
     """
     rows, columns = shape
     line, at, sign = _steps(contours, rows, _LINES_PER_ROW, weights)
+    if not line.size:
+        return Covered((slice(0, 0), slice(0, 0)), np.zeros((0, 0)))
     at = np.clip(at + 0.5, 0, columns)  # 0 is the left edge of the first pixel
     pixel = np.floor(at).astype(np.int64)
     # From a crossing on everything to the right is inside (or no longer): a step, of which the pixel it falls in gets
     # the part to the right of the crossing. Summing along the row turns steps into covered lengths.
     part = pixel + 1 - at
-    flat = (line // _LINES_PER_ROW) * (columns + 2) + pixel
-    steps = np.bincount(flat, sign * part, rows * (columns + 2))
-    steps += np.bincount(flat + 1, sign * (1 - part), rows * (columns + 2))
-    return np.cumsum(steps.reshape(rows, columns + 2), axis=1)[:, :columns] / _LINES_PER_ROW
+    row = line // _LINES_PER_ROW
+    top, left, bottom, right = int(row.min()), int(pixel.min()), int(row.max()) + 1, int(pixel.max()) + 1
+    height, width = bottom - top, right - left + 1
+    flat = (row - top) * width + pixel - left
+    steps = np.bincount(flat, sign * part, height * width)
+    steps += np.bincount(flat + 1, sign * (1 - part), height * width)
+    share = np.cumsum(steps.reshape(height, width), axis=1)[:, : min(right, columns) - left] / _LINES_PER_ROW
+    return Covered((slice(top, bottom), slice(left, min(right, columns))), share)
 
 
 def points_inside(plane: Plane, shape: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
@@ -152,12 +183,12 @@ def _steps(
         weights: see `coverage`.
     """
     owner, line, at = _crossings(contours, rows, per_row)
-    order = np.lexsort((at, owner, line)) if any(weights) else np.lexsort((at, line))
+    weighted = any(weights) and len(contours) > 1
+    order = np.lexsort((at, owner, line)) if weighted else np.lexsort((at, line))
     owner, line, at = owner[order], line[order], at[order]
-    run = line * len(contours) + owner if any(weights) else line
-    first = np.searchsorted(run, run)  # of the crossings of a line, by their order, every second one leaves
-    sign = 1 - 2 * ((np.arange(line.size) - first) % 2)
-    if any(weights):
+    # A line crosses a closed contour an even number of times, and leaves at every second crossing.
+    sign = 1 - 2 * (np.arange(line.size) % 2)
+    if weighted:
         order = np.lexsort((at, line))
         line, at = line[order], at[order]
         total = np.cumsum((sign * np.array(weights, np.int64)[owner])[order])  # a line ends outside all contours

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ctan.dicom.complete import check_complete
-from ctan.dicom.deidentify import Pseudonymiser, deidentified, is_placeholder, normalised_patient_id, quiet_pydicom
+from ctan.dicom.deidentify import (
+    Pseudonymiser,
+    Seen,
+    deidentified,
+    is_placeholder,
+    normalised_patient_id,
+    quiet_pydicom,
+)
 from ctan.errors import DataError
 
 if TYPE_CHECKING:
@@ -189,13 +196,16 @@ def open_files(
             f"the folder holds files of {len(patients)} patients (by PatientID), expected one; separate them"
         )
     opened = []
+    seen: Seen = {}  # slices of a CT share most of their headers
     for number, file in enumerate(listed, start=1):
         label = f"{file.kind} file (number {number} of {len(listed)} DICOM files of the patient, in order of path)"
-        opened.append(_open(file, label, pseudonymiser, structure_of))
+        opened.append(_open(file, label, pseudonymiser, structure_of, seen if file.kind == "CT" else None))
     return opened
 
 
-def _open(file: DicomFile, label: str, pseudonymiser: Pseudonymiser, structure_of: Callable[[str], str]) -> Opened:
+def _open(
+    file: DicomFile, label: str, pseudonymiser: Pseudonymiser, structure_of: Callable[[str], str], seen: Seen | None
+) -> Opened:
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -212,7 +222,7 @@ def _open(file: DicomFile, label: str, pseudonymiser: Pseudonymiser, structure_o
             if "TransferSyntaxUID" not in dataset.file_meta:  # old exports are plain
                 implicit, _ = dataset.original_encoding
                 dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-            reduced = deidentified(dataset, pseudonymiser, structure_of)
+            reduced = deidentified(dataset, pseudonymiser, structure_of, seen=seen)
     except DataError as error:
         raise DataError(f"{label}: {error}") from None
     except Exception as error:  # pydicom raises many kinds on damaged bytes, with values in the message
