@@ -1,10 +1,17 @@
-"""Structures of one side of the body, told by their names."""
+"""Structures of one side of the body: told by their names, and whether they lie there."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from ctan.cases.spec import DataSpec
+from ctan.errors import DataError
+
+Mask = npt.NDArray[np.bool_]
 
 # `LeftLung`, `LungLeft`, `Lung_L`, `LungL`; upper or lower case where something separates the words
 _SIDES = {
@@ -25,3 +32,41 @@ def unpaired(spec: DataSpec) -> list[str]:
     if spec.augmentation.left_right_axis is None:
         return []
     return [name for name in spec.organs if side_of(name) and name not in paired]
+
+
+def check_sides(
+    structures: Mapping[str, Mask], pairs: Sequence[tuple[str, str]], body: Mask | None
+) -> tuple[str, ...]:
+    """Compare left structures of a volume with their partners on the right, those alone with the body; return remarks.
+
+    Args:
+        structures: (posterior, left, inferior) of each that is contoured; empty ones lie nowhere.
+        pairs: (left, right) structures.
+        body: the same axes; None: it cannot be told, and nothing is said of a structure alone.
+
+    Raises:
+        DataError: when a left structure lies to the right of its partner.
+    """
+    remarks = []
+    for left, right in pairs:
+        drawn = [name for name in (left, right) if name in structures and structures[name].any()]
+        if len(drawn) > 1:
+            if (apart := _across(structures[left]) - _across(structures[right])) <= 0:
+                raise DataError(
+                    f"{left} lies {-apart:.0f} voxels to the patient's right of {right}; the names of the two are "
+                    f"exchanged, or the image is mirrored: correct it where it was drawn, or the pair (left, right) "
+                    f"where the data are described (data.options.mirrored_pairs, dataset.yaml)"
+                )
+            continue
+        for name in drawn if body is not None else ():
+            apart, is_left = _across(structures[name]) - _across(body), name == left
+            if apart != 0 and is_left != (apart > 0):
+                other = "right" if is_left else "left"
+                remarks.append(f"{name} lies in the patient's {other} half of the body; check its name")
+    return tuple(remarks)
+
+
+def _across(mask: Mask) -> float:
+    """Return the mean index along the axis that grows to the patient's left."""
+    counts = mask.sum(axis=(0, 2), dtype=np.int64)
+    return float(counts @ np.arange(counts.size)) / max(1, int(counts.sum()))

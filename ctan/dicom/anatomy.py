@@ -1,4 +1,4 @@
-"""Whether contours fit the CT and each other: the body that was drawn, left and right, dose and target."""
+"""Whether contours fit the CT and each other: the body that was drawn, dose and target; sides: `ctan.cases.sides`."""
 
 from __future__ import annotations
 
@@ -43,34 +43,6 @@ def check_body(drawn: Mask | None, seen: Mask, structures: Mapping[str, Mask]) -
     return tuple(remarks)
 
 
-def check_sides(structures: Mapping[str, Mask], pairs: Sequence[tuple[str, str]], body: Mask) -> tuple[str, ...]:
-    """Compare left structures with their partners on the right, and those without one with the body; return remarks.
-
-    Args:
-        structures: (posterior, left, inferior) of each that is contoured.
-        pairs: (left, right) structures.
-        body: the same axes.
-
-    Raises:
-        DataError: when a left structure lies to the right of its partner.
-    """
-    remarks = []
-    for left, right in pairs:
-        if left in structures and right in structures:
-            if (apart := _across(structures[left]) - _across(structures[right])) <= 0:
-                raise DataError(
-                    f"RTSTRUCT: {left} lies {-apart:.0f} voxels to the patient's right of {right}; the names of the "
-                    f"two are exchanged, or the images are mirrored: correct it in the planning system, or the pair "
-                    f"in data.options.mirrored_pairs, (left, right)"
-                )
-            continue
-        for name, sign in ((left, 1), (right, -1)):
-            if name in structures and sign * (_across(structures[name]) - _across(body)) < 0:
-                other = "right" if sign > 0 else "left"
-                remarks.append(f"RTSTRUCT: {name} lies in the patient's {other} half of the body; check its name")
-    return tuple(remarks)
-
-
 def check_targets(structures: Mapping[str, Mask], targets: Sequence[str], known: Mask) -> None:
     """Refuse a dose grid that misses a target: its frames, or the whole grid, lie elsewhere.
 
@@ -89,9 +61,3 @@ def _share(part: Mask, whole: Mask) -> float:
     """Return the share of a part that lies in the whole; 1 of an empty part, as tiny ones are on few voxels."""
     size = int(np.count_nonzero(part))
     return float(np.count_nonzero(part & whole)) / size if size else 1.0
-
-
-def _across(mask: Mask) -> float:
-    """Return the mean index along the axis that grows to the patient's left."""
-    counts = mask.sum(axis=(0, 2), dtype=np.int64)
-    return float(counts @ np.arange(counts.size)) / max(1, int(counts.sum()))

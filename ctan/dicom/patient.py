@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK
 from ctan.cases.covered import PER_EDGE, Covered
+from ctan.cases.sides import check_sides
 from ctan.cases.volumes import (
     box_of,
     case_axes,
@@ -21,7 +22,7 @@ from ctan.cases.volumes import (
     signs_of_wrong_ct_numbers,
     stored_ct,
 )
-from ctan.dicom.anatomy import check_body, check_sides, check_targets
+from ctan.dicom.anatomy import check_body, check_targets
 from ctan.dicom.contours import Outline, Structures, structures_of
 from ctan.dicom.deidentify import Pseudonymiser, quiet_pydicom
 from ctan.dicom.dose import PlannedDose, dose_on, prescription_of

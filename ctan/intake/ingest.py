@@ -15,7 +15,8 @@ import pyarrow as pa
 import yaml
 
 from ctan import limits
-from ctan.cases import SPLIT_TRAIN, Case, RawCase
+from ctan.cases import SPLIT_TRAIN, Case, DataSpec, RawCase
+from ctan.cases.sides import check_sides
 from ctan.config import DataConfig, RunConfig
 from ctan.datasets import get_dataset
 from ctan.datasets.base import Dataset
@@ -35,7 +36,7 @@ from ctan.workers import Lost, run_isolated
 
 Row = dict[str, Any]
 _NUM_NAMED = 5  # cases in a remark
-_PICTURE = 2  # axes
+_PICTURE, _VOLUME = 2, 3  # axes
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,7 @@ def read_case(dataset: Dataset, raw: RawCase) -> Case:
     try:
         found = dataset.read(raw)
         check_case(found, raw)
+        found = _on_their_sides(found, dataset.spec)
     except (CaseError, ConfigError):
         raise
     except Exception as error:
@@ -251,6 +253,23 @@ def check_case(found: Case, raw: RawCase) -> None:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             number = int(np.count_nonzero(~np.isfinite(array)))
             raise CaseError(raw.case_id, f"{name}: {number:,} voxels are NaN or infinite")
+
+
+def _on_their_sides(found: Case, spec: DataSpec) -> Case:
+    """See that the structures of a volume lie on the side that their names say, whatever its format; add remarks.
+
+    Raises:
+        CaseError: when a left one lies to the right of its partner.
+    """
+    if spec.spatial_dims != _VOLUME or not spec.mirrored_pairs:
+        return found
+    image, threshold = found.images[spec.image.name], spec.image.body_threshold
+    body = None if threshold is None or image.ndim != _VOLUME else image > threshold
+    try:
+        said = check_sides(found.masks, spec.mirrored_pairs, body)
+    except DataError as error:
+        raise CaseError(found.case_id, str(error)) from error
+    return replace(found, remarks=(*found.remarks, *(remark for remark in said if remark not in found.remarks)))
 
 
 def _unexpected(error: Exception) -> str:

@@ -461,6 +461,22 @@ def test_a_description_that_changed_after_the_settings_were_made_stops_the_run(t
         data.find(folder)
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha", ".nrrd"])
+def test_ct_whose_values_are_not_hu_is_refused_in_every_format(tmp_path, ending) -> None:
+    """Today's wrong output was a case in the store, its bones clipped: only DICOM and single volumes were looked at."""
+    rng = np.random.default_rng(0)
+    sound = np.where(rng.random((12, 10, 8)) < 0.5, rng.normal(-1000, 10, (12, 10, 8)), rng.normal(40, 20, (12, 10, 8)))
+    for name, values in (("sound", sound), ("stored", sound + 1024), ("unsigned", np.where(sound < 0, 31744, sound))):
+        for kind, array in (("images", values.astype(np.int16)), ("organ", np.ones(sound.shape, np.uint8))):
+            (tmp_path / name / kind).mkdir(parents=True)
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / name / kind / f"a{ending}"))
+        image = {"files": [f"images/{{case}}{ending}"], "modality": "ct"}
+        described(tmp_path / name, image=image, masks={"organ": f"organ/{{case}}{ending}"})
+    assert read(tmp_path / "sound").remarks == ()
+    for name in ("stored", "unsigned"):
+        assert reason(tmp_path / name).startswith("CT: the values are not HU: ")
+
+
 # Phantoms, and the way to a store
 
 

@@ -371,6 +371,22 @@ def test_a_folder_without_patients_says_what_was_expected(tmp_path):
         DATASET.find(tmp_path)
 
 
+# CT numbers
+
+
+def test_values_that_are_no_ct_are_refused_though_they_lie_within_0_to_4095(tmp_path):
+    """Today's wrong output was "CT values lie within 0 to 4095", a check of clipped values that cannot fail."""
+    DATASET.write_phantoms(tmp_path, 1, 0, 0)
+    path = tmp_path / "train-pats" / "pt_1" / "ct.csv"
+    (raw,) = DATASET.find(tmp_path)
+    assert DATASET.read(raw).remarks == ()
+    table = pd.read_csv(path, index_col=0)["data"]
+    values = table.reindex(range(128**3), fill_value=0)
+    (values + 1024).rename("data").to_csv(path)  # the offset of HU twice
+    with pytest.raises(CaseError, match=r"ct\.csv: CT: the values are not HU: "):
+        DATASET.read(raw)
+
+
 # Real patients
 
 
@@ -391,3 +407,4 @@ def test_a_real_patient_is_read_as_pandas_reads_it(tmp_path, name):
             np.testing.assert_array_equal(case.masks[path.stem], volume(path.read_bytes(), empty_is_one=True) == 1)
     np.testing.assert_array_equal(case.images["ct"], volume((raw.path / "ct.csv").read_bytes()).clip(0, 4095))
     np.testing.assert_array_equal(case.doses["dose"], volume((raw.path / "dose.csv").read_bytes()).astype(np.float32))
+    assert case.remarks == ()

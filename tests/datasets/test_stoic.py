@@ -29,7 +29,11 @@ PERMUTED = {  # direction cosines, row by row, and how the (y, x, z) array of th
 
 
 def hounsfield(dtype=np.int16):
-    return np.random.default_rng(0).integers(-1100, 3500, SHAPE).astype(dtype)
+    """Air and soft tissue at random, and a voxel beyond either end of what is kept."""
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(SHAPE) < 0.5, rng.integers(-1020, -900, SHAPE), rng.integers(-90, 120, SHAPE))
+    values[4, 2, 1], values[4, 1, 2] = -1100, 3500
+    return values.astype(dtype)
 
 
 def write(folder, array=None, patient="12", compressed=True, direction=None, fields=None, row="12,1,1"):
@@ -477,6 +481,32 @@ def test_expectations_find_what_cannot_be():
     rows += [{"case_id": name, **good, **changes} for name, changes in bad.items()]
     outcomes = run(pd.DataFrame(rows), DATASET.expectations(ValidationConfig()))
     assert {outcome.expectation.name: list(outcome.failing) for outcome in outcomes} == {name: [name] for name in bad}
+
+
+def chest(tmp_path):
+    """A scan as the phantoms have it, HU, (z, y, x)."""
+    STOIC.write_phantoms(DATASET, tmp_path / "phantoms", 1, 0, 0)
+    (path,) = (tmp_path / "phantoms" / "data" / "mha").iterdir()
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda hu: hu.astype(np.uint16), "expected soft tissue"),  # signed and called unsigned: air is brightest
+        (lambda hu: hu + 1024, "nothing is as dark as air"),  # the offset is missing
+    ],
+)
+def test_values_that_are_not_hu_are_refused_though_they_are_clipped(tmp_path, spoil, said):
+    """Today's wrong output was a case in the store: after clipping every value lies between 0 and 4095."""
+    hu = chest(tmp_path)
+    write(tmp_path / "sound", hu)
+    (raw,) = DATASET.find(tmp_path / "sound")
+    assert DATASET.read(raw).remarks == ()
+    write(tmp_path / "spoilt", spoil(hu))
+    (raw,) = DATASET.find(tmp_path / "spoilt")
+    with pytest.raises(CaseError, match=rf"12\.mha: CT: the values are not HU: .*{said}"):
+        DATASET.read(raw)
 
 
 # A real scan

@@ -392,11 +392,11 @@ def test_left_and_right_exchanged_are_refused(folder):
     assert found.remarks == ()
     write_patient(folder, contours={**CONTOURS, "Fem Head R": heads["L"], "Fem Head L": heads["R"]})
     assert reason(folder).startswith(
-        "RTSTRUCT: FemoralHeadLeft lies 17 voxels to the patient's right of FemoralHeadRight; the names"
+        "FemoralHeadLeft lies 17 voxels to the patient's right of FemoralHeadRight; the names"
     )
     write_patient(folder, contours={**CONTOURS, "Fem Head L": heads["R"]})
     assert read(folder).remarks == (
-        "RTSTRUCT: FemoralHeadLeft lies in the patient's right half of the body; check its name",
+        "FemoralHeadLeft lies in the patient's right half of the body; check its name",
     )
 
 

@@ -14,10 +14,11 @@ import yaml
 from PIL import Image, ImageOps
 
 from ctan.cases import RawCase
+from ctan.cases.sides import check_sides
 from ctan.config import DataConfig
 from ctan.datasets import get_dataset
-from ctan.errors import ConfigError, DataError
-from ctan.intake.ingest import _chosen, ingest
+from ctan.errors import CaseError, ConfigError, DataError
+from ctan.intake.ingest import _chosen, ingest, read_case
 from ctan.intake.own_split import OwnSplit
 from ctan.intake.sides import Table
 from ctan.settings import config_from_yaml, load_config
@@ -198,6 +199,58 @@ def test_what_a_reader_returns_is_checked_whatever_the_format(written, tmp_path,
     monkeypatch.setattr(type(DATASET), "read", changed)
     ingest(str(written), tmp_path, CONFIG, num_workers=0)
     assert [(row["case_id"], row["reason"]) for row in quarantine_of(tmp_path)] == [("pt_3", reason)]
+
+
+def exchange_parotids(folder):
+    one, other = (folder / "train-pats" / "pt_1" / f"{side}Parotid.csv" for side in ("Left", "Right"))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def exchange_lobes(folder):
+    path = folder / "dataset.yaml"
+    path.write_text(path.read_text().replace("{LobeLeft: 1, LobeRight: 2}", "{LobeLeft: 2, LobeRight: 1}"))
+
+
+def first_of(name, folder):
+    options = get_dataset(name).options_from(folder, {})
+    dataset = get_dataset(DataConfig(dataset=name, options=options))
+    return read_case(dataset, min(dataset.find(folder), key=lambda raw: raw.case_id))
+
+
+@pytest.mark.parametrize(
+    ("name", "exchange", "pair"),
+    [
+        ("openkbp", exchange_parotids, ("LeftParotid", "RightParotid")),
+        ("folder", exchange_lobes, ("LobeLeft", "LobeRight")),
+    ],
+)
+def test_left_and_right_exchanged_are_refused_in_any_format(tmp_path, name, exchange, pair):
+    """Today's wrong output was a case in the manifest; only DICOM was looked at."""
+    get_dataset(name).write_phantoms(tmp_path, 2, 0, 0)
+    assert set(pair) <= first_of(name, tmp_path).masks.keys()
+    exchange(tmp_path)
+    with pytest.raises(CaseError, match=rf"{pair[0]} lies \d+ voxels to the patient's right of {pair[1]}"):
+        first_of(name, tmp_path)
+
+
+def test_a_structure_alone_on_the_wrong_side_of_the_body_is_remarked(tmp_path):
+    DATASET.write_phantoms(tmp_path, 1, 0, 0)
+    folder = tmp_path / "train-pats" / "pt_1"
+    (folder / "LeftParotid.csv").unlink()
+    assert first_of("openkbp", tmp_path).remarks == ()
+    (folder / "RightParotid.csv").rename(folder / "LeftParotid.csv")
+    remarks = first_of("openkbp", tmp_path).remarks
+    assert remarks == ("LeftParotid lies in the patient's right half of the body; check its name",)
+
+
+def test_sides_do_not_matter_where_structures_are_empty():
+    masks = {name: np.zeros((4, 8, 4), bool) for name in ("KidneyLeft", "KidneyRight")}
+    assert check_sides(masks, [("KidneyLeft", "KidneyRight")], None) == ()
+    masks["KidneyRight"][:, 6] = True  # 2 voxels to the left of the middle, where nobody sees the body
+    assert check_sides(masks, [("KidneyLeft", "KidneyRight")], None) == ()
+    assert len(check_sides(masks, [("KidneyLeft", "KidneyRight")], np.ones((4, 8, 4), bool))) == 1
 
 
 def test_remarks_on_cases_are_told_once_with_the_cases(tmp_path):

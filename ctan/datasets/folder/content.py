@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ctan.cases.volumes import stored_ct, to_case_axes
+from ctan.cases.volumes import judged_ct_numbers, signs_of_wrong_ct_numbers, stored_ct, to_case_axes
 from ctan.config import ReadingConfig
 from ctan.datasets.folder.description import SERIES, FolderDescription, LabelMapSection
 from ctan.datasets.folder.grid import Grid, Volume, difference, turned_like
@@ -29,12 +29,13 @@ Masks = dict[str, npt.NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Content:
-    """Arrays of one case in the axis order of `Case`, and the digests of its files by name."""
+    """Arrays of one case in the axis order of `Case`, the digests of its files by name, and what to say of it."""
 
     image: npt.NDArray[Any]
     masks: Masks
     spacing_mm: tuple[float, ...]
     digests: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
 
 
 def read_content(
@@ -97,11 +98,16 @@ def read_content(
     stored = [_stored(channel, described, files[0].replace("{case}", case_id)) for channel in channels]
     oriented, spacing_mm = read.oriented([*stored, *ordered.values()])
     image = np.stack(oriented[: len(stored)]) if len(stored) > 1 else oriented[0]
+    remarks: tuple[str, ...] = ()
+    if described.image.modality == "ct":  # before clipping hides it
+        signs = [sign for raw in read.oriented(channels)[0] for sign in signs_of_wrong_ct_numbers(raw)]
+        remarks = judged_ct_numbers(signs)
     return Content(
         image=image,
         masks={name: mask.astype(bool) for name, mask in zip(ordered, oriented[len(stored) :], strict=True)},
         spacing_mm=spacing_mm,
         digests=digests,
+        remarks=remarks,
     )
 
 

@@ -213,6 +213,7 @@ class Folder(Dataset):
             labels=known.labels if known else {},
             numbers=known.numbers if known else {},
             facts=known.facts if known else {},
+            remarks=content.remarks,
         )
 
     def _image_alone(self, raw: RawCase) -> Case:
@@ -228,6 +229,7 @@ class Folder(Dataset):
             masks={},
             doses={},
             sha256=sha256_of_digests(content.digests),
+            remarks=content.remarks,
         )
 
     def parts(self, raw: RawCase) -> list[Path]:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctan.cases import CT, POSSIBLE_DOSE_MASK, Augmentation, Case, DataSpec, Prediction, RawCase
+from ctan.cases.volumes import HU_OFFSET, judged_ct_numbers, signs_of_wrong_ct_numbers
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.listing import File, files_below, files_in, ids_of
@@ -137,6 +138,10 @@ class OpenKBP(Dataset):
             if name in contents
         }
         ct = _parsed(raw.case_id, "ct", lambda: read_values(contents["ct"], _NUM_VOXELS, np.uint16, 0, _MAX_CT))
+        try:
+            remarks = judged_ct_numbers(signs_of_wrong_ct_numbers(ct - np.float32(HU_OFFSET)))
+        except DataError as error:
+            raise CaseError(raw.case_id, f"ct.csv: {error}") from error
         doses = {}
         if "dose.csv" in self.needed:
             dose = _parsed(raw.case_id, _DOSE, lambda: read_values(contents[_DOSE], _NUM_VOXELS, np.float32))
@@ -153,6 +158,7 @@ class OpenKBP(Dataset):
             masks=masks,
             doses=doses,
             sha256=sha256_of_digests(digests),
+            remarks=remarks,
         )
 
     def write(self, raw: RawCase, case: Case, prediction: Prediction, asked: Asked, folder: Path) -> None:

@@ -16,6 +16,7 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,7 +25,7 @@ import numpy.typing as npt
 
 from ctan import versions
 from ctan.cases import Augmentation, Case, DataSpec, ImageSpec, RawCase
-from ctan.cases.volumes import is_axis_aligned, stored_ct, to_case_axes
+from ctan.cases.volumes import is_axis_aligned, judged_ct_numbers, signs_of_wrong_ct_numbers, stored_ct, to_case_axes
 from ctan.config import ReadingConfig, ValidationConfig
 from ctan.datasets.base import Dataset, Expectation, between
 from ctan.datasets.listing import files_in, files_of_kind, ids_of
@@ -50,6 +51,7 @@ _LUNG = ImageSpec(
     unit="HU + 1024",
     body_threshold=1024 - 300,
 )
+_SIDE = 128  # rows and columns, about, of the voxels of a slice that CT numbers are judged by
 _MAX_HU = 65536  # what 16 bits can hold, whatever the intercept
 _AIR, _TISSUE = 200, 1000  # HU + 1024: lungs and the air around hold smaller values, every patient larger ones
 _MAX_AGE = 120.0
@@ -154,10 +156,12 @@ class STOIC(Dataset):
             CaseError: naming the file, what was expected and what was found.
         """
         labels, row = self._row_of(raw) if "row" in self.needed else ({}, "")
+        sample: list[npt.NDArray[np.float32]] = []  # of every slice as it was before clipping
         try:
-            volume = read_mha(raw.path, _stored_slice, np.uint16, self.config.reading)
+            volume = read_mha(raw.path, partial(_stored_slice, sample=sample), np.uint16, self.config.reading)
             facts = _facts(volume.header.fields)
             ct, spacing_mm = _oriented(volume)
+            remarks = judged_ct_numbers(signs_of_wrong_ct_numbers(np.stack(sample, axis=1)))
         except DataError as error:
             raise CaseError(raw.case_id, f"{raw.path.name}: {error}") from error
         except OSError as error:
@@ -174,6 +178,7 @@ class STOIC(Dataset):
             sha256=sha256_of_digests(digests),
             labels=labels,
             facts=facts,
+            remarks=remarks,
         )
 
     def _row_of(self, raw: RawCase) -> tuple[dict[str, str], str]:
@@ -325,14 +330,21 @@ def _labels(patient: str, rows: Sequence[_Row]) -> tuple[dict[str, str], str]:
     return labels, ",".join(row.values[name] for name in COLUMNS)
 
 
-def _stored_slice(values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-    """Return a slice in HU as stored, see `stored_ct`; what lies beyond 0..4095 is clipped."""
+def _stored_slice(values: npt.NDArray[Any], sample: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.uint16]:
+    """Return a slice in HU as stored, see `stored_ct`; what lies beyond 0..4095 is clipped.
+
+    Args:
+        values: (row, column).
+        sample: receives some of its voxels, unclipped.
+    """
     if values.dtype.kind == "f" and (unknown := int(np.count_nonzero(~np.isfinite(values)))):
         raise DataError(f"{unknown} voxels are NaN or infinite, expected HU")
     if values.dtype.itemsize > 2:
         low, high = float(values.min()), float(values.max())
         if low < -_MAX_HU or high > _MAX_HU:
             raise DataError(f"expected HU, found values from {low:g} to {high:g}")
+    step = 1 + min(values.shape) // _SIDE
+    sample.append(values[::step, ::step].astype(np.float32))
     return stored_ct(values)
 
 
