@@ -34,9 +34,7 @@ def unpaired(spec: DataSpec) -> list[str]:
     return [name for name in spec.organs if side_of(name) and name not in paired]
 
 
-def check_sides(
-    structures: Mapping[str, Mask], pairs: Sequence[tuple[str, str]], body: Mask | None
-) -> tuple[str, ...]:
+def check_sides(structures: Mapping[str, Mask], pairs: Sequence[tuple[str, str]], body: Mask | None) -> tuple[str, ...]:
     """Compare left structures of a volume with their partners on the right, those alone with the body; return remarks.
 
     Args:

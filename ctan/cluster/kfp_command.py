@@ -20,20 +20,21 @@ from typing import Any, NoReturn
 
 from ctan.cluster.compiled import CompiledPipeline
 from ctan.cluster.endpoint import Endpoint, check_reachable, find_endpoint
-from ctan.cluster.image import choose_image
+from ctan.cluster.image import choose_image, with_image
 from ctan.cluster.parameters import check_complete, is_parameter, parse_parameters
 from ctan.cluster.render import render
 from ctan.cluster.values import Values
 from ctan.errors import CtanError, DataError
 
 _SUBMIT = ("submit", "create")
+_NO_CACHE = "--no-cache"
 _EXPERIMENT = ("-e", "--experiment-name")
 _PACKAGE = ("-f", "--package-file")
 _OTHER_SOURCES = ("-p", "--pipeline-id", "-n", "--pipeline-name", "-v", "--version")
 _USAGE = (
     "kfp run submit FILE [KEY=VALUE]... submits a compiled pipeline, such as pipelines/ctan.yaml, to the experiment\n"
-    "of its name; --endpoint URL or KFP_ENDPOINT says where, CTAN_IMAGE or dist/release.json with which image. It is\n"
-    "`kfp run create` with these additions:\n"
+    "of its name; --endpoint URL or KFP_ENDPOINT says where, CTAN_IMAGE or dist/release.json with which image;\n"
+    "--no-cache runs every step again. It is `kfp run create` with these additions:\n"
 )
 
 
@@ -66,17 +67,21 @@ def upstream_arguments(arguments: list[str]) -> list[str]:
         return arguments
     if not rest or "--help" in rest:
         _print_help(group, command, rest)
-    package = None
+    package, cache = None, True
     if group.name == "run" and rest[0] in _SUBMIT:
-        moved, rest = _rewritten(rest[1:], group.commands["create"], cli)
+        cache = _NO_CACHE not in rest
+        given = [argument for argument in rest[1:] if argument != _NO_CACHE]
+        moved, rest = _rewritten(given, group.commands["create"], cli)
         options = [*options, *moved]
         package = _package(rest)
     namespace = _value(options, "-n", "--namespace") or os.environ.get("KFP_NAMESPACE") or "kubeflow"
     endpoint = find_endpoint(_value(options, "--endpoint"), namespace)
     if package is not None:
-        sent = _with_image(package, endpoint)
-        given = (package, *(f"{option}={package}" for option in _PACKAGE))
-        rest = [argument.replace(package, sent) if argument in given else argument for argument in rest]
+        sent = _sent(package, endpoint, cache)
+        named = (package, *(f"{option}={package}" for option in _PACKAGE))
+        rest = [argument.replace(package, sent) if argument in named else argument for argument in rest]
+    elif not cache:
+        raise DataError(f"{_NO_CACHE}: expected a compiled pipeline, such as pipelines/ctan.yaml, to write it into")
     check_reachable(endpoint)
     return [*options, command, *rest]
 
@@ -175,8 +180,13 @@ def _package(rest: list[str]) -> str | None:
     return package if package and package.endswith((".yaml", ".yml")) else None
 
 
-def _with_image(package: str, endpoint: Endpoint) -> str:
+def _sent(package: str, endpoint: Endpoint, cache: bool) -> str:
     """Return a file with an image that the cluster can pull: the package, or a copy that lives as long as this process.
+
+    Args:
+        package: the compiled pipeline.
+        endpoint: where it is sent.
+        cache: False has every step run.
 
     Raises:
         ConfigError: when none is known.
@@ -185,10 +195,10 @@ def _with_image(package: str, endpoint: Endpoint) -> str:
     image = choose_image(CompiledPipeline.read(path), endpoint)
     if image.note:
         print(f"kfp: {image.note}", file=sys.stderr)
-    if image.reference is None:
+    if image.reference is None and cache:
         return package
-    copy = Path(_temporary_folder()) / path.name
-    copy.write_text(render(path.read_text(encoding="utf-8"), Values(image=image.reference), package), encoding="utf-8")
+    copy, values = Path(_temporary_folder()) / path.name, with_image(None, image) or Values()
+    copy.write_text(render(path.read_text(encoding="utf-8"), values, package, cache), encoding="utf-8")
     return str(copy)
 
 

@@ -156,6 +156,15 @@ def test_parameters_are_checked_before_any_request(kfp_server: KfpServer, given:
     assert kfp_server.tokens == []
 
 
+def test_without_the_cache_every_step_runs(kfp_server: KfpServer) -> None:
+    done = kfp("run", "submit", FILE, "--no-cache", "epochs=2", endpoint=kfp_server.url)
+    assert done.returncode == 0, done.stderr
+    (run,) = kfp_server.runs
+    assert COMPILED.read_text(encoding="utf-8").count("enableCache: true") >= 2, "ingest and validate"
+    assert "'enableCache': True" not in str(run.pipeline_spec)
+    assert run.runtime_config.parameters == {"epochs": 2}
+
+
 def test_the_image_of_the_environment_is_what_is_submitted(
     kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

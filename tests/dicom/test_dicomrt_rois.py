@@ -395,9 +395,7 @@ def test_left_and_right_exchanged_are_refused(folder):
         "FemoralHeadLeft lies 17 voxels to the patient's right of FemoralHeadRight; the names"
     )
     write_patient(folder, contours={**CONTOURS, "Fem Head L": heads["R"]})
-    assert read(folder).remarks == (
-        "FemoralHeadLeft lies in the patient's right half of the body; check its name",
-    )
+    assert read(folder).remarks == ("FemoralHeadLeft lies in the patient's right half of the body; check its name",)
 
 
 def test_contours_and_a_body_in_air_are_refused(folder):
