@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -42,6 +43,10 @@ _GROUPS = {
     "Again and again, and on a cluster": (retrain, cluster.submit, schedule, cluster.render),
     "Keep house": (store.app, migrate),
 }
+_EXAMPLE = re.compile(r"Example: (ctan [^\n]*(?:\n(?!\n)[^\n]+)*)")
+_QUOTED = r"""(?:[^\s'"]|'[^']*'|"[^"]*")+"""  # a quoted part of a word may hold blanks
+_WORD = re.compile(rf"""-{_QUOTED}\s+(?!-){_QUOTED}|{_QUOTED}""")  # an option and what follows it stay together
+_WIDTH = 72
 _VALUES = {int: "N", list[int]: "N", float: "X", Path: "PATH"}
 _NAMES = {data.app: "data", store.app: "store", registry.app: "registry"}
 for _group, _commands in _GROUPS.items():
@@ -107,7 +112,11 @@ def main() -> None:
 
 
 def in_plain_words(command: Any) -> Any:
-    """Return a command whose help names values as people do, not by Python's types; its own commands too."""
+    """Return a command whose help names values as people do, not by Python's types; its own commands too.
+
+    Its examples can be copied from a narrow window: they are broken where the shell goes on.
+    """
+    command.help = _EXAMPLE.sub(_broken, command.help or "")
     for parameter in command.params:
         if parameter.param_type_name == "option" and parameter.metavar is None:
             kind = parameter.type_descriptor.annotation
@@ -115,6 +124,17 @@ def in_plain_words(command: Any) -> Any:
     for below in getattr(command, "commands", {}).values():
         in_plain_words(below)
     return command
+
+
+def _broken(example: re.Match[str]) -> str:
+    """Return an example in lines of its own, each but the last with a backslash at its end."""
+    lines: list[str] = []
+    for word in _WORD.findall(example[1]):
+        if lines and len(longer := f"{lines[-1]} {word}") <= _WIDTH:
+            lines[-1] = longer
+        else:
+            lines.append(f"    {word}" if lines else word)
+    return "Example:\n  " + " \\\n  ".join(lines)
 
 
 def _common_first(arguments: list[str]) -> list[str]:

@@ -88,8 +88,9 @@ def commands_page() -> str:
     lines = ["# Commands", "", "`ctan COMMAND --help` says the same in a terminal.", ""]
     for words, command in commands_below("ctan", in_plain_words(typer.main.get_command(app))):
         said = re.sub(
-            r"\n\s*\n\s*Example: (.*)", r"\n\n```\n\1\n```", " \n".join((command.help or "").splitlines()), flags=re.S
+            r"\n\s*\n\s*Example:\s*(.*)", r"\n\n```\n\1\n```", " \n".join((command.help or "").splitlines()), flags=re.S
         )
+        said = said.replace("\\ \n", "\\\n")  # an example that goes on
         lines += [f"## {words}", "", said, "", "| | | |", "|---|---|---|"]
         for parameter in command.params:
             if getattr(parameter, "hidden", False):

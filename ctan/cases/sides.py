@@ -56,7 +56,9 @@ def check_sides(structures: Mapping[str, Mask], pairs: Sequence[tuple[str, str]]
                     f"where the data are described (data.options.mirrored_pairs, dataset.yaml)"
                 )
             continue
-        for name in drawn if body is not None else ():
+        if body is None:
+            continue
+        for name in drawn:
             apart, is_left = _across(structures[name]) - _across(body), name == left
             if apart != 0 and is_left != (apart > 0):
                 other = "right" if is_left else "left"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 import yaml
 
 import ctan
-from ctan.cli import _common_first
+from ctan.cli import _common_first, app, in_plain_words
 from ctan.commands.options import chosen
 
 HEAVY = (
@@ -69,7 +74,35 @@ def test_help_answers_at_once_and_imports_no_heavy_library() -> None:
 def test_every_command_explains_itself_with_an_example(command: list[str]) -> None:
     done = run(*command, "--help")
     assert done.returncode == 0, done.stderr
-    assert f"Example: ctan {' '.join(command)}" in " ".join(done.stdout.split())
+    assert f"Example: ctan {' '.join(command)}" in " ".join(done.stdout.replace("\\\n", "").split())
+
+
+def all_commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from all_commands(below, (*path, name))
+
+
+def test_every_example_can_be_pasted_from_a_window_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Today's wrong output was an example whose second line the shell took for a command of its own."""
+    monkeypatch.setenv("COLUMNS", "80")
+    written = {path: re.findall(r"Example: (ctan .*)", command.help or "") for path, command in all_commands(root())}
+    assert sum(len(" ".join(found)) > 80 for found in written.values()) >= 3
+    command = in_plain_words(root())
+    for path in written:
+        capfd.readouterr()
+        with pytest.raises(SystemExit):
+            command([*path, "--help"])
+        lines = [line.strip() for line in capfd.readouterr().out.splitlines()]
+        pasted = "\n".join(lines).replace("\\\n", "").splitlines()
+        found = [shlex.split(line) for line in pasted[:20] if line.startswith("ctan ")]
+        assert found == [shlex.split(example) for example in written[path]], path
+
+
+def root() -> Any:
+    return typer.main.get_command(app)
 
 
 def test_help_names_values_in_plain_words_and_commands_in_groups() -> None:
