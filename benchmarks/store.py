@@ -85,9 +85,9 @@ def main() -> None:
         }
         sizes = {
             "raw CSV files": sum(bytes_of(raw.path) for raw in raws),
-            "store: both grids": bytes_of(pointer.folder),
-            "store: working grid": bytes_of(pointer.folder / "arrays.zarr" / "working"),
-            "store: native grid": bytes_of(pointer.folder / "arrays.zarr" / "native"),
+            "store: both grids": bytes_of(folder / "shards") + bytes_of(pointer.folder),
+            "store: working grid": bytes_of(folder / "shards" / "working"),
+            "store: native grid": bytes_of(folder / "shards" / "native"),
         }
     _print(times, {what: size / len(raws) for what, size in sizes.items()}, len(raws), seconds)
 

@@ -139,7 +139,9 @@ class PreprocessConfig(Settings):
         description="voxel edges of the working grid in mm per axis; null: native, nothing is resampled. "
         "Data sets of pictures ignore it: the whole picture is resized",
     )
-    cases_per_shard: int = Field(16, ge=1, description="cases in one shard file of the store")
+    cases_per_shard: int = Field(
+        4, ge=1, description="most cases in one shard of the store; each new case writes about as many anew"
+    )
 
 
 class PlanningConfig(Settings):

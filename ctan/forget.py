@@ -24,6 +24,7 @@ from ctan.sources import buckets, objects
 from ctan.store.layout import STORE_FILE
 from ctan.store.manifest import MANIFEST_FILE
 from ctan.store.pointer import stores_folder
+from ctan.store.shelf import Shelf
 from ctan.workspace import workspace
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def plan(group: str, store_root: str = "", also: Sequence[Path] = ()) -> list[Ch
     changes = [
         *_of_models(client, subject, root),
         *_of_stores(root, subject),
+        *_of_shards(root, subject),
         *_of_ledger_tables(root, subject),
         *_of_ledgers(root, subject),
         *_of_files(subject, also),
@@ -195,6 +197,13 @@ def _of_stores(root: str, subject: Subject) -> Iterator[Change]:
             if rest == MANIFEST_FILE and _holds(objects.read_object(buckets.join(stores, name)) or b"", subject):
                 address = buckets.join(stores, key)
                 yield Change(f"store {address}: removed, packed again without it", partial(_remove_remote, address))
+
+
+def _of_shards(root: str, subject: Subject) -> Iterator[Change]:
+    """Remove the shards of its cases; they are those of removed stores, or of none yet."""
+    shelf = Shelf(root)
+    if names := shelf.names_about(subject.cases):
+        yield Change(f"{shelf.address}: {len(names)} files of shards with it, removed", partial(shelf.remove, names))
 
 
 def _remove_store(folder: Path) -> None:

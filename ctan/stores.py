@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctan.errors import DataError
 from ctan.sources import buckets, objects
-from ctan.store.description import read_summary
+from ctan.store.description import OlderFormatError, read_summary
 from ctan.store.layout import STORE_FILE
 from ctan.store.pointer import stores_folder
+from ctan.store.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,10 @@ class StoreEntry:
         address: folder, or address in object storage.
         dataset: name of its data set; empty when the store is incomplete or of another format.
         num_cases: cases in it.
-        num_bytes: size of all its files.
+        num_bytes: size of all its files, those that it shares with other stores included.
         packed_at: when its description was written, seconds since 1970.
+        shards: name -> bytes of the files of its shards; empty when the store is incomplete or of an older format, None
+            when it cannot be read.
         problem: why it cannot be used, empty when it can.
         referred_by: what was made from it, such as `"ctan-openkbp version 3 (champion)"`.
     """
@@ -36,6 +39,7 @@ class StoreEntry:
     num_cases: int
     num_bytes: int
     packed_at: float
+    shards: Mapping[str, int] | None = field(default_factory=dict)
     problem: str = ""
     referred_by: tuple[str, ...] = ()
 
@@ -65,6 +69,8 @@ def list_stores(store_root: str) -> list[StoreEntry]:
 def remove_store(store_root: str, key: str, force: bool = False) -> StoreEntry:
     """Remove a store: its description first, so that nothing half-removed counts as a store.
 
+    Shards that another store has too stay; what remains without a store is removed by `remove_loose_shards`.
+
     Args:
         store_root: folder or `s3://bucket/prefix`.
         key: its name, or the beginning of it.
@@ -89,13 +95,64 @@ def remove_store(store_root: str, key: str, force: bool = False) -> StoreEntry:
             f"{'was' if len(entry.referred_by) == 1 else 'were'} made from it; without it their scores cannot be "
             f"computed again (`--force` removes it all the same; it is packed anew from the same raw files)"
         )
-    if buckets.is_remote(store_root):
-        buckets.remove(entry.address, first=STORE_FILE)
-    folder = stores_folder(store_root) / entry.key
-    if folder.exists():
-        (folder / STORE_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+    with Shelf(store_root).locked():
+        if buckets.is_remote(store_root):
+            buckets.remove(entry.address, first=STORE_FILE)
+        folder = stores_folder(store_root) / entry.key
+        if folder.exists():
+            (folder / STORE_FILE).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        _remove_shards(store_root, entry.shards or {})
     return entry
+
+
+def loose_shards(store_root: str) -> dict[str, int]:
+    """Return name -> bytes of files of shards that no store lists, with their notes.
+
+    Raises:
+        DataError: when a store cannot be read, so that it is not known which are its shards; or the bucket not asked.
+    """
+    shelf = Shelf(store_root)
+    used = _used(store_root)
+    files = {name: size for name, size in shelf.found.items() if name not in used and not shelf.is_note(name)}
+    notes = shelf.notes_of(files) | shelf.notes_without_files()
+    return {name: shelf.found[name] for name in sorted({*files, *notes})}
+
+
+def remove_loose_shards(store_root: str) -> int:
+    """Remove files of shards that no store lists: of stores that were removed or never committed. Return how many.
+
+    Raises:
+        DataError: as `loose_shards`.
+    """
+    shelf = Shelf(store_root)
+    with shelf.locked():
+        names = loose_shards(store_root)
+        shelf.remove(names)
+    return len(names)
+
+
+def _remove_shards(store_root: str, names: Collection[str]) -> None:
+    """Remove those files of shards that no store lists, with their notes."""
+    shelf = Shelf(store_root)
+    loose = {*names} - _used(store_root)
+    shelf.remove(loose | shelf.notes_of(loose))
+
+
+def _used(store_root: str) -> set[str]:
+    """Return the files of shards that stores list.
+
+    Raises:
+        DataError: when one cannot be read; older formats have none, and incomplete ones do not count.
+    """
+    entries = _remote_entries(store_root) if buckets.is_remote(store_root) else _local_entries(store_root)
+    for entry in entries:
+        if entry.shards is None:
+            raise DataError(
+                f"store {entry.key}: {entry.problem}; which shards it has is not known, so that none are removed: "
+                f"remove it first (`ctan store remove {entry.key}`)"
+            )
+    return {name for entry in entries for name in entry.shards or ()}
 
 
 def _local_entries(store_root: str) -> list[StoreEntry]:
@@ -107,14 +164,11 @@ def _local_entries(store_root: str) -> list[StoreEntry]:
 def _local_entry(folder: Path) -> StoreEntry:
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     written = (folder / STORE_FILE) if (folder / STORE_FILE).exists() else folder
-    dataset, num_cases, problem = "", 0, ""
     try:
-        dataset, num_cases = read_summary((folder / STORE_FILE).read_bytes(), str(folder))
+        content = (folder / STORE_FILE).read_bytes()
     except OSError:
-        problem = f"incomplete: no {STORE_FILE}"
-    except DataError as error:
-        problem = str(error)
-    return StoreEntry(folder.name, str(folder), dataset, num_cases, num_bytes, written.stat().st_mtime, problem)
+        content = None
+    return _entry(folder.name, str(folder), content, num_bytes, written.stat().st_mtime)
 
 
 def _remote_entries(store_root: str) -> list[StoreEntry]:
@@ -129,14 +183,18 @@ def _remote_entries(store_root: str) -> list[StoreEntry]:
 def _remote_entry(address: str, key: str, num_bytes: int) -> StoreEntry:
     place = buckets.join(address, STORE_FILE)
     content = objects.read_object(place)
+    return _entry(key, address, content, num_bytes, objects.modified_at(place) if content is not None else 0.0)
+
+
+def _entry(key: str, address: str, content: bytes | None, num_bytes: int, packed_at: float) -> StoreEntry:
     if content is None:
-        return StoreEntry(key, address, "", 0, num_bytes, 0.0, f"incomplete: no {STORE_FILE}")
+        return StoreEntry(key, address, "", 0, num_bytes, packed_at, problem=f"incomplete: no {STORE_FILE}")
     try:
-        dataset, num_cases = read_summary(content, address)
-        problem = ""
+        dataset, num_cases, files = read_summary(content, address)
     except DataError as error:
-        dataset, num_cases, problem = "", 0, str(error)
-    return StoreEntry(key, address, dataset, num_cases, num_bytes, objects.modified_at(place), problem)
+        shards = {} if isinstance(error, OlderFormatError) else None
+        return StoreEntry(key, address, "", 0, num_bytes, packed_at, shards, str(error))
+    return StoreEntry(key, address, dataset, num_cases, num_bytes + sum(files.values()), packed_at, files)
 
 
 def _references() -> Mapping[str, Sequence[str]]:

@@ -176,7 +176,7 @@ def tune(
     config = config.model_copy(
         update={"training": config.training.model_copy(update={"tuning_every": config.training.tuning_every or 1})}
     )
-    space = tuple(space) or default_space(config, open_store(pointer).spec)
+    space = tuple(space) or default_space(config, open_store(pointer, ()).spec)
     for searched in space:
         for value in searched.choices or (searched.low, searched.high):
             _changed(config, {searched.field: value})

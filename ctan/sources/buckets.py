@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def list_objects(uri: str) -> dict[str, RemoteFile]:
     Raises:
         DataError: no bucket, no access, no answer.
     """
-    return {file.name: file for file in _source(uri).objects()}
+    return {file.name: file for file in source_of(uri).objects()}
 
 
 def remove(uri: str, first: str) -> None:
@@ -147,7 +147,7 @@ def publish(folder: Path, uri: str, last: str) -> None:
     """
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     marker = files.pop(last)
-    source, there = _source(uri), list_objects(uri)
+    source, there = source_of(uri), list_objects(uri)
     with asking(uri, "read"):
         wanted = {name: path for name, path in files.items() if name not in there or source.problem(there[name], path)}
     client = _client()
@@ -208,6 +208,20 @@ def mirror(uri: str, folder: Path, check: Callable[[Path], None]) -> None:
         beside.rename(folder)
 
 
+def copy(source: S3Source, folder: Path, names: Collection[str]) -> None:
+    """Fetch some of the files of a source into a folder; what is there already and right is left alone.
+
+    Raises:
+        DataError: no bucket, no access, no answer, no such file, damage on the way.
+    """
+    with _locked(folder):
+        files = [file for file in source.objects() if file.name in names]
+        try:
+            transfer(files, source, folder, _NUM_WORKERS, "fetch")
+        except DataError as error:
+            raise DataError(f"{str(source.uri).rstrip('/')}: {error}") from error
+
+
 def _fetch(uri: str, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     remove_others(folder, set(list_objects(uri)))
@@ -215,7 +229,7 @@ def _fetch(uri: str, folder: Path) -> int:
 
 
 def _transfer(uri: str, folder: Path, wanted: Callable[[RemoteFile], bool]) -> int:
-    source = _source(uri)
+    source = source_of(uri)
     files = [file for file in source.objects() if wanted(file)]
     try:
         transfer(files, source, folder, _NUM_WORKERS, "fetch")
@@ -252,8 +266,9 @@ def _client() -> Any:
     return s3_client(num_connections=_NUM_WORKERS * _NUM_WORKERS)
 
 
-def _source(uri: str) -> S3Source:
-    return S3Source(S3Uri.parse(uri), s3_client(num_connections=_NUM_WORKERS))
+def source_of(uri: str, kind: type[S3Source] = S3Source) -> S3Source:
+    """Return the objects below an address as a source of files."""
+    return kind(S3Uri.parse(uri), s3_client(num_connections=_NUM_WORKERS))
 
 
 def _locked(folder: Path) -> Any:

@@ -167,6 +167,24 @@ def remove_object(uri: str) -> None:
         client.delete_object(**place(uri))
 
 
+def size_of(uri: str) -> int | None:
+    """Return the bytes of an object, None when it does not exist.
+
+    Raises:
+        DataError: no bucket, no access, no answer.
+    """
+    from botocore.exceptions import ClientError
+
+    client = _client()
+    with asking(uri, "read"):
+        try:
+            return int(client.head_object(**place(uri))["ContentLength"])
+        except ClientError as error:
+            if error.response["Error"].get("Code") in ("404", "NoSuchKey", "NotFound"):
+                return None
+            raise
+
+
 def modified_at(uri: str) -> float:
     """Return when an object was written, seconds since 1970.
 

@@ -2,27 +2,27 @@
 
 ```
 store_root/stores/<key>/
-    manifest.parquet, quarantine.parquet    as validated; row number = row of every array
-    store.json                              format version, hashes, layout, geometry of every case, size of every file
-    arrays.zarr/                            Zarr v3, one chunk a case, many cases a shard
-        working/{<image>, dose uint16, target_distance int8, masks uint8}
-        native/{<image>, dose float32, masks uint8, covered_voxels uint32, covered_points uint8}
+    manifest.parquet, quarantine.parquet    as validated
+    store.json                              format version, hashes, layout, geometry of every case, the list of shards
+store_root/shards/
+    working/<SHA-256>.zip                   Zarr v3 in a ZIP file: {<image>, dose uint16, target_distance int8, masks}
+    native/<SHA-256>.zip                    {<image>, dose float32, masks, covered_voxels uint32, covered_points uint8}
+    made/<hash>.json                        what each was made of, and what `store.json` says of its cases
 ```
 Which arrays there are depends on the data set: no dose, no masks, no native images where it has or keeps none. Images
 are int16 (working) and uint16 (native) for CT, uint8 for colour. Masks are bit-packed, `(cases, masks, bytes)`; last
 come the possible-dose mask and where the dose is known. The working dose counts steps of 1/65535 of the case's largest
-dose (about 0.001 Gy; the error is half of that); the native dose is kept exactly. Native arrays are as large as the
-largest case, smaller cases lie in their corner. Where structures were read from contours, the voxels that an outline
-runs through follow structure by structure, with the points of each that lie inside, see `ctan.cases.covered`; their
-numbers are in `store.json`.
+dose (about 0.001 Gy; the error is half of that); the native dose is kept exactly. Native arrays of a shard are as large
+as its largest case, smaller cases lie in their corner. Where structures were read from contours, the voxels that an
+outline runs through follow structure by structure, with the points of each that lie inside, see `ctan.cases.covered`;
+their numbers are in `store.json`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,21 +30,17 @@ import numpy.typing as npt
 from ctan.cases import DOSE_KNOWN, POSSIBLE_DOSE_MASK, DataSpec
 from ctan.cases.covered import PER_EDGE
 
-if TYPE_CHECKING:
-    import zarr
-
-
-FORMAT_VERSION = 5
-STORE_FILE, ARRAYS_FOLDER = "store.json", "arrays.zarr"
+FORMAT_VERSION = 6
+STORE_FILE = "store.json"
+WORKING, NATIVE = "working", "native"
 _DOSE_STEPS = 65535
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which arrays a store has, and their sizes.
+    """Which arrays a store has, and the sizes of one case in them.
 
     Attributes:
-        num_cases: rows of every array.
         image: name of the image.
         image_dtype: of its raw values.
         working_dtype: of its values on the working grid.
@@ -52,13 +48,11 @@ class Layout:
         masks: names of the masks, in order.
         has_dose: whether there are doses.
         keeps_native: whether native arrays are kept.
-        native_shape: largest native grid of all cases.
         grid_shape: the working grid.
-        cases_per_shard: rows of one shard file.
-        num_covered: most voxels of all cases that outlines run through; 0 where nothing was read from contours.
+        native_shape: largest native grid of the cases of a shard; () for a store, whose shards have each their own.
+        num_covered: most voxels of these cases that outlines run through; 0 where nothing was read from contours.
     """
 
-    num_cases: int
     image: str
     image_dtype: str
     working_dtype: str
@@ -66,24 +60,14 @@ class Layout:
     masks: tuple[str, ...]
     has_dose: bool
     keeps_native: bool
-    native_shape: tuple[int, ...]
     grid_shape: tuple[int, ...]
-    cases_per_shard: int
+    native_shape: tuple[int, ...] = ()
     num_covered: int = 0
 
     @classmethod
-    def of(
-        cls,
-        spec: DataSpec,
-        num_cases: int,
-        native_shape: tuple[int, ...],
-        grid_shape: tuple[int, ...],
-        cases_per_shard: int,
-        num_covered: int = 0,
-    ) -> Layout:
+    def of(cls, spec: DataSpec, grid_shape: tuple[int, ...]) -> Layout:
         """Return the layout of a store of data of this description."""
         return cls(
-            num_cases=num_cases,
             image=spec.image.name,
             image_dtype=spec.image.dtype,
             working_dtype=spec.image.working_dtype,
@@ -91,14 +75,15 @@ class Layout:
             masks=(*spec.structures, *((POSSIBLE_DOSE_MASK, DOSE_KNOWN) if spec.has_dose else ())),
             has_dose=spec.has_dose,
             keeps_native=spec.keeps_native,
-            native_shape=native_shape,
             grid_shape=grid_shape,
-            cases_per_shard=cases_per_shard,
-            num_covered=num_covered,
         )
 
+    def of_shard(self, native_shape: tuple[int, ...], num_covered: int) -> Layout:
+        """Return the layout of a shard whose cases are at most this large."""
+        return replace(self, native_shape=native_shape, num_covered=num_covered)
+
     def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Return name -> (shape of one case, dtype) of every array."""
+        """Return name -> (shape of one case, dtype) of every array of a shard."""
         channels = (self.num_channels,) if self.num_channels > 1 else ()
         arrays = {f"working/{self.image}": ((*channels, *self.grid_shape), self.working_dtype)}
         if self.has_dose:
@@ -117,6 +102,11 @@ class Layout:
                 arrays["native/covered_points"] = ((self.num_covered, PER_EDGE), "uint8")
         return arrays
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return which kinds of shard files there are."""
+        return (WORKING, NATIVE) if self.keeps_native else (WORKING,)
+
     def to_json(self) -> dict[str, Any]:
         """Return the sizes as a dictionary of numbers and lists."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
@@ -130,53 +120,6 @@ class Layout:
 
 def _num_bytes(shape: tuple[int, ...]) -> int:
     return -(-math.prod(shape) // 8)
-
-
-def open_arrays(folder: Path, mode: Literal["r", "r+", "w"]) -> zarr.Group:
-    """Open the arrays of the store in `folder` with Zarr."""
-    import zarr
-
-    return zarr.open_group(str(folder / ARRAYS_FOLDER), mode=mode, zarr_format=3)
-
-
-def create_arrays(folder: Path, layout: Layout) -> None:
-    """Create the empty arrays of a store."""
-    from zarr.codecs import BloscCodec, Crc32cCodec
-
-    group = open_arrays(folder, "w")
-    for name, (shape, dtype) in layout.arrays().items():
-        group.create_array(
-            name,
-            shape=(layout.num_cases, *shape),
-            dtype=dtype,
-            chunks=(1, *shape),
-            shards=(layout.cases_per_shard, *shape),
-            # lz4hc is read twice as fast as zstd and is a sixth larger; the checksum tells damaged bytes from data.
-            compressors=[BloscCodec(cname="lz4hc", clevel=5, shuffle="shuffle"), Crc32cCodec()],
-        )
-
-
-def write_rows(folder: Path, first: int, rows: list[dict[str, npt.NDArray[Any]]]) -> None:
-    """Write consecutive cases, which must fill whole shards (the last shard may be shorter).
-
-    Args:
-        folder: of the store.
-        first: row of the first case.
-        rows: array name -> values of one case, for each case.
-    """
-    from zarr import config
-
-    group = open_arrays(folder, "r+")
-    with config.set({"array.write_empty_chunks": True}):  # a chunk that is missing is damage, never zeros
-        for name in rows[0]:
-            group[name][first : first + len(rows)] = np.stack([row[name] for row in rows])  # type: ignore[index]
-
-
-def array_files(arrays: Path) -> dict[str, int]:
-    """Return the size in bytes of every file of the arrays. To tell whether any is missing."""
-    return {
-        path.relative_to(arrays).as_posix(): path.stat().st_size for path in sorted(arrays.rglob("*")) if path.is_file()
-    }
 
 
 def pack_masks(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

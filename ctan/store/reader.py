@@ -16,11 +16,12 @@ from ctan.errors import CaseError, DataError
 from ctan.seals import SEAL
 from ctan.sources.buckets import is_remote
 from ctan.store.chunks import ChunkReader
-from ctan.store.description import REBUILD, check_files, read_description
+from ctan.store.description import KINDS, REBUILD, check_tables, find_damage, read_description, shards_of
 from ctan.store.layout import STORE_FILE, Layout, unpack_masks
 from ctan.store.manifest import MANIFEST_FILE, read_manifest
 from ctan.store.pointer import StorePointer
 from ctan.store.remote import fetch
+from ctan.store.shelf import Shelf, files_in
 
 if TYPE_CHECKING:
     from ctan.cases import Case
@@ -41,9 +42,9 @@ class Store:
         self.versions: dict[str, int] = description["versions"]
         self.spec = DataSpec.from_json(description["spec"], str(pointer.folder / STORE_FILE), REBUILD)
         self._rows: dict[str, dict[str, Any]] = {row["case_id"]: row for row in manifest.to_pylist()}
-        self._index = {case_id: index for index, case_id in enumerate(self._rows)}
         self._layout = Layout.from_json(description["layout"])
-        self._chunks = ChunkReader(pointer.folder, self._layout)
+        self._shelf = Shelf(pointer.store_root).folder
+        self._chunks = ChunkReader(self._shelf, self._layout, shards_of(description))
         self._entries: dict[str, dict[str, Any]] = {entry["case_id"]: entry for entry in description["cases"]}
 
     def case_ids(self, split: str | None = None, fold: int | None = None, not_fold: int | None = None) -> list[str]:
@@ -230,20 +231,24 @@ class Store:
     def _read(self, name: str, case_id: str) -> npt.NDArray[Any]:
         """Return one case of one array; bytes that cannot be read or decoded are named by their case."""
         try:
-            return self._chunks.read(name, self._index[case_id])
-        except (OSError, ValueError, RuntimeError) as error:
-            where = self.pointer.folder
-            raise CaseError(case_id, f"{name} in {where} is damaged ({error}); {REBUILD}") from error
+            return self._chunks.read(name, case_id)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            advice = f"delete that file and {REBUILD}"
+            raise CaseError(case_id, f"{name} in {self._shelf} is damaged ({error}); {advice}") from error
 
 
-def open_store(pointer: StorePointer) -> Store:
+def open_store(pointer: StorePointer, kinds: Sequence[str] = KINDS) -> Store:
     """Open the store a pointer names; one in object storage is copied here first.
+
+    Args:
+        pointer: names the store.
+        kinds: which arrays are needed: `("working",)` for a training, which then copies no native images.
 
     Raises:
         DataError: when it does not exist, is incomplete, or was written in another format.
     """
     if is_remote(pointer.store_root):
-        fetch(pointer)
+        fetch(pointer, kinds)
     description = read_description(pointer.folder)
     if pointer.store_sha256 not in ("", description[SEAL]):
         raise DataError(
@@ -253,7 +258,10 @@ def open_store(pointer: StorePointer) -> Store:
     manifest = read_manifest(pointer.folder / MANIFEST_FILE)
     if manifest["case_id"].to_pylist() != [entry["case_id"] for entry in description["cases"]]:
         raise DataError(f"{pointer.folder}: manifest and {STORE_FILE} list different cases; {REBUILD}")
-    check_files(pointer.folder, description)
+    check_tables(pointer.folder, description)
+    shelf = Shelf(pointer.store_root).folder
+    if damage := find_damage(files_in(shelf), description, kinds):
+        raise DataError(f"{shelf}/{damage}; {REBUILD}")
     store = Store(pointer, manifest, description)
     if pointer.spec_hash and store.spec.sha256 != pointer.spec_hash:
         raise DataError(

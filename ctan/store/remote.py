@@ -1,24 +1,28 @@
-"""Stores in object storage: built in a local copy and published, or fetched into one.
+"""Stores in object storage: described, looked over, and copied into the workspace.
 
-`s3://bucket/prefix/stores/<key>/` holds the same files as a store in a folder. `store.json` is put last and makes it
-complete; the local copy is a store like any other, in the workspace.
+`s3://bucket/prefix` holds the same files as a folder with stores: `stores/<key>/`, whose `store.json` is put last and
+makes it complete, and `shards/`. Of these a copy takes what it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ctan.errors import DataError
+from ctan.files import sha256_of_file
 from ctan.seals import SEAL
 from ctan.sources import buckets
 from ctan.sources.objects import read_object
-from ctan.store.description import check_files, find_damage, parse_description, read_description
-from ctan.store.layout import ARRAYS_FOLDER, STORE_FILE
+from ctan.sources.s3 import S3Source
+from ctan.sources.transfer import RemoteFile
+from ctan.store.description import KINDS, check_tables, find_damage, parse_description, read_description, shards_of
+from ctan.store.layout import STORE_FILE
 from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE
 from ctan.store.pointer import StorePointer
+from ctan.store.shards import files_of
+from ctan.store.shelf import Shelf, files_in
 
 ABSENT = "there is no store here"
 _REPAIR = "run `ctan data preprocess` with this store_root: it repairs the store"
@@ -36,7 +40,7 @@ def describe(pointer: StorePointer) -> dict[str, Any]:
     return parse_description(content, pointer.address, _REPAIR)
 
 
-def find_problem(pointer: StorePointer) -> str | None:
+def find_problem(pointer: StorePointer, kinds: Sequence[str] = KINDS) -> str | None:
     """Return why the store in object storage cannot be used, None when it is complete. Downloads `store.json` only.
 
     Raises:
@@ -49,55 +53,54 @@ def find_problem(pointer: StorePointer) -> str | None:
         description = parse_description(content, pointer.address, _REPAIR)
     except DataError as error:
         return str(error)
-    objects = buckets.list_objects(pointer.address)
+    tables = buckets.list_objects(pointer.address)
     for name in (MANIFEST_FILE, QUARANTINE_FILE):
-        if name not in objects:
+        if name not in tables:
             return f"{name} is missing"
-    arrays = f"{ARRAYS_FOLDER}/"
-    sizes = {name.removeprefix(arrays): file.size or 0 for name, file in objects.items() if name.startswith(arrays)}
-    damage = find_damage(sizes, description)
-    return damage and f"{arrays}{damage}"
+    return find_damage(Shelf(pointer.store_root).found, description, kinds)
 
 
-def publish(pointer: StorePointer) -> None:
-    """Upload the local copy of a store, which must be complete.
+def fetch(pointer: StorePointer, kinds: Sequence[str] = KINDS) -> None:
+    """Copy what is needed of a store; nothing is asked of the bucket when it is all here.
 
-    Raises:
-        DataError: see `ctan.sources.buckets.publish`.
-    """
-    buckets.publish(pointer.folder, pointer.address, last=STORE_FILE)
-
-
-def fetch(pointer: StorePointer) -> None:
-    """Make the local copy of a store complete; nothing is asked of the bucket when it is.
+    Args:
+        pointer: names the store.
+        kinds: which files of its shards are needed.
 
     Raises:
         DataError: when the store does not exist, is damaged, or cannot be fetched.
     """
-    check = partial(_check, pointer.store_sha256)
-    if _passes(pointer.folder, check):
-        return
-    problem = find_problem(pointer)
+    shelf = Shelf(pointer.store_root)
+    try:
+        _check(pointer, pointer.folder)
+        if not find_damage(files_in(shelf.folder), read_description(pointer.folder), kinds):
+            return
+    except DataError:
+        pass
+    problem = find_problem(pointer, kinds)
     if problem is not None:
         raise DataError(f"{pointer.address}: {problem}; {_REPAIR}")
-    buckets.mirror(pointer.address, pointer.folder, check)
+    wanted = files_of(shards_of(describe(pointer)), kinds)
+    buckets.copy(buckets.source_of(shelf.address, _Shards), shelf.folder, wanted)
+    buckets.mirror(pointer.address, pointer.folder, lambda folder: _check(pointer, folder))
 
 
-def _passes(folder: Path, check: Callable[[Path], None]) -> bool:
-    try:
-        check(folder)
-    except DataError:
-        return False
-    return True
+class _Shards(S3Source):
+    """Files whose names are the SHA-256 of their bytes."""
+
+    def problem(self, file: RemoteFile, path: Path) -> str | None:
+        """Compare the bytes with the name."""
+        same = path.stat().st_size == file.size and sha256_of_file(path) == Path(file.name).stem
+        return None if same else "the SHA-256 of what arrived is not its name"
 
 
-def _check(seal: str, folder: Path) -> None:
-    """Raise when a store in a folder is not complete, or another than the one of this seal.
+def _check(pointer: StorePointer, folder: Path) -> None:
+    """Raise when description and tables in a folder are not complete, or another store's.
 
     Raises:
         DataError: naming the file.
     """
     description = read_description(folder)
-    if seal not in ("", description[SEAL]):
+    if pointer.store_sha256 not in ("", description[SEAL]):
         raise DataError(f"{folder}/{STORE_FILE}: not the store that the pointer names (its hash differs); {_REPAIR}")
-    check_files(folder, description)
+    check_tables(folder, description)

@@ -272,7 +272,7 @@ class _Promotion:
         from ctan.evaluation.subgroups import subgroups
         from ctan.store import open_store
 
-        return subgroups(open_store(self.pointer).manifest, wanted)
+        return subgroups(open_store(self.pointer, ()).manifest, wanted)
 
     def _lacking(self) -> list[str]:
         """Return what is missing of the chain from data to version."""

@@ -26,6 +26,7 @@ from ctan.provenance import machine_facts
 from ctan.ranks import Ranks, are_started, num_processes
 from ctan.records import HISTORY_FILE, Grid, ModelRecord, SeenGroups
 from ctan.store import StorePointer, open_store
+from ctan.store.layout import WORKING
 from ctan.supervise import halvings, restarts
 from ctan.tasks import Task, fitted, tasks_of
 from ctan.tracking.lineage import OWNER_MARK
@@ -137,7 +138,7 @@ def train_here(
     seed_everything(seed)
 
     with ranks.one_a_machine_first():
-        store = open_store(pointer)
+        store = open_store(pointer, (WORKING,))
     train_ids, tuning_ids = cases_of(store, fold, config)
     tasks = fitted(tasks_of(store.spec), store.labels(train_ids), store.numbers(train_ids))
     order = EpochOrder(len(train_ids), config.training.batch_size, seed, ranks)

@@ -11,9 +11,11 @@ import pytest
 
 from ctan.config import RunConfig
 from ctan.intake.build import preprocess
-from ctan.sources import buckets
+from ctan.sources import buckets, objects
 from ctan.store import StorePointer
+from ctan.store.shelf import Shelf, files_in
 from tests.helpers.s3 import S3Server
+from tests.helpers.small import files_of
 
 pytest_plugins = ["tests.helpers.s3"]
 
@@ -46,8 +48,27 @@ def built(tmp_path_factory: pytest.TempPathFactory, tiny_config: RunConfig) -> S
 @pytest.fixture
 def put(built: StorePointer, root: str, own_workspace: Path, tiny_config: RunConfig) -> StorePointer:
     """The same store in the bucket, and no copy in this workspace."""
+    put_shards(built, root)
     buckets.publish(built.folder, f"{root}/stores/{built.key}", last="store.json")
     return pointer_in(root, built)
+
+
+def put_shards(built: StorePointer, root: str) -> None:
+    """Put the shards of a store in a folder into a bucket."""
+    for name, content in shards_in(built).items():
+        objects.write_object(f"{root}/{name}", content)
+
+
+def shards_in(pointer: StorePointer) -> dict[str, bytes]:
+    """Return name below the root -> bytes of the shards in a root's folder, or in the copy of a bucket."""
+    folder = Shelf(pointer.store_root).folder
+    return {f"shards/{name}": (folder / name).read_bytes() for name in files_in(folder)}
+
+
+def all_of(pointer: StorePointer) -> dict[str, bytes]:
+    """Return name below the root -> bytes of a store in a folder and of all shards there."""
+    own = {f"stores/{pointer.key}/{name}": content for name, content in files_of(pointer.folder).items()}
+    return own | shards_in(pointer)
 
 
 def pointer_in(root: str, built: StorePointer) -> StorePointer:

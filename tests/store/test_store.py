@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +25,11 @@ from ctan.intake.build import preprocess
 from ctan.intake.measure import case_row
 from ctan.settings import load_config
 from ctan.store import Store, StorePointer, open_store
-from ctan.store.layout import FORMAT_VERSION, open_arrays
+from ctan.store.description import read_description, shards_of
+from ctan.store.layout import FORMAT_VERSION
 from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, read_manifest, write_manifest
+from ctan.store.shards import file_name
+from ctan.store.shelf import Shelf, files_in
 
 DATASET = get_dataset("openkbp")
 NATIVE = load_config("cpu", {"preprocess.cases_per_shard": 2})
@@ -69,6 +74,24 @@ def copied(native, tmp_path):
     """A store that a test may damage."""
     shutil.copytree(Path(native.pointer.store_root), tmp_path, dirs_exist_ok=True)
     return replace(native.pointer, store_root=str(tmp_path))
+
+
+def shelf_of(pointer):
+    return Shelf(pointer.store_root).folder
+
+
+def file_of(pointer, case_id, kind):
+    """Return the file of a shard that holds a case."""
+    shards = shards_of(read_description(pointer.folder))
+    found = next(shard for shard in shards if case_id in shard.case_ids)
+    return shelf_of(pointer) / file_name(kind, found.files[kind].sha256)
+
+
+def span_of(path, name):
+    """Return where the content of an entry of a ZIP file begins, and how long it is."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(name)
+    return entry.header_offset + 30 + len(name), entry.compress_size
 
 
 # What comes back
@@ -161,13 +184,24 @@ def test_the_truth_sent_to_native_is_exact_without_resampling_and_close_with_it(
 
 
 def test_zarr_itself_reads_the_same_numbers(native):
-    group = open_arrays(native.pointer.folder, "r")
-    for row, case_id in enumerate(native.case_ids()):
-        stored, reference = native.load(case_id), native.reference(case_id)
-        np.testing.assert_array_equal(group["working/ct"][row], stored.image["ct"])
-        np.testing.assert_array_equal(group["working/target_distance"][row], stored.target_distance)
-        np.testing.assert_array_equal(group["native/dose"][row], reference.doses["dose"])
-        np.testing.assert_array_equal(group["working/masks"][row][-2], np.packbits(stored.possible_dose))
+    import zarr
+    from zarr.storage import ZipStore
+
+    seen = []
+    for shard in shards_of(read_description(native.pointer.folder)):
+        group = {
+            kind: zarr.open_group(ZipStore(shelf_of(native.pointer) / file_name(kind, file.sha256), mode="r"), mode="r")
+            for kind, file in shard.files.items()
+        }
+        for row, case_id in enumerate(shard.case_ids):
+            seen.append(case_id)
+            stored, reference = native.load(case_id), native.reference(case_id)
+            assert group["working"]["ct"].shape[0] == len(shard.case_ids)
+            np.testing.assert_array_equal(group["working"]["ct"][row], stored.image["ct"])
+            np.testing.assert_array_equal(group["working"]["target_distance"][row], stored.target_distance)
+            np.testing.assert_array_equal(group["native"]["dose"][row], reference.doses["dose"])
+            np.testing.assert_array_equal(group["working"]["masks"][row][-2], np.packbits(stored.possible_dose))
+    assert sorted(seen) == sorted(native.case_ids())
 
 
 def test_cases_are_listed_in_the_order_of_the_manifest_and_by_split_and_fold(raw, native):
@@ -253,8 +287,9 @@ def test_the_same_data_and_settings_are_a_no_op(raw, native, capsys):
 
 def test_one_worker_and_two_write_the_same_bytes(raw, native, tmp_path):
     alone = preprocess(str(raw[0] / "source"), raw[0] / "manifest", str(tmp_path), NATIVE, num_workers=1)
-    for path in files_of(native.pointer.folder):
-        assert (alone.folder / path).read_bytes() == (native.pointer.folder / path).read_bytes(), path
+    assert read_description(alone.folder) == read_description(native.pointer.folder)
+    for name in files_in(shelf_of(alone)):
+        assert (shelf_of(alone) / name).read_bytes() == (shelf_of(native.pointer) / name).read_bytes(), name
 
 
 def test_the_key_changes_with_settings_that_matter_and_with_nothing_else(raw, native, coarse):
@@ -279,10 +314,10 @@ def test_the_data_hash_changes_with_the_data(raw, native, tmp_path, column):
 def test_a_build_that_was_killed_leaves_nothing_a_later_one_uses(raw, tmp_path):
     code = (
         "import sys, pathlib; from ctan.settings import load_config; from ctan.intake.build import preprocess\n"
-        "import ctan.intake.build as build\n"
-        "wrote = build.write_rows\n"
+        "from ctan.store.shards import ShardWriter\n"
+        "wrote = ShardWriter.add\n"
         "def slow(*arguments): wrote(*arguments); print('written', flush=True); import time; time.sleep(60)\n"
-        "build.write_rows = slow\n"
+        "ShardWriter.add = slow\n"
         "preprocess(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3], load_config('smoke'), 1)"
     )
     command = [sys.executable, "-c", code, str(raw[0] / "source"), str(raw[0] / "manifest"), str(tmp_path)]
@@ -290,10 +325,11 @@ def test_a_build_that_was_killed_leaves_nothing_a_later_one_uses(raw, tmp_path):
         assert process.stdout is not None
         assert process.stdout.readline() == "written\n"
         os.kill(process.pid, signal.SIGKILL)
-    stores = tmp_path / "stores"
-    assert any(path.suffix == ".tmp" for path in stores.iterdir())
+    assert files_in(tmp_path / "shards") == {}
+    assert list((tmp_path / "shards").glob(".packing-*"))
     pointer = preprocess(str(raw[0] / "source"), raw[0] / "manifest", str(tmp_path), COARSE, num_workers=1)
-    assert [p.name for p in stores.iterdir() if p.is_dir()] == [pointer.key]
+    assert [p.name for p in (tmp_path / "stores").iterdir() if p.is_dir()] == [pointer.key]
+    assert not list((tmp_path / "shards").glob(".packing-*"))
     store = open_store(pointer)
     assert store.load(store.case_ids()[0]).dose.max() > 50
 
@@ -329,6 +365,7 @@ def test_raw_files_that_changed_since_ingestion_are_refused_by_case(raw, tmp_pat
     with pytest.raises(DataError, match=f"{found.case_id}: its raw files changed since ingestion"):
         preprocess(str(tmp_path / "source"), raw[0] / "manifest", str(tmp_path / "root"), COARSE, num_workers=1)
     assert not [p for p in (tmp_path / "root" / "stores").iterdir() if p.is_dir()]
+    assert not list((tmp_path / "root" / "shards").glob(".packing-*"))
 
 
 def test_an_error_in_a_worker_process_names_the_case_and_leaves_nothing(raw, tmp_path):
@@ -338,6 +375,7 @@ def test_an_error_in_a_worker_process_names_the_case_and_leaves_nothing(raw, tmp
     with pytest.raises(DataError, match=f"{found.case_id}: .*ingest the source again"):
         preprocess(str(tmp_path / "source"), raw[0] / "manifest", str(tmp_path / "root"), NATIVE, num_workers=2)
     assert not [p for p in (tmp_path / "root" / "stores").iterdir() if p.is_dir()]
+    assert not list((tmp_path / "root" / "shards").glob(".packing-*"))
 
 
 def test_a_case_that_is_not_in_the_source_is_named(raw, tmp_path):
@@ -395,28 +433,60 @@ def test_a_store_of_another_format_version_is_refused(copied):
 
 
 def test_a_flipped_byte_is_found_and_the_case_named(copied):
-    shard = copied.folder / "arrays.zarr" / "working" / "ct" / "c" / "0" / "0" / "0" / "0"
-    content = bytearray(shard.read_bytes())
-    content[1000] ^= 0x10
-    shard.write_bytes(content)
+    shard = next(s for s in shards_of(read_description(copied.folder)) if len(s.case_ids) == 2)
+    damaged, good = shard.case_ids
+    path = file_of(copied, damaged, "working")
+    start, size = span_of(path, "ct/c/0/0/0/0")
+    content = bytearray(path.read_bytes())
+    content[start + size // 2] ^= 0x10
+    path.write_bytes(content)
     store = open_store(copied)
-    damaged, good = store.case_ids()[0], store.case_ids()[1]
     with pytest.raises(CaseError, match=f"{damaged}: working/ct in .* is damaged"):
         store.load(damaged)
     assert store.load(good).dose.max() > 50
     assert store.reference(damaged).doses["dose"].max() > 50
 
 
+@pytest.mark.parametrize("kind", ["working", "native"])
+def test_wherever_a_bit_of_a_shard_is_flipped_nobody_reads_other_numbers(copied, kind):
+    """Headers and the index of the ZIP file included: the case is refused, or is what it was."""
+    rng = np.random.default_rng(0)
+    case_id = copied_case = open_store(copied).case_ids()[0]
+    path = file_of(copied, copied_case, kind)
+    content = path.read_bytes()
+    expected = open_store(copied).load(case_id), open_store(copied).reference(case_id)
+    for _ in range(60):
+        damaged = bytearray(content)
+        position = int(rng.integers(len(content)) if rng.random() < 0.5 else len(content) - rng.integers(1, 700))
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        store = open_store(copied)
+        with suppress(CaseError):
+            np.testing.assert_array_equal(store.load(case_id).image["ct"], expected[0].image["ct"])
+        with suppress(CaseError):
+            np.testing.assert_array_equal(store.reference(case_id).doses["dose"], expected[1].doses["dose"])
+
+
 @pytest.mark.parametrize("harm", ["missing", "cut off"])
-def test_a_missing_or_cut_off_shard_is_found_on_opening(copied, harm):
-    shard = copied.folder / "arrays.zarr" / "native" / "dose" / "c" / "0" / "0" / "0" / "0"
+def test_a_missing_or_cut_off_shard_is_found_on_opening_and_only_it_is_packed_again(raw, copied, harm):
+    shard = file_of(copied, open_store(copied).case_ids()[0], "native")
     content = shard.read_bytes()
+    others = {path: path.stat().st_mtime_ns for path in shard.parent.iterdir() if path != shard}
     shard.unlink()
     if harm == "cut off":
         shard.write_bytes(content[:-100])
     found = "nothing" if harm == "missing" else f"{len(content) - 100} bytes"
-    with pytest.raises(DataError, match=rf"native/dose/c/0/0/0/0: expected {len(content)} bytes, found {found}"):
+    with pytest.raises(DataError, match=rf"native/{shard.name}: expected {len(content)} bytes, found {found}"):
         open_store(copied)
+    assert open_store(copied, ("working",)).load(raw_ids(raw)[0]).dose.max() > 50
+    preprocess(str(raw[0] / "source"), raw[0] / "manifest", copied.store_root, NATIVE, num_workers=1)
+    assert shard.read_bytes() == content
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+    open_store(copied)
+
+
+def raw_ids(raw):
+    return list(raw[1])
 
 
 def test_the_pointer_is_small_json_that_comes_back(native, tmp_path):

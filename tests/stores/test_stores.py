@@ -9,9 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from ctan.cli import app
+from ctan.config import RunConfig
 from ctan.errors import DataError
+from ctan.intake.build import preprocess
+from ctan.intake.ingest import ingest
 from ctan.store import StorePointer, open_store
-from ctan.stores import list_stores, remove_store
+from ctan.store.shelf import files_in
+from ctan.stores import list_stores, loose_shards, remove_loose_shards, remove_store
 from ctan.tracking.server import connect, prepare
 from tests.helpers.s3 import S3Server
 from tests.helpers.storage import put  # noqa: F401 - a fixture
@@ -39,7 +43,8 @@ def register(key: str) -> str:
 def test_a_store_is_listed_with_its_size_and_cases(kept: StorePointer) -> None:
     (entry,) = list_stores(kept.store_root)
     assert (entry.key, entry.dataset, entry.num_cases) == (kept.key, "openkbp", 8)
-    assert entry.num_bytes == sum(path.stat().st_size for path in kept.folder.rglob("*") if path.is_file())
+    files = [path for path in Path(kept.store_root).rglob("*") if path.is_file() and "made" not in path.parts]
+    assert entry.num_bytes == sum(path.stat().st_size for path in files)
     assert 0 <= entry.age_days < 1
     assert entry.referred_by == ()
 
@@ -52,6 +57,51 @@ def test_a_store_that_a_model_was_made_from_is_only_removed_by_force(kept: Store
     assert open_store(kept).case_ids()
     assert remove_store(kept.store_root, kept.key[:6], force=True).key == kept.key
     assert list_stores(kept.store_root) == []
+    assert files_in(Path(kept.store_root) / "shards") == {}
+
+
+def grown(kept: StorePointer, config: RunConfig) -> StorePointer:
+    """Pack the same patients and one more into the same root."""
+    folder = Path(kept.store_root).parent / "grown"
+    ingest("phantom:train=7,validation=2,seed=1", folder, config, num_workers=0)
+    return preprocess("phantom:train=7,validation=2,seed=1", folder, kept.store_root, config, num_workers=1)
+
+
+def test_stores_share_shards_and_removing_one_leaves_those_of_the_other(
+    kept: StorePointer, tiny_config: RunConfig
+) -> None:
+    other = grown(kept, tiny_config)
+    first, second = ({*entry.shards} for entry in reversed(list_stores(kept.store_root)))
+    assert first & second
+    assert first - second
+    remove_store(kept.store_root, kept.key)
+    found = files_in(Path(kept.store_root) / "shards")
+    assert {name for name in found if not name.startswith("made/")} == second
+    store = open_store(other)
+    assert all(store.reference(case_id).doses["dose"].max() > 50 for case_id in store.case_ids())
+    assert loose_shards(kept.store_root) == {}
+
+
+def test_what_a_slice_left_without_a_store_is_loose_and_can_be_removed(
+    kept: StorePointer, tiny_config: RunConfig
+) -> None:
+    before = files_in(Path(kept.store_root) / "shards")
+    other = grown(kept, tiny_config)
+    shutil.rmtree(other.folder)
+    loose = loose_shards(kept.store_root)
+    assert {*loose} == {*files_in(Path(kept.store_root) / "shards")} - {*before}
+    assert any(name.startswith("made/") for name in loose)
+    assert remove_loose_shards(kept.store_root) == len(loose)
+    assert files_in(Path(kept.store_root) / "shards") == before
+    open_store(kept)
+
+
+def test_no_shard_is_removed_while_a_store_cannot_be_read(kept: StorePointer, tiny_config: RunConfig) -> None:
+    other = grown(kept, tiny_config)
+    path = other.folder / "store.json"
+    path.write_text(path.read_text()[:-100])
+    with pytest.raises(DataError, match=rf"store {other.key}: .*not valid JSON.*which shards it has is not known"):
+        loose_shards(kept.store_root)
 
 
 def test_a_store_that_is_cut_short_is_listed_with_the_reason(kept: StorePointer) -> None:

@@ -59,8 +59,8 @@ class Prostate(Dataset):
             "network": {"num_stages": 3},
             "training": {"batch_size": 1},
         },
-        "cpu": {"preprocess": {"cases_per_shard": 4}, "training": {"batch_size": 1}},
-        "gpu": {"preprocess": {"cases_per_shard": 4}, "training": {"rotate_probability": 0.0}},
+        "cpu": {"training": {"batch_size": 1}},
+        "gpu": {"training": {"rotate_probability": 0.0}},
     }
 
     @cached_property
