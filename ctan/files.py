@@ -34,7 +34,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LITTLE_BYTES = 2**16  # a library that fails to write where no more is free has failed because of that
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Let the disk keep a file or a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -126,15 +127,15 @@ def _publish(beside: Path, target: Path) -> None:
     if beside.is_dir():
         for path in beside.rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync(path)
         if target.is_dir():
             shutil.rmtree(beside)
         else:
             beside.rename(target)
     else:
-        _sync(beside)
+        sync(beside)
         beside.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def put_beside(source: Path, target: Path) -> None:

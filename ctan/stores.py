@@ -192,7 +192,7 @@ def _entry(key: str, address: str, content: bytes | None, num_bytes: int, packed
     try:
         dataset, num_cases, files = read_summary(content, address)
     except DataError as error:
-        shards = {} if isinstance(error, OlderFormatError) else None
+        shards: dict[str, int] | None = {} if isinstance(error, OlderFormatError) else None
         return StoreEntry(key, address, "", 0, num_bytes, packed_at, shards, str(error))
     return StoreEntry(key, address, dataset, num_cases, num_bytes + sum(files.values()), packed_at, files)
 

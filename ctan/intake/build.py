@@ -273,6 +273,7 @@ def _commit(job: _Job) -> StorePointer:
                 f"store {pointer.key}: {len(there) - len(found)} of {len(there)} shards are missing or cut off in "
                 f"{shelf.address}, first that of {', '.join(first.case_ids[:3])}; pack these slices again"
             )
+        shelf.sync([shard for shard, _ in found])
         entries = {entry["case_id"]: entry for _, cases in found for entry in cases}
         case_ids = job.manifest["case_id"].to_pylist()
         description = {

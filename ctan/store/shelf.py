@@ -7,6 +7,7 @@ time as another, leaves the same files.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ctan.errors import DataError
-from ctan.files import atomic_path, parse_json, sha256_of_file, write_json
+from ctan.files import parse_json, sha256_of_file, storage_faults, sync
 from ctan.seals import sealed, unsealed
 from ctan.sources import buckets, objects
 from ctan.store.layout import NATIVE, WORKING
@@ -99,25 +100,41 @@ class Shelf:
         """
         files = {kind: self._put(kind, path) for kind, path in paths.items()}
         whole = Shard(shard.case_ids, shard.native_shape, shard.num_covered, files)
-        note = sealed({"shard": whole.to_json(), "cases": cases})
-        path = self.folder / _MADE / f"{made_of}.json"
+        text = json.dumps(sealed({"shard": whole.to_json(), "cases": cases}))
+        name = f"{_MADE}/{made_of}.json"
         if self.is_remote:
-            with self.workplace() as folder:
-                write_json(folder / path.name, note)
-                buckets.upload_file(folder / path.name, f"{self.address}/{_MADE}/{path.name}", _TRIES)
+            objects.write_object(f"{self.address}/{name}", text.encode())
         else:
-            write_json(path, note)
+            path = next(iter(paths.values())).with_name("note.json")
+            with storage_faults(self.folder):
+                path.write_text(text, encoding="utf-8")
+                self._move(path, name)
         return whole
 
     def _put(self, kind: str, path: Path) -> ShardFile:
         file = ShardFile(sha256_of_file(path), path.stat().st_size)
         name = file_name(kind, file.sha256)
         if not self.is_remote:
-            with atomic_path(self.folder / name) as beside:
-                path.rename(beside)
+            with storage_faults(self.folder):
+                self._move(path, name)
         elif objects.size_of(f"{self.address}/{name}") != file.num_bytes:
             buckets.upload_file(path, f"{self.address}/{name}", _TRIES)
         return file
+
+    def _move(self, path: Path, name: str) -> None:
+        target = self.folder / name
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
+
+    def sync(self, shards: Collection[Shard]) -> None:
+        """Let the disk keep the files of shards; all at once, which takes far less time than one by one.
+
+        What a machine without power loses before is found by its size, or by its checksums when it is read.
+        """
+        if not self.is_remote:
+            for name in (*files_of([*shards], (WORKING, NATIVE)), WORKING, NATIVE, _MADE):
+                if (self.folder / name).exists():
+                    sync(self.folder / name)
 
     def locked(self) -> Any:
         """Return the lock that whoever counts on files here holds, and who removes some; of a bucket: on this machine.
