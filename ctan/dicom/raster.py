@@ -26,6 +26,7 @@ _TIE = np.array([0.02, 0.0124])
 _ROUNDING = 0.05  # of a voxel, by which contours that touch, or lie in each other, may overlap or stick out
 _SAME = 0.1  # of a voxel; contours nearer to each other than this are two copies of one
 _MOST = 0.25  # share of a small contour's area that rounding may make
+_LEAST_AREA = 1e-6  # share of the box around a contour
 _BOX = 16  # voxels that a contour is enlarged to when it is compared with others
 
 
@@ -253,4 +254,20 @@ def _box(points: Points) -> tuple[Points, Points]:
 def has_area(points: Points) -> bool:
     """Return whether a closed contour encloses anything: it is neither a point nor a line, nor run through twice."""
     box = np.ptp(points, axis=0)
-    return len(points) >= 3 and bool(np.all(box > 0)) and _area(points) > 1e-6 * float(box.prod())
+    if len(points) < 3 or not np.all(box > 0):
+        return False
+    # One of the lines that `_area` adds up mostly says it all; none takes anything away.
+    line = _BOX * _LINES_PER_ROW // 2
+    inside = _inside_along(points, float(points[:, 1].min() + (line + 0.5) / (_BOX * _LINES_PER_ROW) * box[1]))
+    if inside / (_BOX * _LINES_PER_ROW) > 10 * _LEAST_AREA * box[0]:
+        return True
+    return _area(points) > _LEAST_AREA * float(box.prod())
+
+
+def _inside_along(points: Points, y: float) -> float:
+    """Return the length of a horizontal line inside a contour."""
+    ends = np.roll(points, -1, axis=0)
+    crossed = (points[:, 1] <= y) != (ends[:, 1] <= y)
+    (x1, y1), (x2, y2) = points[crossed].T, ends[crossed].T
+    at = np.sort(x1 + (y - y1) * (x2 - x1) / (y2 - y1))
+    return float((at[1::2] - at[::2]).sum())

@@ -18,6 +18,7 @@ OURS = {"ctan", "components", "pipelines", "tests", "benchmarks"}
 BESIDE = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}  # run as scripts, these import one another
 RUN_TIME = ("ctan", "components", "pipelines")
 DEVELOPMENT = ("tests", "benchmarks", "infra")
+SIDES = ROOT / "benchmarks" / "peer_sides"  # run in environments of their own
 
 # Declared although no line of ours imports it.
 USED_BY_NAME = {
@@ -54,7 +55,7 @@ def declared() -> set[str]:
 def imported(rooms: tuple[str, ...]) -> Mapping[str, str]:
     """Return each imported module that is neither Python's nor ours, and a file that imports it."""
     found: dict[str, str] = {}
-    for path in sorted(path for room in rooms for path in (ROOT / room).rglob("*.py")):
+    for path in sorted(path for room in rooms for path in (ROOT / room).rglob("*.py") if path.parent != SIDES):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
@@ -115,3 +116,16 @@ def test_every_declared_distribution_is_imported_or_says_what_for() -> None:
 def test_the_image_installs_what_the_package_needs() -> None:
     assert declared() - {"torch"} - EXTRAS <= listed("requirements.in")  # torch: see `make lock`
     assert listed("requirements-dev.in") >= EXTRAS
+
+
+def test_what_is_compared_with_is_pinned_exactly() -> None:
+    lines = [line for name in ("networks.txt", "dicom.txt") for line in (SIDES / name).read_text().splitlines()]
+    pinned = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pinned)
+    known = {plain(line) for line in pinned} | OURS | {"torch"} | {path.stem for path in SIDES.glob("*.py")}
+    for path in SIDES.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+            assert {plain(top) for top in tops} <= {plain(name) for name in known}, path.name
