@@ -123,6 +123,7 @@ pipeline: $(READY)  ## Write the parameters into pipelines/*.py and compile them
 	@$(BIN)/python -m pipelines.signatures
 	@$(BIN)/python -m pipelines.ctan
 	@$(BIN)/python -m pipelines.retrain
+	@$(BIN)/python -m pipelines.tune
 
 # torch and what only its CUDA build needs stay out of the lock: a machine without a GPU must not fetch gigabytes.
 lock: $(READY)  ## Resolve requirements*.in to their locks, with hashes

@@ -124,6 +124,18 @@ class TrainingConfig(Settings):
         description="gradient checkpointing: blocks are computed a second time on the way back in place of being kept; "
         "less memory, a third more work, the same weights",
     )
+    compile: bool = Field(
+        False,
+        description="compute the network by torch.compile, which takes minutes before the first step; where the "
+        "compiler fails it is computed without, and that is said",
+    )
+    cases_in_memory: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="largest share of the container's memory that cases may take so as to be read from the store once; "
+        "more than that are read in every epoch",
+    )
     max_restarts: int = Field(
         3, ge=0, description="crashes (a signal, memory) after which the step goes on from its checkpoint; 0: none"
     )

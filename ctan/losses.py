@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,11 +37,14 @@ def segmentation_loss(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
     Returns:
         Scalar; 0 with zero gradient when nothing is known.
     """
-    x = _full(logits.flatten(2)[known])  # (pairs, voxels)
-    if not len(x):
-        return _full(logits).sum() * 0
-    y = masks.flatten(2)[known].to(x.dtype)
-    return _DiceCrossEntropy.apply(x, y).mean()
+    x = _full(logits.flatten(2)).flatten(0, 1).contiguous()  # (pairs, voxels)
+    y = masks.flatten(2).flatten(0, 1).to(x.dtype)
+    return _mean_where(_DiceCrossEntropy.apply(x, y), known.flatten())
+
+
+def _mean_where(losses: Tensor, known: Tensor) -> Tensor:
+    """Return the mean of some of the losses, 0 of none, without waiting for the device to say which."""
+    return torch.where(known, losses, 0).sum() / known.sum().clamp_min(1)
 
 
 def foreground_loss(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
@@ -48,7 +52,7 @@ def foreground_loss(logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
 
     Per pair with n > 0 foreground voxels: the mean over these, plus the mean over the 4 n background voxels with the
     largest logits, halved; its gradient is the same however much background there is. A pair without foreground counts
-    0.
+    0. How many voxels are the hardest is read from the device, which waits for it once a step.
 
     Args: see `segmentation_loss`.
 
@@ -104,11 +108,9 @@ def dose_loss(output: Tensor, dose: Tensor, mask: Tensor) -> Tensor:
         dose: (B, 1, ...) reference dose over the dose scale.
         mask: (B, 1, ...) 0/1 or bool; dose outside it is neither predicted nor judged.
     """
-    errors = [
-        (predicted[inside] - planned[inside]).abs().mean() if inside.any() else predicted.sum() * 0
-        for predicted, planned, inside in zip(_full(output), dose, mask.bool(), strict=True)
-    ]
-    return _DOSE_WEIGHT * torch.stack(errors).mean()
+    inside = mask.flatten(1).bool()
+    errors = torch.where(inside, (_full(output) - dose).flatten(1).abs(), 0).sum(1) / inside.sum(1).clamp_min(1)
+    return _DOSE_WEIGHT * errors.mean()
 
 
 def classification_loss(logits: Tensor, label: Tensor, known: Tensor, class_weights: Sequence[float] = ()) -> Tensor:
@@ -122,11 +124,15 @@ def classification_loss(logits: Tensor, label: Tensor, known: Tensor, class_weig
         known: (B,) bool.
         class_weights: K weights, or none for equal ones.
     """
-    if not known.any():
-        return _full(logits).sum() * 0
-    x = _full(logits[known])
-    weight = torch.tensor(class_weights, dtype=x.dtype, device=x.device) if class_weights else None
-    return functional.cross_entropy(x, label[known], weight=weight, reduction="none").mean()
+    x = _full(logits)
+    weight = _on_device(tuple(class_weights), x.dtype, x.device) if class_weights else None
+    return _mean_where(functional.cross_entropy(x, label, weight=weight, reduction="none"), known)
+
+
+@cache
+def _on_device(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return constants, copied once: a copy of few numbers waits for all that the device has to do before."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def regression_loss(output: Tensor, number: Tensor, known: Tensor) -> Tensor:
@@ -137,7 +143,5 @@ def regression_loss(output: Tensor, number: Tensor, known: Tensor) -> Tensor:
         number: (B,) true one, standardised.
         known: (B,) bool.
     """
-    if not known.any():
-        return _full(output).sum() * 0
-    x = _full(output[known, 0])
-    return functional.smooth_l1_loss(x, number[known].to(x.dtype))
+    x = _full(output)[:, 0]
+    return _mean_where(functional.smooth_l1_loss(x, number.to(x.dtype), reduction="none"), known)

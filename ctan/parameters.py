@@ -16,7 +16,7 @@ from ctan import plugins
 Kind = Literal["str", "int", "float", "bool", "list[str]", "list[int]"]
 DEFAULT_PROFILE = "smoke"
 DEFAULT_SOURCE = "phantom:train=12,validation=4,seed=0"
-PROFILES = ("smoke", "cpu", "gpu")
+PROFILES = ("smoke", "cpu", "gpu", "gpu-short")
 DEFAULT_ARCHITECTURES = ("stl", "hps", "mtan", "ctan")  # plugs never join unasked
 _EMPTY: Mapping[Kind, Any] = {"str": "", "int": 0, "float": 0.0, "list[str]": (), "list[int]": ()}
 

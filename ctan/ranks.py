@@ -47,6 +47,9 @@ class Ranks:
             return cls(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         from accelerate import PartialState
 
+        if torch.cuda.is_available() and not torch.distributed.is_initialized():
+            # gloo beside NCCL: what is agreed between processes alone does not wait for their devices
+            torch.distributed.init_process_group("cuda:nccl,cpu:gloo", timeout=_PATIENCE)
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
         atexit.register(_leave)
         device = torch.device("cpu") if state.device.type == "cpu" else state.device
@@ -69,14 +72,14 @@ class Ranks:
         return [everyone[i % self.size][i // self.size] for i in range(num_items)]
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Sum a tensor over the processes, in place; all get the same bits."""
+        """Sum a tensor over the processes, in place; all get the same bits. One in host memory waits for no device."""
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
 
-    def any(self, is_so: bool) -> bool:
-        """Return whether something is so in any process; the same everywhere."""
-        return is_so if self.size == 1 else bool(self.add(torch.tensor(float(is_so), device=self.device)).item())
+    def any(self, *are_so: bool) -> list[bool]:
+        """Return of each thing whether it is so in any process; the same everywhere. No device is waited for."""
+        return list(are_so) if self.size == 1 else [n > 0 for n in self.add(torch.tensor(are_so).float()).tolist()]
 
     def gather(self, value: Item) -> list[Item]:
         """Return the value of every process, by rank."""

@@ -213,16 +213,22 @@ def _own_values(profile: str) -> dict[str, Any]:
 
 
 def _profile_values(profile: str, own: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the values of a packaged profile for the data set that the settings name."""
+    """Return the values of a packaged profile for the data set that the settings name.
+
+    One that is `like` another sets some of its values otherwise, those of the data set too.
+    """
     text = resources.files("ctan").joinpath(f"profiles/{profile}.yaml").read_text(encoding="utf-8")
     values: dict[str, Any] = yaml.safe_load(text) or {}
+    like = values.pop("like", "")
+    base = _profile_values(like, own, where) if like else {}
     of_dims = {2: values.pop("pictures", {}), 3: values.pop("volumes", {})}
     own_data = migrate_settings(own, where).get("data") or {}
-    data = _validated(DataConfig, _merge(values.get("data", {}), own_data), where, "data")
+    data = _validated(DataConfig, _merge(_merge(base, values).get("data", {}), own_data), where, "data")
     dataset = get_dataset(data)
     dims = dataset.spec.spatial_dims
     of_dataset = _merge(dict(dataset.profiles.get("*", {})), dict(dataset.profiles.get(profile, {})))
-    return _merge(_merge(_merge(values, {"network": {"spatial_dims": dims}}), of_dims[dims]), of_dataset)
+    values = _merge(_merge(base, values), {"network": {"spatial_dims": dims}})
+    return _merge(_merge(values, of_dims[dims]), of_dataset)
 
 
 def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:

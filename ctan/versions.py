@@ -26,7 +26,7 @@ METAIMAGE = 1  # ctan/datasets/metaimage.py: from .mha to arrays
 PICTURES = 1  # ctan/datasets/pictures.py: from PNG and JPEG to arrays
 PACKER = 3  # from a case to its rows in a store
 BACKBONE = 1  # what all architectures are built of
-TRAINING = 3  # from a store to weights
+TRAINING = 4  # from a store to weights
 VALIDATION = 3  # which cases pass
 SCORING = 3  # from predictions to scores
 

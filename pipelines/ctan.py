@@ -53,7 +53,7 @@ def journey(
     Args:
         source: Raw files: a folder that every step can read, s3://bucket/prefix, a version that DVC pins
             (dvc:REPOSITORY@REVISION), or phantom:train=N,validation=N,seed=N (synthetic).
-        profile: Settings to start from: smoke, cpu, gpu or the path of a YAML file.
+        profile: Settings to start from: smoke, cpu, gpu, gpu-short or the path of a YAML file.
         dataset: Data set, the raw format of the source: folder, ham10000, openkbp, openkbp2d, prostate, stoic. Empty:
             openkbp.
         architectures: Architectures to train: stl, hps, mtan, ctan; with settings of its own as 'ctan

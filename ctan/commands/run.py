@@ -51,15 +51,15 @@ def check_gpu(profile: str) -> None:
     Raises:
         ConfigError: where there is none: its networks would train for days or weeks.
     """
-    if profile != "gpu":
+    if profile not in ("gpu", "gpu-short"):
         return
     import torch
 
     if not torch.cuda.is_available():
         raise ConfigError(
-            "--profile gpu trains at full resolution, which takes days on a processor, and PyTorch sees no GPU here "
-            "(`ctan doctor` says more): give --profile cpu. If it is meant: `ctan config --profile gpu > mine.yaml`, "
-            "then --profile mine.yaml"
+            f"--profile {profile} trains wide networks on whole volumes, which takes days on a processor, and "
+            "PyTorch sees no GPU here (`ctan doctor` says more): give --profile cpu. If it is meant: "
+            f"`ctan config --profile {profile} > mine.yaml`, then --profile mine.yaml"
         )
 
 

@@ -42,8 +42,8 @@ class Dataset(ABC):
         reads_volumes: `find` takes plain volumes (NIfTI) to predict; else any model of volumes is asked by their own
             reader, `ctan.datasets.folder.plain`.
         masks_may_be_empty: a structure may be known not to be there; else an empty mask is a fault of its case.
-        profiles: what a packaged profile (`"smoke"`, `"cpu"`, `"gpu"`; `"*"` for all) sets otherwise for this data set,
-            in the form of a settings file.
+        profiles: what a packaged profile (`"smoke"`, `"cpu"`, `"gpu"`, `"gpu-short"`, which is like `"gpu"`; `"*"` for
+            all) sets otherwise for this data set, in the form of a settings file.
 
     Args:
         config: settings; None for the default ones.

@@ -8,6 +8,7 @@ steps: every step is a new process.
 from ctan.settings import resolve_config
 from ctan.steps.data import check, gate, ingest, plan, preprocess, resolve, validate
 from ctan.steps.models import compare, evaluate, promote, train, train_supervised
+from ctan.steps.tuning import tune
 
 __all__ = [
     "check",
@@ -22,5 +23,6 @@ __all__ = [
     "resolve_config",
     "train",
     "train_supervised",
+    "tune",
     "validate",
 ]

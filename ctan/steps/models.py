@@ -63,7 +63,7 @@ def _train_on_nodes(arguments: dict[str, Any], config: RunConfig) -> tuple[Metri
 
         clock.loaded()
         arch, fold, seed, manifest_dir = (arguments[name] for name in ("arch", "fold", "seed", "manifest_dir"))
-        tasks, pointer = tasks_of(DataSpec.load(Path(manifest_dir))), _store(arguments["pointer"], manifest_dir)
+        tasks, pointer = tasks_of(DataSpec.load(Path(manifest_dir))), store_of(arguments["pointer"], manifest_dir)
         key = CheckpointKey.of(pointer, architecture_of(arch), tasks, fold, seed, config)
         return train_on_nodes(arguments, config, key.folder)
 
@@ -111,7 +111,7 @@ def train(
         config = of_training(read_config(manifest_dir, overrides), arch)
         checkpoints = checkpoint_root or workspace() / "checkpoints"
         summary = train_network(
-            _store(pointer, manifest_dir),
+            store_of(pointer, manifest_dir),
             architecture_of(arch),
             fold,
             seed,
@@ -123,7 +123,7 @@ def train(
         )
         _point_to_run(metadata, model_dir)
         if config.evaluation.in_training_pod:
-            evaluate_ahead(_store(pointer, manifest_dir), Path(model_dir), config)
+            evaluate_ahead(store_of(pointer, manifest_dir), Path(model_dir), config)
         print(
             f"{arch}: {summary.epochs} epochs, loss {summary.losses['']:.4f}, "
             f"{summary.num_parameters:,} parameters, {summary.step_seconds:.3f} s a step, run {summary.run_id}"
@@ -160,7 +160,7 @@ def evaluate(
 
         clock.loaded()
         config = read_config(manifest_dir, overrides)
-        summary = evaluated_ahead(_store(pointer, manifest_dir), Path(model_dir), Path(evaluation_dir), config)
+        summary = evaluated_ahead(store_of(pointer, manifest_dir), Path(model_dir), Path(evaluation_dir), config)
         scores = numbers_of(summary.scores)
         if is_main_process():
             put_beside(Path(model_dir) / WEIGHTS_FILE, Path(evaluation_dir) / WEIGHTS_FILE)
@@ -216,8 +216,8 @@ def compare(
         config = read_config(manifest_dir, overrides)
         evaluations = [Path(folder) for folder in evaluation_dirs]
         if config.evaluation.ensemble:
-            evaluations += _ensemble(_store(pointer, manifest_dir), manifest_dir, evaluations, Path(scratch), config)
-        comparison = compare_evaluations(_store(pointer, manifest_dir), evaluations, Path(comparison_dir), config)
+            evaluations += _ensemble(store_of(pointer, manifest_dir), manifest_dir, evaluations, Path(scratch), config)
+        comparison = compare_evaluations(store_of(pointer, manifest_dir), evaluations, Path(comparison_dir), config)
         write_report(comparison, evaluations, Path(report))
         log_comparison(comparison, Path(report).read_text(encoding="utf-8"))
         found = [path for name in (VALIDATION_PAGE, CONTACT_PAGE) if (path := Path(manifest_dir) / name).is_file()]
@@ -296,7 +296,7 @@ def promote(
         clock.loaded()
         config = read_config(manifest_dir, overrides)
         tags = lineage_tags(manifest_dir, pipeline_run)
-        result = promote_model(_store(pointer, manifest_dir), Path(comparison_dir), [Path(best_dir)], config, tags)
+        result = promote_model(store_of(pointer, manifest_dir), Path(comparison_dir), [Path(best_dir)], config, tags)
         write_json(Path(decision), vars(result))
         run_id, page = ModelRecord.load(Path(best_dir)).run_id, ""
         if report:
@@ -312,7 +312,7 @@ def promote(
     return numbers_of(vars(result))
 
 
-def _store(pointer: str, manifest_dir: str) -> StorePointer:
+def store_of(pointer: str, manifest_dir: str) -> StorePointer:
     """Return a pointer to a store that this machine sees, built again where it does not."""
     from ctan.intake.build import build_again
     from ctan.store import StorePointer

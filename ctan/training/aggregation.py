@@ -94,7 +94,7 @@ class GradientWeighting(EqualWeighting):
             rows = torch.stack([of_one[i].flatten().double() for i in reached])  # type: ignore[union-attr]
             products[np.ix_(reached, reached)] += rows @ rows.T
         products = products.cpu()
-        takes_part = products.diagonal() > 0
+        takes_part = (products.diagonal() > 0) & products.diagonal().isfinite()  # losses are read later, see `Step`
         weights = torch.zeros(len(self.tasks), dtype=torch.float64)
         if takes_part.any():
             scale = products.diagonal().max()  # losses of any size: methods stop at fixed small numbers

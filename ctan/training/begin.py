@@ -58,6 +58,12 @@ def cases_of(store: Store, fold: int, config: RunConfig) -> tuple[list[str], lis
     return train_ids, tuning_ids
 
 
+def network_grid(config: RunConfig) -> tuple[int, ...]:
+    """Return the voxels that the network sees at once."""
+    grid = config.preprocess.grid_shape
+    return tuple(map(min, config.network.patch_shape or grid, grid))
+
+
 def facts_of(session: Session, config: RunConfig) -> dict[str, int]:
     """Return parameters and multiply-accumulates of one case's forward pass."""
     shape = (1, session.network.in_channels, *config.preprocess.grid_shape)

@@ -35,6 +35,8 @@ _NOT_DECISIVE = (
     "gpus_per_node",
     "micro_batch",
     "recompute_activations",
+    "compile",
+    "cases_in_memory",
     "max_restarts",
 )
 _FORMAT = 2

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+_SECONDS_TO_SHOW = 0.5
 _EPOCHS_TO_ESTIMATE = 3  # the last ones: another process may have taken the cores, or given them back
 
 
@@ -30,6 +31,7 @@ class Console:
         self.label, self.num_epochs, self.num_steps, self.quiet = label, num_epochs, num_steps, quiet
         self._bar: Progress | None = None
         self._task: TaskID
+        self._shown = -_SECONDS_TO_SHOW
         self._ends: deque[float] = deque(maxlen=_EPOCHS_TO_ESTIMATE + 1)
 
     @contextmanager
@@ -52,9 +54,15 @@ class Console:
             yield self
         self._bar = None
 
+    @property
+    def is_due(self) -> bool:
+        """Whether somebody watches who has not seen a step for a while: its losses have to be read from the device."""
+        return self._bar is not None and time.monotonic() - self._shown >= _SECONDS_TO_SHOW
+
     def step(self, epoch: int, step: int, losses: Mapping[str, float]) -> None:
         """Show that `step` steps of `epoch` (from 0) are done, with the epoch's mean losses so far."""
         if self._bar is not None:
+            self._shown = time.monotonic()
             self._bar.update(self._task, completed=epoch * self.num_steps + step, losses=_format(losses))
 
     def epoch(self, epoch: int, losses: Mapping[str, float], seconds: float, note: str = "") -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from ctan.cases import StoredCase
 from ctan.config import RunConfig
 from ctan.inputs import Inputs, network_input
-from ctan.limits import cores
+from ctan.limits import cores, memory_bytes
 from ctan.ranks import Ranks
 from ctan.store import Store
 from ctan.tasks import Task
@@ -36,7 +37,8 @@ class TrainingCases(Dataset[Batch]):
     """The cases of one side of a fold.
 
     An item is `{"case_id": str, "image": (C, ...) float32, "targets": {task: {...}}, "key": int, "counts": bool}`, see
-    `ctan.tasks`; `key` is a function of (seed, epoch, case), `counts` False of a case that only fills a place.
+    `ctan.tasks`; `key` is a function of (seed, epoch, case), `counts` False of a case that only fills a place. In a
+    batch image and targets are tensors, the others lists.
 
     Args:
         store: where the cases lie.
@@ -44,12 +46,16 @@ class TrainingCases(Dataset[Batch]):
         tasks: what is learnt.
         config: the run's settings.
         seed: of the augmentation; None for none.
+
+    Attributes:
+        held: cases that are in memory already, see `hold`.
     """
 
     def __init__(
         self, store: Store, case_ids: Sequence[str], tasks: Sequence[Task], config: RunConfig, seed: int | None
     ) -> None:
         self.store, self.case_ids, self.tasks, self.config, self.seed = store, list(case_ids), tasks, config, seed
+        self.held: Mapping[str, StoredCase] = {}
         self.inputs = Inputs.of(config.data)
 
     def __len__(self) -> int:
@@ -59,7 +65,7 @@ class TrainingCases(Dataset[Batch]):
         """Return the item of an index, or of what a training set's order wants."""
         epoch, index, counts = wanted if isinstance(wanted, Wanted) else Wanted(0, wanted)
         case_id = self.case_ids[index]
-        case = self.store.load(case_id)
+        case = self.held.get(case_id) or self.store.load(case_id)
         entropy = [self.seed or 0, epoch, zlib.crc32(case_id.encode())]
         patch: Place = ()
         if self.seed is not None:
@@ -76,6 +82,29 @@ class TrainingCases(Dataset[Batch]):
         }
         key = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
         return {"case_id": case_id, "image": image, "targets": targets, "key": key, "counts": counts}
+
+
+def hold(store: Store, case_ids: Sequence[str], share: float) -> dict[str, StoredCase]:
+    """Return cases by id when all of them fit into memory, else none. Processes that load cases share them.
+
+    Args:
+        store: where they lie; their arrays have one shape.
+        case_ids: which.
+        share: of the memory of this container that they may take, of all processes here together.
+    """
+    most = share * memory_bytes() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    held: dict[str, StoredCase] = {}
+    for case_id in case_ids:
+        case = store.load(case_id)
+        if len(case_ids) * _bytes_of(case) > most:
+            return {}
+        held[case_id] = case
+    return held
+
+
+def _bytes_of(case: StoredCase) -> int:
+    arrays = [*case.image.values(), *(value for value in vars(case).values() if isinstance(value, np.ndarray))]
+    return sum(array.nbytes for array in arrays)
 
 
 class EpochOrder(Sampler[list[Wanted]]):
@@ -135,10 +164,15 @@ def make_loader(cases: TrainingCases, order: EpochOrder | None, config: RunConfi
         cases,
         batch_sampler=order,
         num_workers=num_loaders(config.training.num_workers),
-        collate_fn=default_collate,
+        collate_fn=_collated,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # so that starting a loader does not draw from the global generator
     )
+
+
+def _collated(items: Sequence[Batch]) -> Batch:
+    lists = {name: [item[name] for item in items] for name in ("case_id", "key", "counts")}
+    return {**lists, **{name: default_collate([item[name] for item in items]) for name in ("image", "targets")}}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

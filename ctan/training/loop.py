@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -21,7 +20,7 @@ from ctan.inference.trust import with_trust
 from ctan.inputs import Inputs
 from ctan.launch import run_in_processes
 from ctan.networks import with_options
-from ctan.precision import Precision, autocast, resolve_precision
+from ctan.precision import Precision, resolve_precision
 from ctan.provenance import machine_facts
 from ctan.ranks import Ranks, are_started, num_processes
 from ctan.records import HISTORY_FILE, Grid, ModelRecord, SeenGroups
@@ -32,11 +31,12 @@ from ctan.tasks import Task, fitted, tasks_of
 from ctan.tracking.lineage import OWNER_MARK
 from ctan.tracking.runs import training_run
 from ctan.training.balance import gradient_figures, task_gradients
-from ctan.training.begin import cases_of, check_batch, denormals_are_zero, facts_of, seed_everything
+from ctan.training.begin import cases_of, check_batch, denormals_are_zero, facts_of, network_grid, seed_everything
 from ctan.training.checkpoint import CheckpointKey, Position
 from ctan.training.checkpoints import Checkpoints
+from ctan.training.compiled import Compute, compiled
 from ctan.training.console import Console
-from ctan.training.data import Batch, EpochOrder, TrainingCases, make_loader, to_device
+from ctan.training.data import Batch, EpochOrder, TrainingCases, hold, make_loader
 from ctan.training.history import write_history
 from ctan.training.optim import clip_gradients
 from ctan.training.parallel import check_equal
@@ -44,6 +44,7 @@ from ctan.training.portions import Portions, check_network
 from ctan.training.session import Best, Session
 from ctan.training.step import Step
 from ctan.training.stopping import Stop, stopping
+from ctan.training.tuning import tuning_error
 from ctan.variants import name_of
 
 
@@ -142,8 +143,9 @@ def train_here(
     train_ids, tuning_ids = cases_of(store, fold, config)
     tasks = fitted(tasks_of(store.spec), store.labels(train_ids), store.numbers(train_ids))
     order = EpochOrder(len(train_ids), config.training.batch_size, seed, ranks)
-    loader = make_loader(TrainingCases(store, train_ids, tasks, config, seed), order, config)
-    tuning = make_loader(TrainingCases(store, ranks.share(tuning_ids), tasks, config, None), None, config)
+    cases = TrainingCases(store, train_ids, tasks, config, seed)
+    tuning_cases = TrainingCases(store, ranks.share(tuning_ids), tasks, config, None)
+    loader, tuning = make_loader(cases, order, config), make_loader(tuning_cases, None, config)
     session = Session.start(arch, tasks, store.spec, config, order.steps_per_epoch, ranks)
 
     key = CheckpointKey.of(pointer, arch, tasks, fold, seed, config)
@@ -165,10 +167,15 @@ def train_here(
         if portion := session.portions.size(session.position):
             check_network(session.network, "training.micro_batch")
             console.say(f"{portion} of its {share} cases at a time")
+        compute = None
+        if not session.finished:
+            cases.held = tuning_cases.held = hold(store, [*train_ids, *tuning_ids], config.training.cases_in_memory)
+            if config.training.compile:
+                shape = (portion or share, session.network.in_channels, *network_grid(config))
+                compute = compiled(session.network, shape, precision, ranks, console.say)
         facts = facts_of(session, config)
-        loop = _Loop(
-            ranks, session, tasks, config, precision, loader, order, tuning, len(tuning_ids), console, checkpoints, stop
-        )
+        told = console, checkpoints, stop, compute
+        loop = _Loop(ranks, session, tasks, config, precision, loader, order, tuning, len(tuning_ids), *told)
         if ranks.is_main:
             origin = {**(lineage or {}), OWNER_MARK: checkpoints.address}
             with training_run(config, pointer, arch, fold, seed, session.run_id or left or None, origin) as run:
@@ -178,6 +185,8 @@ def train_here(
                 described = {"precision": precision, "device": ranks.device.type, "num_processes": str(ranks.size)}
                 if crashes := restarts():
                     described |= {"restarts": str(len(crashes)), "restart_reasons": ", ".join(crashes)}
+                if config.training.compile and not session.finished:
+                    described["compiled"] = str(compute is not None).lower()
                 if session.portions.changes:
                     described["micro_batches"] = str(session.portions.changes)
                 run.set_tags(described | {name: str(value) for name, value in facts.items()})
@@ -215,8 +224,8 @@ def train_here(
                     **facts,
                 )
                 write_history(model_dir / HISTORY_FILE, session.history)
-                weights, cases = session.evaluated_weights(config), (train_ids, tuning_ids)
-                save_network(model_dir, weights, with_trust(record, weights, ranks.device, store, cases, console.say))
+                weights, ids = session.evaluated_weights(config), (train_ids, tuning_ids)
+                save_network(model_dir, weights, with_trust(record, weights, ranks.device, store, ids, console.say))
                 run.log_model(model_dir)
         else:
             loop.run()
@@ -257,6 +266,7 @@ class _Loop:
     console: Console
     checkpoints: Checkpoints
     stop: Stop
+    compute: Compute | None = None
 
     def run(self, log: Log = _log_nothing, watch: Watch | None = None) -> None:
         """Train until the schedule is complete or early stopping says so.
@@ -278,19 +288,19 @@ class _Loop:
                 raise StoppedError(f"stopped after epoch {epoch + 1}, by its tuning error")
             self.session.position = Position(epoch + 1)
             self.session.finished = epoch + 1 >= self.config.training.epochs or self._stops_early(epoch)
-            self._save_if_due()
+            self._save(self.ranks.is_main and self.checkpoints.is_due, *self.ranks.any(self.stop.is_wanted))
             self.console.epoch(epoch, losses, self.session.seconds - seconds_before, note)
 
     def _train_epoch(self, epoch: int, log: Log) -> None:
         session, position = self.session, self.session.position
         extra = self.config.training.foreground_weight
-        step = Step(session.network, session.weighting, self.tasks, self.precision, self.ranks, extra)
+        step = Step(session.network, session.weighting, self.tasks, self.precision, self.ranks, extra, self.compute)
         self.order.start(epoch, position.step)
         session.network.train()
         started = time.perf_counter()
         for batch in self.loader:
             portion = session.portions.size(position)
-            losses = self._losses(step, batch, portion)
+            losses = step.in_portions(batch, portion) if portion else step.forward(batch)
             if self.config.training.gradient_cosine and position.step == 0 and not portion:
                 of_tasks = {task.name: losses[task.name] for task in self.tasks}
                 log(epoch + 1, gradient_figures(task_gradients(of_tasks, step.parameters, self.ranks)))
@@ -300,24 +310,28 @@ class _Loop:
             session.optimizer.step()
             session.schedule.step()
             session.ema.update_parameters(session.network)
-            for name, value in losses.items():
-                session.sums[name] = session.sums.get(name, 0.0) + value.item()
             position.step += 1
             session.num_steps_done += 1
-            now = time.perf_counter()
+            is_last = position.step == self.order.steps_per_epoch
+            saves = self.ranks.is_main and self.checkpoints.is_due
+            stops, reads = self.ranks.any(self.stop.is_wanted, saves or self.console.is_due)  # the same everywhere
+            if stops or reads or is_last:
+                self._read(step)
+                self.console.step(epoch, position.step, self._means())
+            now = time.perf_counter()  # of an accelerator, whose work is done in parallel, true when it was waited for
             session.seconds, started = session.seconds + now - started, now
-            self.console.step(epoch, position.step, self._means())
-            self._save_if_due()
+            self._save(saves, stops)
 
-    def _losses(self, step: Step, batch: Batch, portion: int) -> dict[str, torch.Tensor]:
-        """Return the losses of a step; in portions its gradients are set then."""
+    def _read(self, step: Step) -> None:
+        """Add the losses of the steps since the last time to the epoch's sums."""
         try:
-            return step.in_portions(batch, portion) if portion else step.forward(batch)
+            for losses in step.read():
+                for name, value in losses.items():
+                    self.session.sums[name] = self.session.sums.get(name, 0.0) + value
         except DataError as error:
-            raise DataError(
-                f"{error} in epoch {self.session.position.epoch + 1}: try a smaller training.learning_rate or "
-                f"training.precision=fp32"
-            ) from error
+            where = f"in epoch {self.session.position.epoch + 1}"
+            way_out = "try a smaller training.learning_rate or training.precision=fp32"
+            raise DataError(f"{error} {where}: {way_out}") from error
 
     def _means(self) -> dict[str, float]:
         return {name: value / self.session.position.step for name, value in self.session.sums.items()}
@@ -347,33 +361,18 @@ class _Loop:
             values |= {"tuning/error": error, "tuning/best_error": session.best.error}
         return values
 
-    @torch.no_grad()
     def _tune(self, epoch: int) -> float | None:
         """Score the tuning cases with the averaged weights when it is time; keep the best."""
         every = self.config.training.tuning_every or (1 if self.config.training.early_stopping_patience else 0)
         if not every or ((epoch + 1) % every and epoch + 1 < self.config.training.epochs):
             return None
-        network, found = self.session.ema.module.eval(), []
-        for cpu_batch in self.tuning:
-            if self.stop.is_wanted and self.ranks.size == 1:
-                self.stop.end()  # in the middle of an epoch's end there is nothing to save
-            batch = to_device(cpu_batch, self.ranks.device)
-            with autocast(self.ranks.device, self.precision):
-                outputs = network(batch["image"])
-            found.append([task.error(outputs[task.name], batch["targets"][task.name]) for task in self.tasks])
-        errors = [error for of_case in self.ranks.joined(found, self.num_tuning) for error in of_case]
-        error = sum(errors) / len(errors)
+        network = self.session.ema.module.eval()
+        error = tuning_error(network, self.tuning, self.num_tuning, self.tasks, self.precision, self.ranks, self.stop)
         if error < self.session.best.error:
             weights = {name: value.cpu().clone() for name, value in network.state_dict().items()}
             self.session.best = Best(error, epoch, weights)
         rate = self.session.schedule.get_last_lr()[0]
-        row: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "task": "tuning",
-            "loss": error,
-            "weight": 1.0,
-            "learning_rate": rate,
-        }
+        row = {"epoch": epoch + 1, "task": "tuning", "loss": error, "weight": 1.0, "learning_rate": rate}
         self.session.history.append(row)
         return error
 
@@ -381,11 +380,13 @@ class _Loop:
         patience = self.config.training.early_stopping_patience
         return bool(patience) and epoch - self.session.best.epoch >= patience
 
-    def _save_if_due(self) -> None:
-        """Save when it is time, when training is complete, and before it ends because somebody wants it to."""
-        stops = self.ranks.any(self.stop.is_wanted)  # after the same step everywhere
+    def _save(self, is_due: bool, stops: bool) -> None:
+        """Save when it is time, when training is complete, and before it ends because somebody wants it to.
+
+        Losses of all steps were read before: what is saved had finite ones.
+        """
         last = self.session.finished or stops
-        if self.ranks.is_main and (last or self.checkpoints.is_due):
+        if self.ranks.is_main and (last or is_due):
             self.checkpoints.save(self.session.state(), last)
         if stops and not self.session.finished:
             if self.stop.is_wanted:

@@ -7,14 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from ctan.config import TrainingConfig
-
-Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def make_optimizer(network: nn.Module, weighting: nn.Module, config: TrainingConfig) -> AdamW:
@@ -41,15 +39,30 @@ def make_schedule(optimizer: AdamW, num_steps: int, config: TrainingConfig) -> L
     return LambdaLR(optimizer, factor)
 
 
-def make_ema(network: nn.Module, config: TrainingConfig) -> AveragedModel:
-    """Return the exponential moving average of the weights, decay `min(ema_decay, (1 + n) / (10 + n))` at update n."""
+class MovingAverage(AveragedModel):
+    """The exponential moving average of the weights, decay `min(largest_decay, (1 + n) / (10 + n))` at update n.
+
+    The number of updates stays in host memory: PyTorch's own class asks the device for it in every step.
+    """
+
+    def __init__(self, network: nn.Module, largest_decay: float) -> None:
+        super().__init__(network)
+        self.largest_decay = largest_decay
 
     @torch.no_grad()
-    def average(averaged: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
-        n = int(num_averaged)
-        torch._foreach_lerp_(averaged, current, 1 - min(config.ema_decay, (1 + n) / (10 + n)))
+    def update_parameters(self, network: nn.Module) -> None:
+        """Take the present weights into the average; buffers as they are."""
+        n = int(self.n_averaged)
+        share = 1 - min(self.largest_decay, (1 + n) / (10 + n)) if n else 1.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(network.parameters()), share)
+        for averaged, current in zip(self.module.buffers(), network.buffers(), strict=True):
+            averaged.copy_(current)
+        self.n_averaged += 1
 
-    return AveragedModel(network, multi_avg_fn=average)
+
+def make_ema(network: nn.Module, config: TrainingConfig) -> MovingAverage:
+    """Return the moving average of the weights."""
+    return MovingAverage(network, config.ema_decay)
 
 
 def clip_gradients(parts: Iterable[list[nn.Parameter]], largest_norm: float) -> None:

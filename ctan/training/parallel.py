@@ -30,7 +30,8 @@ def of_all(losses: Mapping[str, Tensor], counts: Mapping[str, Tensor | int], ran
     if ranks.size == 1:
         return dict(losses)
     own = torch.stack([loss.detach() for loss in losses.values()])
-    known = torch.stack([torch.as_tensor(counts[name]).to(own) for name in losses])
+    numbers = [counts[name] for name in losses]
+    known = torch.stack([n.to(own) if isinstance(n, Tensor) else own.new_full((), n) for n in numbers])
     total, number = ranks.add(torch.stack([own * known, known]).double())
     values, parts = ((x / number.clamp_min(1)).to(own.dtype).unbind() for x in (total, known))
     # A function for each task: a task's gradient stays None where the task does not reach.
@@ -64,7 +65,7 @@ def summed(gradients: Sequence[Tensor | None], like: Sequence[Tensor], ranks: Ra
     """
     if ranks.size == 1:
         return list(gradients)
-    reached = ranks.add(torch.tensor([float(g is not None) for g in gradients], device=ranks.device))
+    reached = ranks.add(torch.tensor([float(g is not None) for g in gradients]))
     sums: list[Tensor | None] = [None] * len(like)
     for dtype in dict.fromkeys(p.dtype for p in like):
         where = [i for i, p in enumerate(like) if p.dtype == dtype]
@@ -72,9 +73,7 @@ def summed(gradients: Sequence[Tensor | None], like: Sequence[Tensor], ranks: Ra
         flat = ranks.add(torch.cat([part.reshape(-1) for part in parts]))  # type: ignore[union-attr]
         for i, part in zip(where, flat.split([like[i].numel() for i in where]), strict=True):
             sums[i] = torch.empty_like(like[i]).copy_(part.view(like[i].shape))
-    if any(gradient is None for gradient in gradients):  # else the device need not be waited for
-        sums = [gradient if number else None for gradient, number in zip(sums, reached.tolist(), strict=True)]
-    return sums
+    return [gradient if number else None for gradient, number in zip(sums, reached.tolist(), strict=True)]
 
 
 def check_equal(network: nn.Module, ranks: Ranks) -> None:
@@ -105,13 +104,18 @@ def prepare(network: nn.Module, ranks: Ranks) -> None:
         dropout.position = position
 
 
+def looks_at_cases(module: nn.Module) -> bool:
+    """Whether a module is told of the cases of a step, see `announce`."""
+    return isinstance(module, CaseDropout | _BatchNormOverAll)
+
+
 def announce(network: nn.Module, batch: Mapping[str, Any]) -> None:
     """Tell the modules that `prepare` made which cases come next and whether they count."""
     for module in network.modules():
         if isinstance(module, CaseDropout):
-            module.keys, module.num_calls = batch["key"].tolist(), 0
+            module.keys, module.num_calls = batch["key"], 0
         elif isinstance(module, _BatchNormOverAll):
-            module.counts = bool(batch["counts"].all())
+            module.counts = all(batch["counts"])
 
 
 _WHOLE_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -142,7 +146,7 @@ class CaseDropout(nn.Module):
             generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint32)[0]))
             masks.append(torch.rand(shape, generator=generator) >= self.p)
         self.num_calls += 1
-        return x * torch.stack(masks).to(x) / (1 - self.p)
+        return x * torch.stack(masks).to(x.device, x.dtype, non_blocking=True) / (1 - self.p)
 
 
 class _BatchNormOverAll(_BatchNorm):
@@ -169,7 +173,8 @@ class _BatchNormOverAll(_BatchNorm):
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
         counted = float(self.counts)
-        number = self.ranks.add(torch.tensor(counted * x.numel() / x.shape[1], dtype=torch.float64, device=x.device))
+        own = counted * x.numel() / x.shape[1]
+        number = self.ranks.add(torch.full((), own, dtype=torch.float64, device=x.device))
         number = number.to(x.dtype)
         mean = _SumOverAll.apply(x.sum(axes) * counted, self.ranks) / number
         centred = x - mean.view(shape)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -33,6 +34,9 @@ class Step:
         precision: of the network.
         ranks: the processes that share the step's cases.
         foreground_weight: of `Task.foreground_loss`.
+        compute: the network, or what computes the same faster.
+        unread: of the steps since `read`: this process' cases, and the total, the losses, whether all of this process'
+            own are finite. They stay on the device, which would have to be waited for.
     """
 
     network: Network
@@ -41,6 +45,8 @@ class Step:
     precision: Precision
     ranks: Ranks
     foreground_weight: float = 0.0
+    compute: Callable[[Tensor], dict[str, Tensor]] | None = None
+    unread: list[tuple[list[str], Tensor]] = field(default_factory=list)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -48,26 +54,35 @@ class Step:
         return [p for p in self.network.parameters() if p.requires_grad]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss of all processes' cases, by task, and their total `""`.
+        """Return the loss of all processes' cases, by task, and their total `""`; see `read`.
 
         Args:
             batch: this process' cases.
-
-        Raises:
-            DataError: in all processes when one has a loss that is not finite, naming its cases.
         """
         batch = to_device(batch, self.ranks.device)
-        announce(self.network, batch)
-        with autocast(self.ranks.device, self.precision):
-            outputs = self.network(batch["image"])
-        targets, counted = batch["targets"], bool(batch["counts"].all())
+        outputs = self._outputs(batch)
+        targets, counted = batch["targets"], all(batch["counts"])
         own = self._losses(outputs, targets)
         counts = {task.name: task.loss_count(targets[task.name]) if counted else 0 for task in self.tasks}
         losses = of_all(own, counts, self.ranks)
         total = self.weighting(losses)
-        if not torch.isfinite(total):
-            self._explain(total, own, batch["case_id"])
+        self._note(batch, total, losses, own)
         return {"": total, **losses}
+
+    def read(self) -> list[dict[str, float]]:
+        """Return total and losses of every step since the last call, which all processes make after the same step.
+
+        Raises:
+            DataError: in all processes when one had a loss that is not finite, naming its cases of that step.
+        """
+        unread, self.unread = self.unread, []
+        rows = torch.stack([row for _, row in unread]).tolist() if unread else []
+        for (case_ids, _), (total, *_, is_finite) in zip(unread, rows, strict=True):
+            if not math.isfinite(total):
+                found = [case_id for of_one in self.ranks.gather([] if is_finite else case_ids) for case_id in of_one]
+                raise DataError(f"the loss became {total} at case {', '.join(dict.fromkeys(found or case_ids))}")
+        names = ["", *(task.name for task in self.tasks)]
+        return [dict(zip(names, row, strict=False)) for row in rows]
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Set the gradients of all processes' cases.
@@ -98,40 +113,34 @@ class Step:
         Args:
             batch: this process' cases.
             size: cases at a time.
-
-        Raises:
-            DataError: in all processes when one has a loss that is not finite, naming its cases.
         """
-        counted = bool(batch["counts"].all())
+        counted = all(batch["counts"])
         parts = [to_device(part, self.ranks.device) for part in portions_of(batch, size)]
         counts = torch.stack(
             [torch.stack([self._count(task, part, counted) for task in self.tasks]) for part in parts]
         )  # (portions, tasks)
         shares = counts / self.ranks.add(counts.sum(0)).clamp_min(1)
-        weights, parameters = self.weighting.weights(), self.parameters
+        parameters = self.parameters
         of_tasks: Gradients = {task.name: [None] * len(parameters) for task in self.tasks}
         for parameter in parameters:
             parameter.grad = None
         values = torch.zeros(len(self.tasks), dtype=torch.float64, device=self.ranks.device)
         for part, share in zip(parts, shares, strict=True):
-            announce(self.network, part)
-            with autocast(self.ranks.device, self.precision):
-                outputs = self.network(part["image"])
-            own = self._losses(outputs, part["targets"])
+            own = self._losses(self._outputs(part), part["targets"])
             terms = [part_of.to(loss) * loss for part_of, loss in zip(share, own.values(), strict=True)]
             values += torch.stack([term.detach().double() for term in terms])
             if isinstance(self.weighting, GradientWeighting):
                 named = {task.name: term for task, term in zip(self.tasks, terms, strict=True)}
                 add_gradients(of_tasks, task_gradients(named, parameters, Ranks(self.ranks.device)))
                 continue
-            torch.stack([weights[t.name] * term for t, term in zip(self.tasks, terms, strict=True)]).sum().backward()
+            stacked = torch.stack(terms)
+            (self.weighting.factors(stacked) * stacked).sum().backward()
         mine = dict(zip((task.name for task in self.tasks), values.clone(), strict=True))
         values = self.ranks.add(values)
         losses = {task.name: value.to(terms[0].dtype) for task, value in zip(self.tasks, values, strict=True)}
         self.weighting.zero_grad()
         total = self.weighting(losses)
-        if not torch.isfinite(total):
-            self._explain(total, mine, batch["case_id"])
+        self._note(batch, total, losses, mine)
         if isinstance(self.weighting, GradientWeighting):
             self._combine({name: summed(of_one, parameters, self.ranks) for name, of_one in of_tasks.items()})
             return {"": total, **losses}
@@ -139,6 +148,17 @@ class Step:
             total.backward()
         self._share_gradients()
         return {"": total.detach(), **losses}
+
+    def _outputs(self, batch: Batch) -> dict[str, Tensor]:
+        announce(self.network, batch)
+        with autocast(self.ranks.device, self.precision):
+            return (self.compute or self.network)(batch["image"])
+
+    def _note(self, batch: Batch, total: Tensor, losses: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+        """Keep what `read` returns."""
+        is_finite = torch.stack([loss.detach() for loss in own.values()]).isfinite().all()
+        values = [total, *losses.values(), is_finite]
+        self.unread.append((batch["case_id"], torch.stack([value.detach().to(total.dtype) for value in values])))
 
     def _losses(self, outputs: Mapping[str, Tensor], targets: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the losses by task; with deep supervision the mean over levels, weighted by `2^-k`."""
@@ -161,7 +181,9 @@ class Step:
 
     def _count(self, task: Task, part: Batch, counted: bool) -> Tensor:
         count = task.loss_count(part["targets"][task.name]) if counted else 0
-        return torch.as_tensor(count, dtype=torch.float64, device=self.ranks.device)
+        if isinstance(count, Tensor):
+            return count.double()
+        return torch.full((), count, dtype=torch.float64, device=self.ranks.device)
 
     def _combine(self, gradients: Gradients) -> None:
         combined = cast(GradientWeighting, self.weighting).combine(gradients, self.ranks)
@@ -173,8 +195,3 @@ class Step:
         gradients = summed([p.grad for p in parameters], parameters, self.ranks)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-
-    def _explain(self, total: Tensor, own: Mapping[str, Tensor], case_ids: list[str]) -> None:
-        is_own = not all(torch.isfinite(loss) for loss in own.values())
-        found = [case_id for of_one in self.ranks.gather(case_ids if is_own else []) for case_id in of_one]
-        raise DataError(f"the loss became {total.item()} at case {', '.join(dict.fromkeys(found or case_ids))}")

@@ -17,14 +17,19 @@ class EqualWeighting(nn.Module):
         super().__init__()
         self.tasks = tuple(tasks)
 
+    def factors(self, losses: Tensor) -> Tensor:
+        """Return the present weights, (tasks,), on the device of the stacked losses and without waiting for it."""
+        return torch.ones_like(losses)
+
     def weights(self) -> dict[str, float]:
         """Return the present weight of each task."""
-        return dict.fromkeys(self.tasks, 1.0)
+        like = torch.zeros(len(self.tasks), dtype=torch.float64)
+        return dict(zip(self.tasks, self.factors(like).tolist(), strict=True))
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the total of the task losses, a scalar."""
-        weights = self.weights()
-        return torch.stack([weights[task] * losses[task] for task in self.tasks]).sum()
+        stacked = torch.stack([losses[task] for task in self.tasks])
+        return (self.factors(stacked) * stacked).sum()
 
     def end_epoch(self, mean_losses: Mapping[str, float]) -> None:
         """Take note of the epoch's mean loss of each task."""
@@ -42,12 +47,10 @@ class DynamicWeightAverage(EqualWeighting):
         super().__init__(tasks)
         self.register_buffer("previous", torch.full((2, len(self.tasks)), float("nan"), dtype=torch.float64))
 
-    def weights(self) -> dict[str, float]:
-        if self.previous.isnan().any():
-            return super().weights()
+    def factors(self, losses: Tensor) -> Tensor:
         ratio = self.previous[1] / self.previous[0].clamp_min(1e-12)
         weights = len(self.tasks) * torch.softmax(ratio / _DWA_TEMPERATURE, 0)
-        return dict(zip(self.tasks, weights.tolist(), strict=True))
+        return torch.where(self.previous.isnan().any(), 1, weights).to(losses.dtype)
 
     def end_epoch(self, mean_losses: Mapping[str, float]) -> None:
         newest = [mean_losses[task] for task in self.tasks]
@@ -61,8 +64,8 @@ class UncertaintyWeighting(EqualWeighting):
         super().__init__(tasks)
         self.log_variance = nn.Parameter(torch.zeros(len(self.tasks)))
 
-    def weights(self) -> dict[str, float]:
-        return dict(zip(self.tasks, (0.5 * torch.exp(-self.log_variance.detach())).tolist(), strict=True))
+    def factors(self, losses: Tensor) -> Tensor:
+        return (0.5 * torch.exp(-self.log_variance.detach())).to(losses.dtype)
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         stacked = torch.stack([losses[task] for task in self.tasks])

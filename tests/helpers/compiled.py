@@ -4,3 +4,4 @@ from pathlib import Path
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "ctan.yaml"
 RETRAIN = COMPILED.with_name("retrain.yaml")
+TUNE = COMPILED.with_name("tune.yaml")

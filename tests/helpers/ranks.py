@@ -96,8 +96,8 @@ class Scenario:
             "targets": {
                 t: {k: v.to(self.dtype) if k == "dose" else v for k, v in of_cases[t].items()} for t in of_cases
             },
-            "key": torch.tensor(chosen) + 100,
-            "counts": torch.tensor([bool(wanted)] * len(chosen)),
+            "key": [100 + i for i in chosen],
+            "counts": [bool(wanted)] * len(chosen),
         }
 
 
@@ -139,8 +139,10 @@ def _said_of_a_loss_that_is_not_finite(scenario: Scenario, ranks: Ranks) -> str:
     batch = scenario.batch(list(ranks.share(range(scenario.num_cases))))
     if ranks.rank == 1:
         batch["image"][-1] = float("nan")
+    step = scenario.step(ranks)
+    step.forward(batch)
     try:
-        scenario.step(ranks).forward(batch)
+        step.read()
     except DataError as error:
         return str(error)
     return "nothing"

@@ -19,7 +19,7 @@ from ctan.steps.numbers import numbers_of
 from tests.helpers.compiled import COMPILED, RETRAIN
 
 STEPS = ("resolve", "ingest", "validate", "gate", "preprocess", "plan", "train", "evaluate", "compare", "promote")
-OTHERS = ("check", "close")
+OTHERS = ("check", "close", "tune")
 CACHED = ("ingest", "validate")
 COMPONENTS_DIR = Path(components.__file__).parent
 
@@ -52,7 +52,7 @@ def test_a_run_is_closed_once_whatever_happened_in_it(spec: dict[str, Any], retr
         assert handlers == ["comp-close"], "the pipeline inside another has none of its own"
 
 
-@pytest.mark.parametrize("name", ["ctan", "retrain"])
+@pytest.mark.parametrize("name", ["ctan", "retrain", "tune"])
 def test_the_committed_yaml_is_what_the_pipeline_compiles_to(name: str, tmp_path: Path) -> None:
     module = import_module(f"pipelines.{name}")
     module.main(tmp_path / "compiled.yaml")

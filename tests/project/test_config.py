@@ -26,6 +26,17 @@ def test_every_profile_is_valid_and_survives_yaml(profile: str, tmp_path: Path) 
     assert config_from_yaml(path) == config
 
 
+def test_a_profile_that_is_like_another_differs_in_what_it_says() -> None:
+    long, short = (load_config(name, {"data.dataset": "openkbp"}) for name in ("gpu", "gpu-short"))
+    assert (long.network.io_stride, short.network.io_stride) == (1, 2)
+    assert (long.training.epochs, short.training.epochs) == (200, 80)
+    assert (long.network.num_stages, short.network.num_stages) == (6, 5)
+    of_gpu = {"base_width": 32, "max_width": 320, "foreground_prior": 0.01}
+    assert short.network.model_dump().items() >= of_gpu.items()
+    assert short.training.batch_size == long.training.batch_size == 2
+    assert short.training.num_workers == "auto"
+
+
 def test_settings_as_yaml_hold_every_field_and_can_be_used_as_a_profile(tmp_path: Path) -> None:
     def fields(settings: BaseModel, prefix: str = "") -> set[str]:
         found = set()

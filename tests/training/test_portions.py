@@ -38,8 +38,10 @@ def test_batch_norm_is_refused_because_its_statistics_would_be_others() -> None:
 def test_a_loss_that_is_not_finite_names_the_cases() -> None:
     batch = Scenario().batch([0, 1, 2, 3])
     batch["image"][2] = float("nan")
+    step = Scenario().step(ALONE)
+    step.in_portions(batch, 2)
     with pytest.raises(DataError, match="the loss became nan at case case-0, case-1, case-2, case-3"):
-        Scenario().step(ALONE).in_portions(batch, 2)
+        step.read()
 
 
 def test_the_size_is_halved_as_often_as_memory_was_not_enough_and_never_grows_again() -> None:

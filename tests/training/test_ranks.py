@@ -52,8 +52,9 @@ def test_two_processes_have_the_gradients_of_one(name: str, of_two: list[dict[st
     for key, value in alone.items():
         torch.testing.assert_close(first[key].double(), value.double(), rtol=1e-10, atol=1e-10)
     in_32 = gradients(in_float32(SCENARIOS[name]), ALONE)
-    if "nothing known" not in name:  # batch norm in float32 is itself no better than that
-        most = 5e-6 if "batch norm" in name else 1e-6
+    if "nothing known" not in name:  # float32 is itself up to 2e-6 off where convolutions have no AVX512
+        most = max(1e-6, 4 * relative_difference(in_32, alone, is_gradient))
+        assert most < 1e-5
         assert relative_difference(of_two[0][f"{name}, float32"], in_32, is_gradient) < most
 
 

@@ -18,12 +18,12 @@ from ctan.errors import ConfigError, CtanError, DataError
 from ctan.networks import build_network
 from ctan.precision import autocast, resolve_precision
 from ctan.records import ModelRecord
-from ctan.store import StorePointer, open_store
+from ctan.store import Store, StorePointer, open_store
 from ctan.tasks import tasks_of
 from ctan.training import train
 from ctan.training.checkpoint import CheckpointKey
 from ctan.training.console import Console
-from ctan.training.data import TrainingCases, Wanted
+from ctan.training.data import TrainingCases, Wanted, hold
 from ctan.training.optim import clip_gradients, make_ema, make_optimizer, make_schedule
 from ctan.training.weighting import WEIGHTINGS
 from tests.helpers.small import train_and_kill
@@ -119,6 +119,40 @@ def test_what_runs_after_a_training_computes_with_the_smallest_numbers_again(
     train(tiny_pointer, "hps", 0, 0, with_training(config, epochs=1), tmp_path / "c", tmp_path / "model")
     assert float("1e-320") * 2 == float("2e-320")
     assert (torch.full((1000,), 1e-40) * 2).min() > 0
+
+
+def test_cases_that_fit_into_memory_are_read_once_and_change_nothing(
+    tiny_pointer: StorePointer, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, read = Store.load, list[str]()
+    monkeypatch.setattr(Store, "load", lambda *given: read.append(given[1]) or load(*given))
+    numbers = {}
+    for share in (0.25, 0.0):
+        read.clear()
+        settings = with_training(config, cases_in_memory=share)
+        train(tiny_pointer, "hps", 0, 0, settings, tmp_path / f"c{share}", tmp_path / f"m{share}")
+        store = open_store(tiny_pointer)
+        numbers[share] = [read.count(case_id) for case_id in store.case_ids(split="train", not_fold=0)]
+    assert weights(tmp_path / "m0.25") == weights(tmp_path / "m0.0")
+    assert [more - once for more, once in zip(numbers[0.0], numbers[0.25], strict=True)] == [
+        config.training.epochs - 1
+    ] * (len(numbers[0.0]))
+
+
+def test_cases_are_held_only_when_all_of_them_fit(tiny_pointer: StorePointer, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tiny_pointer)
+    ids = store.case_ids(split="train")
+    one = sum(
+        a.nbytes
+        for a in (*store.load(ids[0]).image.values(), *vars(store.load(ids[0])).values())
+        if hasattr(a, "nbytes")
+    )
+    monkeypatch.setattr("ctan.training.data.memory_bytes", lambda: 4 * one * len(ids))
+    assert list(hold(store, ids, 0.25)) == ids
+    assert hold(store, ids, 0.24) == {}
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert hold(store, ids, 0.25) == {}
+    assert list(hold(store, ids, 0.5)) == ids
 
 
 def test_a_finished_training_is_not_repeated(

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from ctan import tuning
 from ctan.config import RunConfig
 from ctan.errors import ConfigError, DataError
 from ctan.settings import load_config
 from ctan.store import StorePointer, open_store
-from ctan.tuning import Searched, Watch, default_space, tune
+from ctan.tuning import Searched, Tuned, default_space, tune
+from ctan.tuning import search as tuning
+from ctan.tuning.search import Watch
 
 SPACE = (
     Searched.parse("training.learning_rate=1e-4..1e-1"),
@@ -50,12 +51,12 @@ def test_unless_it_is_said_what_the_data_allow_is_searched(tiny_pointer: StorePo
 @pytest.fixture
 def search(
     tiny_pointer: StorePointer, tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuning.Tuned]:
+) -> Callable[..., Tuned]:
     """Search with trainings whose error is known: least at a learning rate of 0.01 and with DWA."""
     tried: list[dict[str, Any]] = []
 
     def trained(*given: Any) -> float | None:
-        *_, config, folder, name, trial = given
+        *_, config, place, name, trial, _ = given
         settings = config.training
         tried.append({"rate": settings.learning_rate, "weighting": settings.task_weighting})
         if search.interrupt_at == len(tried):  # type: ignore[attr-defined]
@@ -63,12 +64,12 @@ def search(
         if settings.learning_rate > search.too_high:  # type: ignore[attr-defined]
             raise DataError("the loss became nan")
         error = abs(math.log10(settings.learning_rate) + 2) + (settings.task_weighting != "dwa")
-        watch = Watch(folder, name, trial._trial_id)
+        watch = Watch(place.folder, name, trial._trial_id)
         return None if any(watch(epoch, error + 1 / epoch) for epoch in range(1, 5)) else error
 
     monkeypatch.setattr(tuning, "_train", trained)
 
-    def search(root: str = "a", trials: int = 12, **given: Any) -> tuning.Tuned:
+    def search(root: str = "a", trials: int = 12, **given: Any) -> Tuned:
         space = given.pop("space", SPACE)
         said: list[str] = []
         found = tune(tiny_pointer, "ctan", 0, 0, tiny_config, tmp_path / root, trials, space, say=said.append, **given)
@@ -110,6 +111,19 @@ def test_a_search_that_was_interrupted_goes_on_with_its_trial_and_tries_what_one
     assert search.tried[:6] + search.tried[7:] == in_one_go
     assert (again.error, again.values, again.num_trials) == (whole.error, whole.values, 12)
     assert search("parts").num_trials == 12, "enough: nothing more is trained"
+
+
+def test_alone_a_search_takes_the_trial_of_another_pod_for_cut_short(
+    search: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search.interrupt_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        search(trials=3)
+    search.interrupt_at = 0
+    monkeypatch.setattr(tuning, "is_gone", lambda _: None)  # it ran where that cannot be seen from here
+    assert search(trials=3, alone=True).num_trials == 3
+    assert search.tried[1] == search.tried[2]
+    assert len(search.tried) == 4
 
 
 def test_a_trial_of_a_process_that_lives_is_left_to_it(search: Any) -> None:

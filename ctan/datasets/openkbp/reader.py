@@ -92,6 +92,7 @@ class OpenKBP(Dataset):
             "network": {"num_stages": 6},
             "training": {"batch_size": 2},
         },
+        "gpu-short": {"network": {"num_stages": 5}},
     }
 
     def find(self, raw_dir: Path) -> list[RawCase]:

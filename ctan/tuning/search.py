@@ -6,7 +6,6 @@ The study is a file of its own: the same command goes on with it, and with the t
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,97 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ctan.errors import ConfigError, CtanError, DataError, StoppedError
+from ctan.errors import CtanError, DataError, StoppedError
 from ctan.files import sha256_of_json, write_text
 from ctan.process import is_gone, this_process
 from ctan.records import HISTORY_FILE
 from ctan.settings import with_overrides
+from ctan.sources import buckets
+from ctan.sources.objects import read_object
+from ctan.tuning.space import Searched, default_space
 
 if TYPE_CHECKING:
     import optuna
 
-    from ctan.cases import DataSpec
     from ctan.config import RunConfig
     from ctan.store import StorePointer
 
+_JOURNAL = "study.journal"
 _OWNER = "owner"  # attribute of a trial: the process that works on it
 _RANDOM_FIRST = 5  # trials before the proposals follow from others
 _MOST_FAILURES = 3  # in a row, without any success: the settings are wrong, not the proposal
-_RANGE = re.compile(r"(?P<low>[-+.\deE]+)\.\.(?P<high>[-+.\deE]+)")
-_LOG_FROM = 10  # a range of positive numbers whose ends are further apart than this is searched by magnitude
-
-
-@dataclass(frozen=True)
-class Searched:
-    """One setting that is searched.
-
-    Attributes:
-        field: dotted name.
-        choices: to choose from; empty for a range.
-        low, high: ends of a range, both included; whole numbers when both are.
-    """
-
-    field: str
-    choices: tuple[Any, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
-
-    @classmethod
-    def parse(cls, text: str) -> Searched:
-        """Read `FIELD=LOW..HIGH` or `FIELD=[A, B, ...]`.
-
-        Raises:
-            ConfigError: when it is neither.
-        """
-        field, _, values = text.partition("=")
-        found = _RANGE.fullmatch(values.strip())
-        if found:
-            low, high = (yaml.safe_load(found[end]) for end in ("low", "high"))
-            # YAML takes 1e-4, without a point, for a word
-            low, high = (end if isinstance(end, int) else float(end) for end in (low, high))
-            if low < high:
-                return cls(field.strip(), low=low, high=high)
-        else:
-            choices = yaml.safe_load(values) if values else None
-            if isinstance(choices, list) and len(choices) > 1:
-                return cls(field.strip(), tuple(choices))
-        raise ConfigError(
-            f"--search {text!r}: expected FIELD=LOW..HIGH or FIELD=[A, B, ...], such as "
-            f"training.learning_rate=1e-4..1e-2"
-        )
-
-    def suggest(self, trial: optuna.trial.BaseTrial) -> Any:
-        """Return the value that a trial takes."""
-        if self.choices:
-            return trial.suggest_categorical(self.field, list(self.choices))
-        by_magnitude = self.low > 0 and self.high / self.low >= _LOG_FROM
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(self.field, self.low, self.high, log=by_magnitude)
-        return trial.suggest_float(self.field, self.low, self.high, log=by_magnitude)
-
-
-def default_space(config: RunConfig, spec: DataSpec) -> tuple[Searched, ...]:
-    """Return what is searched unless it is said: learning rate, width, weighting, and what augmentation the data allow.
-
-    Args:
-        config: whose values lie in the middle.
-        spec: of the data.
-    """
-    training, width = config.training, config.network.base_width
-    widths = sorted({max(4, round(width * factor / 4) * 4) for factor in (0.5, 1, 1.5)})
-    found = [
-        Searched("training.learning_rate", low=training.learning_rate / 10, high=training.learning_rate * 4),
-        Searched("training.task_weighting", ("equal", "dwa", "uncertainty", "upgrad")),
-    ]
-    if len(widths) > 1:
-        found.append(Searched("network.base_width", tuple(widths)))
-    if spec.augmentation.rotate_plane is not None:
-        found.append(Searched("training.rotate_probability", low=0.0, high=0.5))
-    if spec.augmentation.colour:
-        found.append(Searched("training.colour_probability", low=0.0, high=0.5))
-    if spec.augmentation.flip_axes and training.flip_probability:
-        found.append(Searched("training.flip_probability", (0.0, 0.5)))
-    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -142,11 +69,13 @@ def tune(
     fold: int,
     seed: int,
     config: RunConfig,
-    root: Path,
+    root: str | Path,
     num_trials: int,
     space: Sequence[Searched] = (),
     profile: Path | None = None,
     say: Callable[[str], None] = print,
+    pipeline_run: str = "",
+    alone: bool = False,
 ) -> Tuned:
     """Search settings of one architecture by the error on its tuning cases; evaluation cases are not looked at.
 
@@ -159,11 +88,14 @@ def tune(
         fold: its cases tune.
         seed: of the trainings and the search.
         config: settings that are not searched, and the number of epochs of a trial.
-        root: folder of studies and their checkpoints.
+        root: folder or `s3://bucket/prefix` of studies and their checkpoints.
         num_trials: of the study, those of an earlier call included.
         space: what is searched; empty: `default_space`.
         profile: file to write; None: beside the study.
         say: told what happens, a line each.
+        pipeline_run: that searches, recorded with the trainings; empty: the study.
+        alone: nobody else works on this study: a trial whose process ran elsewhere, so that it cannot be seen whether
+            it lives, was cut short.
 
     Raises:
         ConfigError: for a setting that does not exist or a value that it does not allow.
@@ -172,6 +104,7 @@ def tune(
     import optuna
 
     from ctan.store import open_store
+    from ctan.tracking.lineage import PIPELINE_RUN
 
     config = config.model_copy(
         update={"training": config.training.model_copy(update={"tuning_every": config.training.tuning_every or 1})}
@@ -182,17 +115,19 @@ def tune(
             _changed(config, {searched.field: value})
     decides = [arch, fold, seed, pointer.key, config.hash(), [vars(searched) for searched in space]]
     name = f"{arch}-{sha256_of_json(decides)[:12]}"
-    folder = root / name
-    folder.mkdir(parents=True, exist_ok=True)
+    place = _Place.of(root, name)
+    folder, tags = place.folder, {PIPELINE_RUN: pipeline_run or f"tune {name}"}
     study = _study(folder, name)
-    while (trial := _next(study, num_trials, seed)) is not None:
+    while (trial := _next(study, num_trials, seed, alone)) is not None:
+        place.keep()
         values = {searched.field: searched.suggest(trial) for searched in space}
         shown = ", ".join(f"{field}={_short(value)}" for field, value in values.items())
         say(f"trial {trial.number + 1} of {num_trials}: {shown}")
         try:
-            error = _train(pointer, arch, fold, seed, _changed(config, values), folder, name, trial)
+            error = _train(pointer, arch, fold, seed, _changed(config, values), place, name, trial, tags)
         except CtanError as failure:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            place.keep()
             say(f"trial {trial.number + 1} failed: {failure}")
             finished = [one.state for one in study.trials if one.state.is_finished()]
             if len(finished) >= _MOST_FAILURES and not any(state != optuna.trial.TrialState.FAIL for state in finished):
@@ -204,6 +139,7 @@ def tune(
         else:
             study.tell(trial, error)
             say(f"trial {trial.number + 1}: tuning error {error:.4f}")
+        place.keep()
     return _result(study, config, arch, fold, seed, profile or folder / "profile.yaml")
 
 
@@ -217,6 +153,49 @@ def _changed(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     return with_overrides(config.model_dump(mode="json"), [text.removesuffix("\n...") for text in overrides], "tune")
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a study lies.
+
+    Attributes:
+        folder: here.
+        address: the bucket's folder that holds it for whoever goes on with it elsewhere; empty: there is none.
+    """
+
+    folder: Path
+    address: str = ""
+
+    @classmethod
+    def of(cls, root: str | Path, name: str) -> _Place:
+        """Return a place whose folder is as it was left."""
+        if not buckets.is_remote(root):
+            made = cls(Path(root) / name)
+        else:
+            address = buckets.join(str(root), name)
+            made = cls(buckets.cache_folder("tuning", address), address)
+        made.folder.mkdir(parents=True, exist_ok=True)
+        if made.address and (found := read_object(buckets.join(made.address, _JOURNAL))):
+            (made.folder / _JOURNAL).write_bytes(found)
+        return made
+
+    def keep(self) -> None:
+        """Let the study be gone on with from here."""
+        if self.address:
+            buckets.upload_file(self.folder / _JOURNAL, buckets.join(self.address, _JOURNAL))
+
+    def trial(self, number: int) -> tuple[Path, str]:
+        """Return the folder of a trial's files, and the root of its checkpoints."""
+        folder = self.folder / f"trial-{number}"
+        return folder, buckets.join(self.address or str(self.folder), folder.name, "checkpoints")
+
+    def clear(self, number: int) -> None:
+        """Remove what a trial left."""
+        folder, checkpoints = self.trial(number)
+        shutil.rmtree(folder)
+        if self.address:
+            buckets.remove(checkpoints, first="")
+
+
 def _study(folder: Path, name: str) -> optuna.Study:
     import optuna
     from optuna.storages import JournalStorage
@@ -224,7 +203,7 @@ def _study(folder: Path, name: str) -> optuna.Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
+        storage=JournalStorage(JournalFileBackend(str(folder / _JOURNAL))),
         study_name=name,
         direction="minimize",
         load_if_exists=True,
@@ -232,7 +211,7 @@ def _study(folder: Path, name: str) -> optuna.Study:
     )
 
 
-def _next(study: optuna.Study, num_trials: int, seed: int) -> optuna.Trial | None:
+def _next(study: optuna.Study, num_trials: int, seed: int, alone: bool) -> optuna.Trial | None:
     """Return a trial whose process is gone, else a new one; None when there are enough.
 
     The sampler's seed follows from how many there are, so that a study that was interrupted proposes what one that was
@@ -242,7 +221,10 @@ def _next(study: optuna.Study, num_trials: int, seed: int) -> optuna.Trial | Non
 
     trials = study.get_trials(deepcopy=False)
     for found in trials:
-        if found.state == optuna.trial.TrialState.RUNNING and is_gone(found.user_attrs.get(_OWNER, "")):
+        if found.state != optuna.trial.TrialState.RUNNING:
+            continue
+        gone = is_gone(found.user_attrs.get(_OWNER, ""))
+        if gone or (gone is None and alone):
             trial = optuna.trial.Trial(study, found._trial_id)
             break
     else:
@@ -283,39 +265,39 @@ def _train(
     fold: int,
     seed: int,
     config: RunConfig,
-    folder: Path,
+    place: _Place,
     name: str,
     trial: optuna.Trial,
+    tags: Mapping[str, str],
 ) -> float | None:
     """Return the tuning error of what a training ends with; None when it was stopped."""
     from ctan.supervise import supervised
-    from ctan.tracking.lineage import PIPELINE_RUN
 
-    root = folder / f"trial-{trial.number}"
-    root.mkdir(exist_ok=True)
-    model_dir = root / "model"
+    folder, checkpoints = place.trial(trial.number)
+    folder.mkdir(exist_ok=True)
+    model_dir = folder / "model"
     arguments = {
         "pointer": pointer,
         "arch": arch,
         "fold": fold,
         "seed": seed,
         "config": config,
-        "checkpoint_root": str(root / "checkpoints"),
+        "checkpoint_root": checkpoints,
         "model_dir": model_dir,
-        "lineage": {PIPELINE_RUN: f"tune {name}", "tuning_trial": str(trial.number)},
-        "watch": Watch(folder, name, trial._trial_id),
+        "lineage": {**tags, "tuning_trial": str(trial.number)},
+        "watch": Watch(place.folder, name, trial._trial_id),
     }
     found: float | None = None
     try:
-        supervised("ctan.tuning:train_one", arguments, config.training.max_restarts)
+        supervised("ctan.tuning.search:train_one", arguments, config.training.max_restarts)
         errors = list(_errors(model_dir))
         found = min(errors) if config.training.early_stopping_patience else errors[-1]
     except StoppedError:
         pass
     except CtanError:
-        shutil.rmtree(root)
+        place.clear(trial.number)
         raise
-    shutil.rmtree(root)  # not when it is told to stop: the same command goes on from there
+    place.clear(trial.number)  # not when it is told to stop: the same command goes on from there
     return found
 
 

@@ -1,0 +1,5 @@
+"""The tune step."""
+
+from components.tune.component import tune
+
+__all__ = ["tune"]
