@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ctan.config import RunConfig
 from ctan.errors import CtanError
 from ctan.files import read_json, write_json, write_text
-from ctan.seals import check_folder, seal_file
+from ctan.seals import SEAL_FILE, check_folder, seal_file
 from ctan.settings import config_from_text, read_config
 from ctan.step_environment import step
 from ctan.steps.numbers import Metrics, numbers_of
@@ -21,6 +21,7 @@ from ctan.workspace import workspace
 if TYPE_CHECKING:
     from ctan.sources.origin import Origin
 
+_PASSED = "passed"  # as `ctan.validation.PASSED`, which costs seconds to load
 CONTACT_PAGE, VALIDATION_PAGE = "contact_sheet.html", "validation.html"  # in the folder of the manifest
 
 
@@ -135,24 +136,47 @@ def _ingested_before(origin: Origin) -> Path | None:
 
     Not of a run in which a case was broken: it may have been mended, or the machine's fault.
     """
+    for earlier in _earlier("ingest", "manifest", origin):
+        if not read_json(earlier / "manifest" / "summary.json", "ingest again")["num_quarantined"]:
+            return earlier
+    return None
+
+
+def _validated_before(manifest_dir: Path) -> Path | None:
+    """Return the folder of this step in an earlier run on this machine that passed the very same tables, else None."""
+    from ctan.sources.origin import read_origin
+
+    for earlier in _earlier("validate", "validated", read_origin(manifest_dir)):
+        tables = earlier.parent / "ingest" / "manifest" / SEAL_FILE
+        is_same = tables.is_file() and tables.read_bytes() == (manifest_dir / SEAL_FILE).read_bytes()
+        passed = read_json(earlier / "validated" / "summary.json", "validate again")["verdict"] == _PASSED
+        if is_same and passed and (earlier / "validated" / VALIDATION_PAGE).is_file():
+            return earlier
+    return None
+
+
+def _earlier(name: str, output: str, origin: Origin) -> Iterator[Path]:
+    """Yield folders of a step of earlier runs on this machine that started from the same, the newest first.
+
+    Args:
+        name: of the step.
+        output: its folder of tables, which nobody has changed since.
+        origin: data, settings and code.
+    """
     from ctan.sources.origin import read_origin
     from ctan.sources.places import recorded
     from ctan.tracking.lineage import LOCAL_RUN_VARIABLE
 
     if LOCAL_RUN_VARIABLE not in os.environ:
-        return None
-    for done in sorted(workspace().glob("runs/*/*/ingest/executor_output.json"), reverse=True):  # written at its end
-        manifest = done.parent / "manifest"
+        return
+    for done in sorted(workspace().glob(f"runs/*/*/{name}/executor_output.json"), reverse=True):  # written at its end
         try:
-            found = read_origin(manifest)
-            if (found.hashes, recorded(found.source)) != (origin.hashes, recorded(origin.source)):
-                continue
-            check_folder(manifest)
-            if not read_json(manifest / "summary.json", "ingest again")["num_quarantined"]:
-                return done.parent
+            found = read_origin(done.parent / output)
+            check_folder(done.parent / output)
         except CtanError:
             continue
-    return None
+        if (found.hashes, recorded(found.source)) == (origin.hashes, recorded(origin.source)):
+            yield done.parent
 
 
 def validate(
@@ -176,6 +200,16 @@ def validate(
     """
     with step("validate") as clock:
         from ctan.sources.origin import read_origin
+
+        clock.loaded()
+        if not overrides and (earlier := _validated_before(Path(manifest_dir))):
+            shutil.copytree(earlier / "validated", validated_dir, dirs_exist_ok=True)
+            shutil.copyfile(Path(validated_dir) / VALIDATION_PAGE, report)
+            numbers = read_json(Path(validated_dir) / "summary.json", "validate again")
+            print(f"{numbers['num_cases']} cases passed, as in the run {earlier.parents[1].name}: nothing has changed")
+            if metrics is not None:
+                metrics.update(numbers_of(numbers))
+            return _PASSED
         from ctan.validation import validate as validate_manifest
 
         clock.loaded()
