@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ctan.datasets.base import Dataset
     from ctan.tasks import Task
 
-DICOM = 4  # ctan/dicom: from DICOM files to arrays, the rasteriser of contours included
+DICOM = 5  # ctan/dicom: from DICOM files to arrays, the rasteriser of contours included
 METAIMAGE = 1  # ctan/datasets/metaimage.py: from .mha to arrays
 PICTURES = 1  # ctan/datasets/pictures.py: from PNG and JPEG to arrays
 PACKER = 3  # from a case to its rows in a store

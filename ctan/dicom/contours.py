@@ -7,15 +7,16 @@ a remark.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ctan.dicom.misdrawn import signs_of
 from ctan.dicom.names import BODY, assigned
-from ctan.dicom.raster import Points, covered_half, has_area, plane_of, points_inside
+from ctan.dicom.raster import Points, covered_half, has_area, plane_of, points_inside, signed_area
 from ctan.dicom.rois import Drawn, closed_contours, rois_of
 from ctan.dicom.settings import DicomConfig
 from ctan.errors import DataError
@@ -133,6 +134,7 @@ def mask_of(
     indexed = [_to_index(points, image) for points in contours]
     _check_inside(indexed, image, what, clip)
     planes, remarks = _planes(indexed, image, what)
+    remarks += _misdrawn(planes, image, what)
     columns, rows, num_slices = image.GetSize()
     mask = np.zeros((num_slices, rows, columns), np.uint8)
     nearest: dict[int, float] = {}
@@ -142,11 +144,12 @@ def mask_of(
             nearest[index] = place
     best = (0.0, (0, 0, 0))
     outline = []
-    copies, overlapping = [], []
+    copies, overlapping, rims = [], [], []
     for index, place in sorted(nearest.items()):
         plane = plane_of(planes[place], exclusive)
         copies += [place] * plane.num_copies
         overlapping += [place] if plane.num_overlapping else []
+        rims += [place] if plane.num_rims else []
         covered = covered_half(plane, (rows, columns))
         mask[index][covered.box] = covered.half
         if not clip:
@@ -163,6 +166,7 @@ def mask_of(
         remarks.append(f"{what}: {len(copies)} contours are there twice, read once ({at(copies, image)})")
     if overlapping:
         remarks.append(f"{what}: contours that overlap each other are read as their union ({at(overlapping, image)})")
+    remarks += _rims(rims, len(nearest), image, what)
     inner = range(min(nearest, default=0), max(nearest, default=0))
     gaps = tuple(index for index in inner if index not in nearest)
     joined = None
@@ -234,7 +238,7 @@ def _planes(
     for points in contours:
         place = float(points[:, 2].mean())
         if not has_area(points[:, :2]):
-            if abs(_signed_area(points)) > 1e-3:
+            if abs(signed_area(points)) > 1e-3:
                 raise DataError(f"{what}: a contour runs around itself twice ({at([place], image)}); draw it again")
             empty.append(place)
             continue
@@ -244,9 +248,38 @@ def _planes(
     return planes, [remark] if remark else []
 
 
-def _signed_area(points: Points) -> float:
-    x, y = points[:, 0] - points[0, 0], points[:, 1] - points[0, 1]
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+def _misdrawn(planes: Mapping[float, Sequence[Points]], image: SimpleITK.Image, what: str) -> list[str]:
+    """Return a remark for contours with one sign that nobody drew them so.
+
+    Raises:
+        DataError: when two signs agree.
+    """
+    columns, rows, _ = image.GetSpacing()
+    found = signs_of(planes, (columns, rows))
+    for place, signs in found:
+        if len(signs) > 1:
+            raise DataError(
+                f"{what}: a contour is not as it was drawn ({at([place], image)}): {'; '.join(signs)}; draw it again"
+            )
+    if not found:
+        return []
+    place, (sign,) = found[0]
+    more = f", and {len(found) - 1} more are odd" if len(found) > 1 else ""
+    return [f"{what}: a contour is odd: {sign} ({at([place], image)}){more}; look at it"]
+
+
+def _rims(places: Sequence[float], num_planes: int, image: SimpleITK.Image, what: str) -> list[str]:
+    """Return a remark for holes that leave no more than a rim, such as those of a skin.
+
+    Raises:
+        DataError: when most slices have none: the inner contour is another version of the outer one.
+    """
+    if not places:
+        return []
+    sentence = f"{what}: a contour almost as large as the one around it cuts a hole ({at(places, image)})"
+    if len(places) <= num_planes / 2:
+        raise DataError(f"{sentence}, and other slices have none; one of the two is a copy: keep the one that is meant")
+    return [f"{sentence}; what is left is a rim: look at it"]
 
 
 def _references(drawn: Drawn, ct: CtVolume, what: str, config: DicomConfig) -> list[str]:

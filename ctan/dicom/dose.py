@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ctan.cases.volumes import Box
 from ctan.dicom.doses import chosen
-from ctan.dicom.pixels import check_rows
+from ctan.dicom.pixels import check_bytes, check_rows
 from ctan.dicom.series import CtVolume, check_spacing, decoded, image_of, integer_of, numbers_of, plane_of
 from ctan.dicom.settings import DicomConfig
 from ctan.errors import DataError
@@ -50,6 +50,23 @@ class PlannedDose:
         for grid in self.grids:
             total += interpolated(grid, self.image, box)
         return total
+
+    def exchanged(self) -> PlannedDose | None:
+        """Return the dose as it would be with the two numbers of its PixelSpacing exchanged; None: they are equal."""
+        if all(grid.GetSpacing()[0] == grid.GetSpacing()[1] for grid in self.grids):
+            return None
+        grids = tuple(map(exchanged, self.grids))
+        return PlannedDose(grids, self.image, np.logical_and.reduce([inside_of(grid, self.image) for grid in grids]))
+
+
+def exchanged(image: SimpleITK.Image) -> SimpleITK.Image:
+    """Return an image as it would be with the two numbers of its PixelSpacing exchanged."""
+    import SimpleITK as sitk
+
+    other = sitk.Image(image)
+    across, down, step = image.GetSpacing()
+    other.SetSpacing((down, across, step))
+    return other
 
 
 def dose_on(
@@ -163,6 +180,7 @@ def grid_of(dataset: Dataset, prescription_gy: float | None) -> SimpleITK.Image:
     stored = decoded(dataset, "RTDOSE")
     if stored.ndim != 3 or len(stored) < 2:
         raise DataError("RTDOSE: a single plane, expected a dose grid of several")
+    check_bytes(stored, "RTDOSE")
     check_rows(stored, "RTDOSE")
     first = numbers_of(dataset, "ImagePositionPatient", 3)
     places = _frame_places(dataset, len(stored), float(first[2]), float(normal[2]))

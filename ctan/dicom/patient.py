@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from ctan.dicom.deidentify import Pseudonymiser, quiet_pydicom
 from ctan.dicom.dose import PlannedDose, dose_on, prescription_of
 from ctan.dicom.doses import plans_of
 from ctan.dicom.levels import levels_of
+from ctan.dicom.misfit import coarse, remarks_on_places
 from ctan.dicom.names import BODY, RoiNames
 from ctan.dicom.scan import DicomFile, Kind, open_files
 from ctan.dicom.segments import NO_ROI, reference_of, with_segments
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _BODY_HU = -300.0
-_COARSE = 2
 
 BURNED_IN = "its header says that text is drawn into the CT (BurnedInAnnotation), perhaps a name: look at it"
 
@@ -117,22 +117,31 @@ def read_planning(
         levels_gy = levels_of(plans, targets, config)
     direction, edges = ct.image.GetDirection(), ct.image.GetSpacing()
     axes, _ = case_axes(direction)
+    spacing_mm = (edges[axes[0]], edges[axes[1]], edges[axes[2]])
     hounsfield = in_case_axes(sitk.GetArrayViewFromImage(ct.image), direction)
     in_case = {name: _in_case_axes(mask, ct.image) for name, mask in structures.masks.items()}
     signs = judged_ct_numbers([*ct.signs, *signs_of_wrong_ct_numbers(hounsfield)])
     drawn = in_case.pop(BODY, None)
     body = body_of(hounsfield) if drawn is None else drawn
-    fit = _fit(hounsfield, drawn, in_case) + check_sides(in_case, config.mirrored_pairs, body)
-    known, dose = {}, None
+    seen = _without_holes(coarse(hounsfield) > _BODY_HU)
+    in_coarse = {name: coarse(mask) for name, mask in in_case.items()}
+    fit = check_body(None if drawn is None else coarse(drawn), seen, in_coarse)
+    fit += check_sides(in_case, config.mirrored_pairs, body)
+    known, measured = {}, None
     if planned is not None:
         in_grid = _in_case_axes(planned.known, ct.image)
         if not (body & in_grid).any():
             raise DataError("RTDOSE: its grid does not meet the body; dose and CT are not of the same patient or frame")
         check_targets(in_case, config.targets, in_grid)
-        known, dose = {DOSE_KNOWN: in_grid}, _dose_in_case_axes(planned, body & in_grid)
+        other = planned.exchanged()
+        turned = None if other is None else _dose_in_case_axes(other, _in_case_axes(other.known, ct.image))
+        measured = _dose_in_case_axes(planned, in_grid), in_grid, turned
+        known = {DOSE_KNOWN: in_grid}
+    elsewhere = remarks_on_places(ct.image, spacing_mm, seen, in_case, drawn, measured, config)
+    dose = None if measured is None else measured[0] * body
     order = [name for name in config.structures if name in in_case]
     return Planning(
-        spacing_mm=(edges[axes[0]], edges[axes[1]], edges[axes[2]]),
+        spacing_mm=spacing_mm,
         ct=laid_out(stored_ct(hounsfield)),
         masks={**{name: in_case[name] for name in order}, POSSIBLE_DOSE_MASK: body, **known},
         dose=dose,
@@ -140,7 +149,7 @@ def read_planning(
         levels_gy=levels_gy,
         num_unknown_rois=structures.num_unknown,
         sha256=sha256_of_digests({file.sha256: file.sha256 for file in opened}),
-        remarks=planned_on + structures.remarks + signs + fit + _annotated(by_kind["CT"]),
+        remarks=planned_on + structures.remarks + signs + fit + elsewhere + _annotated(by_kind["CT"]),
         covered={name: _covered(structures.outlines[name], ct.image) for name in order if name in structures.outlines},
     )
 
@@ -148,21 +157,6 @@ def read_planning(
 def _annotated(images: Iterable[Dataset]) -> tuple[str, ...]:
     """Say that images have text in their pixels where their own headers do."""
     return (BURNED_IN,) if any(one.get("BurnedInAnnotation") == "YES" for one in images) else ()
-
-
-def _fit(
-    hounsfield: npt.NDArray[np.floating],
-    drawn: npt.NDArray[np.bool_] | None,
-    structures: Mapping[str, npt.NDArray[np.bool_]],
-) -> tuple[str, ...]:
-    """Compare contours with what is no air in the CT, on every second row and column: it need not be exact."""
-
-    def coarse(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return volume[::_COARSE, ::_COARSE]
-
-    seen = _without_holes(coarse(hounsfield) > _BODY_HU)
-    in_coarse = {name: coarse(mask) for name, mask in structures.items()}
-    return check_body(None if drawn is None else coarse(drawn), seen, in_coarse)
 
 
 def body_of(hounsfield: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:

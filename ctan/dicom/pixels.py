@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _SMOOTHER = 0.5  # share of the differences between rows that is left when rows and columns are exchanged back
+_ROUGH = 0.3  # see `_roughness`
 _TISSUE_HU = -500.0
+_BODY_HU = -300.0
+_SLICE_EDGE = 128  # pixels an edge that slices are compared by
+_ODD_HU = 20.0
+_UNUSUAL, _ODD = 1.5, 2.5  # times that a slice may differ from its neighbours as they differ from each other
+_EMPTY = 0.1  # share of the tissue of the slice with most
+_AT_ONCE = 4.0  # times the tissue of empty slices that there is in the next
 _JUMP_HU = 300.0
 _PADDING_HU = (-150.0, 300.0)  # of a padding value that is tissue's
 _MOST_INSIDE = 1e-3  # share of the body that padding may be replaced in
@@ -59,6 +66,81 @@ def check_rows(stored: npt.NDArray[Any], what: str) -> None:
             f"{what}: {rows} rows and {columns} columns make no image, {columns} rows and {rows} columns do; Rows and "
             f"Columns are exchanged: export it again"
         )
+
+
+def check_bytes(stored: npt.NDArray[Any], what: str) -> None:
+    """Refuse pixels whose bytes are in the other order than the file says: they are much smoother the other way round.
+
+    Args:
+        stored: (row, column) or (frame, row, column), whole numbers.
+    """
+    if stored.dtype.itemsize == 1 or min(stored.shape[-2:]) < 2:
+        return
+    here, other = (_roughness(values) for values in (stored, stored.byteswap()))
+    if here > _ROUGH and other < _SMOOTHER * here:
+        raise DataError(
+            f"{what}: the pixels make no image, with their bytes in the other order they do; the transfer syntax is "
+            f"wrong: export it again"
+        )
+
+
+def _roughness(stored: npt.NDArray[Any]) -> float:
+    """Return the mean difference between neighbours as a share of the deviation of all pixels; of noise it is 1.1."""
+    values = stored.astype(np.float64)
+    deviation = float(values.std())
+    between = [float(np.abs(np.diff(values, axis=axis)).mean()) for axis in (-1, -2)]
+    return sum(between) / 2 / deviation if deviation else 0.0
+
+
+def slice_signs(hounsfield: npt.NDArray[np.float32], place: Callable[[int], str]) -> list[str]:
+    """Return what speaks for slices that are not of this series: air between tissue, parts of slices, other places.
+
+    A slice that lies between its neighbours differs from their mean by at most 0.87 of what they differ from each other
+    where all is noise, and by less where all is smooth: by 0.93 at most in 202 real patients but one, whose CT lacks a
+    slice (4.3).
+
+    Args:
+        hounsfield: (slice, row, column).
+        place: says where a slice lies.
+
+    Raises:
+        DataError: when a slice, or several, are plainly not.
+    """
+    if len(hounsfield) < 3:
+        return []
+    step = max(1, min(hounsfield.shape[1:]) // _SLICE_EDGE)
+    few = np.clip(hounsfield[:, ::step, ::step], -1000, 1000)
+    between = np.array([np.abs(few[i] - (few[i - 1] + few[i + 1]) / 2).mean() for i in range(1, len(few) - 1)])
+    beside = np.array([np.abs(few[i + 1] - few[i - 1]).mean() for i in range(1, len(few) - 1)])
+    times = np.where(between > _ODD_HU, between / np.maximum(beside, 1.0), 0.0)
+    if empty := _empty_run(np.count_nonzero(few > _BODY_HU, axis=(1, 2))):
+        first, last = empty
+        count = last - first + 1
+        raise DataError(
+            f"CT: {count} slice{'s' * (count > 1)} from {place(first)} on hold no tissue, those before and after do; "
+            f"export the series again"
+        )
+    odd = int(np.argmax(times))
+    if times[odd] > _ODD:
+        raise DataError(
+            f"CT: the slice at {place(odd + 1)} does not belong between its neighbours, it differs {times[odd]:.1f} "
+            f"times as much from them as they do from each other; export the series again"
+        )
+    if times[odd] > _UNUSUAL:
+        return [f"the slice at {place(odd + 1)} differs {times[odd]:.1f} times as much from its neighbours as they do"]
+    return []
+
+
+def _empty_run(tissue: npt.NDArray[np.int64]) -> tuple[int, int] | None:
+    """Return the first and last slice of a run with almost no tissue that begins and ends at once."""
+    low = tissue < _EMPTY * int(tissue.max(initial=0))
+    edges = np.flatnonzero(np.diff(np.r_[False, low, False].astype(np.int8)))
+    for first, end in zip(edges[::2], edges[1::2], strict=True):
+        if first > 0 and end < len(tissue):
+            inside, around = int(tissue[first:end].max()), min(int(tissue[first - 1]), int(tissue[end]))
+            if around > _AT_ONCE * max(1, inside):
+                return int(first), int(end) - 1
+    return None
 
 
 def check_scales(hounsfield: npt.NDArray[np.float32], scales: Sequence[tuple[float, float]]) -> None:

@@ -27,6 +27,7 @@ _ROUNDING = 0.05  # of a voxel, by which contours that touch, or lie in each oth
 _SAME = 0.1  # of a voxel; contours nearer to each other than this are two copies of one
 _MOST = 0.25  # share of a small contour's area that rounding may make
 _LEAST_AREA = 1e-6  # share of the box around a contour
+_RIM = 0.9  # share of a contour that a hole may take before it looks like a copy; of a thick wall's lumen it is less
 _BOX = 16  # voxels that a contour is enlarged to when it is compared with others
 
 
@@ -39,12 +40,14 @@ class Plane:
         weights: what a place inside each adds; the structure is where the sum is positive.
         num_copies: contours that were there already.
         num_overlapping: contours that partly overlap another one.
+        num_rims: holes that leave little more than a rim of the contour around them.
     """
 
     contours: tuple[Points, ...]
     weights: tuple[int, ...]
     num_copies: int = 0
     num_overlapping: int = 0
+    num_rims: int = 0
 
 
 def plane_of(contours: Sequence[Points], exclusive: bool = False) -> Plane:
@@ -56,7 +59,7 @@ def plane_of(contours: Sequence[Points], exclusive: bool = False) -> Plane:
     """
     if len(contours) == 1:
         return Plane(tuple(contours), (1,))
-    areas = [_area(points) for points in contours]
+    areas = [area_of(points) for points in contours]
     order = sorted(range(len(contours)), key=lambda index: -areas[index])
     kept: list[int] = []
     inside: dict[int, list[int]] = {}  # contour -> those around it
@@ -78,12 +81,14 @@ def plane_of(contours: Sequence[Points], exclusive: bool = False) -> Plane:
         depth[index] = 1 + max((depth[other] for other in inside[index]), default=-1)
         filled = int(depth[index] % 2 == 0)
         weights[index] = filled - sum(weights[other] for other in inside[index])
+    rims = sum(areas[index] > _RIM * min(areas[other] for other in inside[index]) for index in kept if depth[index] % 2)
     listed = sorted(kept)
     return Plane(
         tuple(contours[index] for index in listed),
         tuple(0 if exclusive else weights[index] for index in listed),
         len(contours) - len(listed),
         0 if exclusive else len(overlapping),
+        rims,
     )
 
 
@@ -239,10 +244,16 @@ def _shared(small: Points, large: Points) -> float:
     return float((own_area + other_area - either) / 2 / own_area)
 
 
-def _area(points: Points) -> float:
-    """Return the area of a contour that may cross itself."""
+def area_of(points: Points) -> float:
+    """Return the area of a closed contour, (N, 2); what it runs around twice is outside."""
     corner, scale = _box(points)
     return float(coverage([(points - corner) / scale - 0.5], (_BOX, _BOX)).sum() * scale.prod())
+
+
+def signed_area(points: Points) -> float:
+    """Return the area of a closed contour, (N, 2) or more, less where it is run around the other way."""
+    x, y = points[:, 0] - points[0, 0], points[:, 1] - points[0, 1]
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
 def _box(points: Points) -> tuple[Points, Points]:
@@ -256,12 +267,12 @@ def has_area(points: Points) -> bool:
     box = np.ptp(points, axis=0)
     if len(points) < 3 or not np.all(box > 0):
         return False
-    # One of the lines that `_area` adds up mostly says it all; none takes anything away.
+    # One of the lines that `area_of` adds up mostly says it all; none takes anything away.
     line = _BOX * _LINES_PER_ROW // 2
     inside = _inside_along(points, float(points[:, 1].min() + (line + 0.5) / (_BOX * _LINES_PER_ROW) * box[1]))
     if inside / (_BOX * _LINES_PER_ROW) > 10 * _LEAST_AREA * box[0]:
         return True
-    return _area(points) > _LEAST_AREA * float(box.prod())
+    return area_of(points) > _LEAST_AREA * float(box.prod())
 
 
 def _inside_along(points: Points, y: float) -> float:

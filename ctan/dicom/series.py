@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ctan.dicom.acquisitions import one_acquisition
 from ctan.dicom.compressed import decode, is_jpeg
-from ctan.dicom.pixels import check_length, check_rows, check_scales, header_signs, lost_bits
+from ctan.dicom.pixels import check_bytes, check_length, check_rows, check_scales, header_signs, lost_bits, slice_signs
 from ctan.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ OUTSIDE_HU = -1024.0  # what padding becomes: the lowest stored value, as outsid
 SPACING_MM = (0.01, 100.0)  # of any image
 _ALIGNED = 1e-3  # largest deviation of a direction cosine from 0 or 1, as in `ctan.cases.volumes`
 _SAME_MM = 0.01  # positions closer than this are equal
+_LOOKED_AT = 5  # slices, for the order of their bytes
 _UNEVEN = 0.05  # share of the spacing by which a distance between slices may differ from it; headers are rounded
 
 
@@ -256,9 +257,12 @@ def _hounsfields(
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
     """Return ordered slices in HU, their padding as air, and signs of wrong values in their headers."""
     values, padded, scales, num_lost = [], [], [], 0
-    for dataset in slices:
+    looked_at = set(np.linspace(0, len(slices) - 1, _LOOKED_AT).astype(int).tolist())
+    for index, dataset in enumerate(slices):
         what = f"CT slice at {_place(dataset, normal):.2f} mm"
         stored = decoded(dataset, what)
+        if index in looked_at:
+            check_bytes(stored, what)
         slope, intercept = (float(numbers_of(dataset, key, 1)[0]) for key in ("RescaleSlope", "RescaleIntercept"))
         if slope <= 0:
             raise DataError(f"{what}: RescaleSlope {slope:g}, expected a positive number; export it again")
@@ -273,7 +277,8 @@ def _hounsfields(
     volume = np.stack(values)
     check_rows(volume, "CT")
     check_scales(volume, scales)
-    return volume, header_signs(slices, np.stack(padded), volume, num_lost)
+    signs = slice_signs(volume, lambda index: f"{_place(slices[index], normal):.2f} mm")
+    return volume, signs + header_signs(slices, np.stack(padded), volume, num_lost)
 
 
 def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

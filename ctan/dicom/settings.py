@@ -54,8 +54,9 @@ class DicomConfig(Settings):
     )
     contradictions: Literal["refuse", "remark"] = Field(
         "refuse",
-        description="contours that lie elsewhere than the image they name, plans made on another structure set: "
-        "refuse the case, or read it as its own numbers say, with a remark",
+        description="contours that lie elsewhere than the image they name, plans made on another structure set, CT, "
+        "contours and dose that would fit each other better elsewhere: refuse the case, or read it as its own numbers "
+        "say, with a remark",
     )
     sum_beams: bool = Field(False, description="add up a complete set of BEAM doses where there is no PLAN dose")
     sum_plans: bool = Field(

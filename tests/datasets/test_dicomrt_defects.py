@@ -36,6 +36,19 @@ REFUSED = {
     "eight-bits": "RTDOSE: 16 bits allocated, 8 stored",
     "offsets-negated": "of PTV lies outside the dose grid",
     "older-structures": "RTPLAN refers to another structure set",
+    "air-slice": "CT: 1 slice from -639.50 mm on hold no tissue",
+    "ct-bytes": "the pixels make no image, with their bytes in the other order they do",
+    "dose-bytes": "RTDOSE: the pixels make no image, with their bytes in the other order they do",
+    "point-away": "(Bladder): a contour is not as it was drawn (at -604.50 mm along the slice axis): one point",
+    "shuffled-points": "its edges cross 15 times, its points are in no order",
+    "near-copy": "(Bladder): a contour almost as large as the one around it cuts a hole (at -604.50 mm",
+    "ct-spacing": "RTSTRUCT: ROI 1 (Prostate): a contour reaches 12.9 mm beyond",
+    "dose-spacing": "RTDOSE: 63% of PTV lies outside the dose grid",
+    "ct-moved": "the body contour and the CT's body are alike by 75%; moved about 31 mm to left by 93%",
+    "dose-moved": "the hottest part of the dose covers 49% of the targets; moved about 31 mm to right",
+    "dose-frames-reversed": "the hottest part of the dose covers 72% of the targets",
+    "dose-rows-reversed": "the hottest part of the dose covers 44% of the targets",
+    "dose-columns-reversed": "the hottest part of the dose covers 62% of the targets",
 }
 REMARKED = {
     "split-roi": "RTSTRUCT: the contours of ROI 2 (Bladder) are in 2 items, joined",
@@ -43,6 +56,7 @@ REMARKED = {
     "overlapping-contours": "RTSTRUCT: ROI 2 (Bladder): contours that overlap each other are read as their union",
     "no-type": "RTSTRUCT: ROI 2 (Bladder): 1 contours without a type are read as closed",
     "organ-gap": "RTSTRUCT: ROI 2 (Bladder): no contour in 1 slices between others",
+    "wide-pixels": "CT, contours and dose: the CT's pixels are 10.34 x 5.17 mm, not square as scanners make them",
 }
 NAMES = list(DEFECTS)
 

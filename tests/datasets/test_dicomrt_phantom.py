@@ -461,7 +461,8 @@ def places(folder):
 
 def test_unknown_defects_are_refused_with_the_known_ones(tmp_path):
     with pytest.raises(
-        ConfigError, match="unknown 'no-such'; known: beam-doses, blank-id, boost, boost-unnamed, called-unsigned"
+        ConfigError,
+        match="unknown 'no-such'; known: air-slice, beam-doses, blank-id, boost, boost-unnamed, called-unsigned",
     ):
         write_prostate_phantoms(tmp_path, 1, 0, 0, defects=["no-such"])
     with pytest.raises(ConfigError, match="2 need as many patients, found 1"):

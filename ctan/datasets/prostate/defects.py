@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ctan.datasets.prostate import planting
+from ctan.datasets.prostate import misplaced, planting
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,67 @@ DEFECTS: Mapping[str, Defect] = {
     ),
     "offsets-negated": Defect(
         "the frames of the dose run the other way", "refuse", planting.edited("RD.dcm", planting.other_way)
+    ),
+    "air-slice": Defect("a slice in the middle of the CT holds air", "refuse", misplaced.air_slice),
+    "ct-bytes": Defect(
+        "the bytes of the CT's pixels are swapped", "refuse", planting.edited("ct_*.dcm", misplaced.bytes_swapped)
+    ),
+    "dose-bytes": Defect(
+        "the bytes of the dose are swapped", "refuse", planting.edited("RD.dcm", misplaced.bytes_swapped)
+    ),
+    "point-away": Defect(
+        "one point of a contour of the bladder lies 85 mm away",
+        "refuse",
+        planting.with_contours(misplaced.middle_contour("Bladder", misplaced.one_point_away)),
+    ),
+    "shuffled-points": Defect(
+        "the points of a contour of the bladder are in no order",
+        "refuse",
+        planting.with_contours(misplaced.middle_contour("Bladder", misplaced.shuffled)),
+    ),
+    "near-copy": Defect(
+        "a contour of the bladder is there again, 3% smaller",
+        "refuse",
+        planting.with_contours(misplaced.middle_contour("Bladder", misplaced.near_copy)),
+    ),
+    "wide-pixels": Defect("the CT's pixels are twice as wide as high", "read it, with a remark", misplaced.wide_pixels),
+    "ct-spacing": Defect(
+        "as before, and the two numbers of their spacing are exchanged",
+        "refuse",
+        misplaced.one_after_the_other(misplaced.wide_pixels, planting.edited("ct_*.dcm", misplaced.spacing_exchanged)),
+    ),
+    "wide-dose": Defect("the dose's pixels are twice as wide as high", "read it", misplaced.wide_dose),
+    "dose-spacing": Defect(
+        "as before, and the two numbers of their spacing are exchanged",
+        "refuse",
+        misplaced.one_after_the_other(misplaced.wide_dose, planting.edited("RD.dcm", misplaced.spacing_exchanged)),
+    ),
+    "ct-moved": Defect(
+        "the CT lies 30 mm to the left of contours and dose; the body is contoured",
+        "refuse, or a remark by option",
+        misplaced.one_after_the_other(
+            planting.with_contours(misplaced.body), planting.edited("ct_*.dcm", misplaced.moved((30, 0, 0)))
+        ),
+    ),
+    "dose-moved": Defect(
+        "the dose lies 30 mm to the left",
+        "refuse, or a remark by option",
+        planting.edited("RD.dcm", misplaced.moved((30, 0, 0))),
+    ),
+    "dose-frames-reversed": Defect(
+        "the frames of the dose are stored from the other end",
+        "refuse, or a remark by option",
+        misplaced.dose_reversed(0),
+    ),
+    "dose-rows-reversed": Defect(
+        "the rows of the dose are stored from the other end",
+        "refuse, or a remark by option",
+        misplaced.dose_reversed(1),
+    ),
+    "dose-columns-reversed": Defect(
+        "the columns of the dose are stored from the other end",
+        "refuse, or a remark by option",
+        misplaced.dose_reversed(2),
     ),
     "older-structures": Defect(
         "the plan was made on another structure set",
