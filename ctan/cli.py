@@ -12,6 +12,7 @@ import typer
 
 from ctan import __version__
 from ctan.commands import cluster, data, models, registry, store
+from ctan.commands.clean import clean
 from ctan.commands.doctor import doctor
 from ctan.commands.drift import drift
 from ctan.commands.export import export
@@ -41,7 +42,7 @@ _GROUPS = {
     "Use a model": (predict, serve, export, drift),
     "Trace and decide": (registry.app, lineage, reproduce),
     "Again and again, and on a cluster": (retrain, cluster.submit, schedule, cluster.render),
-    "Keep house": (store.app, migrate),
+    "Keep house": (store.app, clean, migrate),
 }
 _EXAMPLE = re.compile(r"Example: (ctan [^\n]*(?:\n(?!\n)[^\n]+)*)")
 _QUOTED = r"""(?:[^\s'"]|'[^']*'|"[^"]*")+"""  # a quoted part of a word may hold blanks

@@ -69,7 +69,7 @@ def list_stores(store_root: str) -> list[StoreEntry]:
 def remove_store(store_root: str, key: str, force: bool = False) -> StoreEntry:
     """Remove a store: its description first, so that nothing half-removed counts as a store.
 
-    Shards that another store has too stay; what remains without a store is removed by `remove_loose_shards`.
+    Shards that another store has too stay; what remains without a store is shown by `loose_shards`.
 
     Args:
         store_root: folder or `s3://bucket/prefix`.
@@ -119,24 +119,24 @@ def loose_shards(store_root: str) -> dict[str, int]:
     return {name: shelf.found[name] for name in sorted({*files, *notes})}
 
 
-def remove_loose_shards(store_root: str) -> int:
-    """Remove files of shards that no store lists: of stores that were removed or never committed. Return how many.
+def remove_shards(store_root: str, names: Collection[str]) -> None:
+    """Remove those of some files of shards that no store lists now, with their notes; given notes too.
 
     Raises:
         DataError: as `loose_shards`.
     """
-    shelf = Shelf(store_root)
-    with shelf.locked():
-        names = loose_shards(store_root)
-        shelf.remove(names)
-    return len(names)
+    with Shelf(store_root).locked():
+        _remove_shards(store_root, names)
 
 
 def _remove_shards(store_root: str, names: Collection[str]) -> None:
-    """Remove those files of shards that no store lists, with their notes."""
     shelf = Shelf(store_root)
     loose = {*names} - _used(store_root)
-    shelf.remove(loose | shelf.notes_of(loose))
+    notes = {name for name in loose if shelf.is_note(name)}
+    files = loose - notes
+    if notes:  # those of shards that have a store again stay
+        notes &= {*loose_shards(store_root)}
+    shelf.remove(files | notes | shelf.notes_of(files))
 
 
 def _used(store_root: str) -> set[str]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ctan.cases import RawCase
     from ctan.datasets.base import Dataset
 
-_SMALL_WORK_VOXELS = 30_000_000  # below it starting processes takes longer than what they would do
+_SMALL_WORK_VOXELS = 60_000_000  # below it starting processes takes longer than what they would do
 
 
 @dataclass(frozen=True)
