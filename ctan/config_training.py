@@ -72,6 +72,11 @@ class TrainingConfig(Settings):
         description="weight of a further contouring loss that does not fade where a structure is small: cross-entropy "
         "over its n voxels and over the 4 n most wrongly contoured ones outside",
     )
+    label_share: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        {},
+        description="task -> share of the training patients (or lesions) whose labels it learns from, such as "
+        "{contouring: 0.1}; what it would learn from the others counts as unknown; to see what few labels are worth",
+    )
     task_weighting: Literal[
         "equal", "dwa", "uncertainty", "upgrad", "pcgrad", "mgda", "cagrad", "imtl_g", "aligned_mtl"
     ] = Field(

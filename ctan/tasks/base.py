@@ -171,6 +171,16 @@ class Task(ABC):
             structures: names of `stored.masks`, in order.
         """
 
+    def unknown(self, target: dict[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+        """Return what `target` returns of a case of which nothing is known: here, `known` nowhere True.
+
+        Raises:
+            NotImplementedError: of a kind that has no `known`, and does not say what is meant.
+        """
+        if "known" not in target:
+            raise NotImplementedError(f"{self.kind} does not say what a case without a label is (Task.unknown)")
+        return {**target, "known": np.zeros_like(target["known"])}
+
     @abstractmethod
     def loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
         """Return this task's scalar loss in float32: a mean over the `loss_count` things that are known of the batch.

@@ -71,6 +71,9 @@ class DoseRegression(Task):
         prescription_gy = np.asarray(stored.prescription_gy, np.float32)
         return {"dose": stored.dose[None], "mask": stored.dose_known[None], "prescription_gy": prescription_gy}
 
+    def unknown(self, target: dict[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+        return {**target, "mask": np.zeros_like(target["mask"])}
+
     def loss(self, output: Tensor, target: dict[str, Tensor]) -> Tensor:
         from ctan.losses import dose_loss
 

@@ -27,7 +27,7 @@ from ctan.store import StorePointer
 from ctan.tasks import Task
 
 # Training settings that change how a training is done, not what comes out.
-_NOT_DECISIVE = (
+NOT_DECISIVE = (
     "checkpoint_minutes",
     "num_processes",
     "num_workers",
@@ -64,7 +64,7 @@ class CheckpointKey:
             mode="json",
             include={"data": {"inputs", "signed_distance"}, "network": True, "preprocess": True, "training": True},
         )
-        for name in _NOT_DECISIVE:
+        for name in NOT_DECISIVE:
             decides["training"].pop(name)
         code_hash = versions.sha256_of(versions.of_training(arch, tasks))
         return cls(arch, fold, seed, pointer.key, sha256_of_json(decides), code_hash)

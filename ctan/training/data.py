@@ -19,6 +19,7 @@ from ctan.ranks import Ranks
 from ctan.store import Store
 from ctan.tasks import Task
 from ctan.training.augment import augment
+from ctan.training.labels import KeptBack
 from ctan.training.patches import Place, choose_patch, cut_out
 
 Batch = dict[str, Any]
@@ -46,16 +47,24 @@ class TrainingCases(Dataset[Batch]):
         tasks: what is learnt.
         config: the run's settings.
         seed: of the augmentation; None for none.
+        hidden: cases that a task learns nothing from, by task.
 
     Attributes:
         held: cases that are in memory already, see `hold`.
     """
 
     def __init__(
-        self, store: Store, case_ids: Sequence[str], tasks: Sequence[Task], config: RunConfig, seed: int | None
+        self,
+        store: Store,
+        case_ids: Sequence[str],
+        tasks: Sequence[Task],
+        config: RunConfig,
+        seed: int | None,
+        hidden: KeptBack | None = None,
     ) -> None:
         self.store, self.case_ids, self.tasks, self.config, self.seed = store, list(case_ids), tasks, config, seed
         self.held: Mapping[str, StoredCase] = {}
+        self.hidden = hidden or {}
         self.inputs = Inputs.of(config.data)
 
     def __len__(self) -> int:
@@ -76,10 +85,12 @@ class TrainingCases(Dataset[Batch]):
         image = network_input(case, self.store.spec, self.inputs)  # of the whole case, which may decide on its scale
         if patch:
             image, case = np.ascontiguousarray(image[(slice(None), *patch)]), cut_out(case, patch)
-        targets = {
-            task.name: {k: np.asarray(v, order="C") for k, v in task.target(case, self.store.spec.structures).items()}
-            for task in self.tasks
-        }
+        targets = {}
+        for task in self.tasks:
+            target = task.target(case, self.store.spec.structures)
+            if case_id in self.hidden.get(task.name, ()):
+                target = task.unknown(target)
+            targets[task.name] = {k: np.asarray(v, order="C") for k, v in target.items()}
         key = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
         return {"case_id": case_id, "image": image, "targets": targets, "key": key, "counts": counts}
 

@@ -27,7 +27,7 @@ from ctan.records import HISTORY_FILE, Grid, ModelRecord, SeenGroups
 from ctan.store import StorePointer, open_store
 from ctan.store.layout import WORKING
 from ctan.supervise import halvings, restarts
-from ctan.tasks import Task, fitted, tasks_of
+from ctan.tasks import Task, tasks_of
 from ctan.tracking.lineage import OWNER_MARK
 from ctan.tracking.runs import training_run
 from ctan.training.balance import gradient_figures, task_gradients
@@ -38,6 +38,7 @@ from ctan.training.compiled import Compute, compiled
 from ctan.training.console import Console
 from ctan.training.data import Batch, EpochOrder, TrainingCases, hold, make_loader
 from ctan.training.history import write_history
+from ctan.training.labels import fitted_to, kept_back
 from ctan.training.optim import clip_gradients
 from ctan.training.parallel import check_equal
 from ctan.training.portions import Portions, check_network
@@ -141,9 +142,11 @@ def train_here(
     with ranks.one_a_machine_first():
         store = open_store(pointer, (WORKING,))
     train_ids, tuning_ids = cases_of(store, fold, config)
-    tasks = fitted(tasks_of(store.spec), store.labels(train_ids), store.numbers(train_ids))
+    tasks = tasks_of(store.spec)
+    hidden = kept_back(store, train_ids, tasks, config)
+    tasks = fitted_to(store, train_ids, tasks, hidden)
     order = EpochOrder(len(train_ids), config.training.batch_size, seed, ranks)
-    cases = TrainingCases(store, train_ids, tasks, config, seed)
+    cases = TrainingCases(store, train_ids, tasks, config, seed, hidden)
     tuning_cases = TrainingCases(store, ranks.share(tuning_ids), tasks, config, None)
     loader, tuning = make_loader(cases, order, config), make_loader(tuning_cases, None, config)
     session = Session.start(arch, tasks, store.spec, config, order.steps_per_epoch, ranks)

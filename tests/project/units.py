@@ -96,6 +96,7 @@ UNITS: Mapping[str, tuple[Callable[[], int], Sequence[str]]] = {
             "training/augment.py",
             "training/balance.py",
             "training/compiled.py",
+            "training/labels.py",
             "training/data.py",
             "training/loop.py",
             "training/optim.py",
