@@ -14,7 +14,7 @@ from ctan.errors import DataError
 from ctan.files import atomic_path
 
 TRAININGS, CASES, CURVES = "trainings.parquet", "cases.parquet", "curves.parquet"
-_CASE_COLUMNS = ("role", "case_id", "group_id", "task", "metric", "structure", "value", "count", "planned")
+_CASE_COLUMNS = ("role", "case_id", "group_id", "task", "metric", "structure", "value", "count", "planned", "predicted")
 _CURVE_SCHEMA = pa.schema([("epoch", pa.int64()), ("name", pa.string()), ("value", pa.float64()), ("key", pa.string())])
 
 

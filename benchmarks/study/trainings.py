@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import torch
 
 from benchmarks.study.data import Prepared
+from benchmarks.study.decisive import decisive, is_still
 from benchmarks.study.results import Results
 from benchmarks.study.table import Overrides, Table
 from benchmarks.study.widths import matched
@@ -108,12 +109,22 @@ class Study:
 
     def key(self, training: Training) -> str:
         """Return the name of a training's results: made of all that decides them but the version of the code."""
-        config, run = self.config(training), self.table.runs[training.run]
-        decides = config.model_dump(mode="json", include={"data", "network", "preprocess", "training", "evaluation"})
-        decides["network"]["options"] = {run.arch: decides["network"]["options"].get(run.arch, {})}
-        pointer = self.prepared[training.data].pointer
-        where = [pointer.key, run.arch, self.table.fold, training.seed, self._roles(training)]
-        return sha256_of_json([decides, where])[:16]
+        decides, arch = self._decides(training), self.table.runs[training.run].arch
+        default = decisive(RunConfig(), arch)
+        for row in self.results.trainings():
+            if is_still(json.loads(row["decides"]), decides, default):
+                return str(row["key"])
+        return sha256_of_json(decides)[:16]
+
+    def _decides(self, training: Training) -> dict[str, Any]:
+        arch = self.table.runs[training.run].arch
+        return decisive(self.config(training), arch) | {
+            "arch": arch,
+            "seed": training.seed,
+            "fold": self.table.fold,
+            "roles": self._roles(training),
+            "data_hash": self.prepared[training.data].pointer.data_hash,
+        }
 
     def _roles(self, training: Training) -> list[str]:
         return [TUNING] if training.purpose == FOR_RATE else list(self.table.roles)
@@ -170,6 +181,7 @@ class Study:
             "learning_rate": training.rate,
             "tuning_error": selection_error(tuned, tasks),
             "settings": json.dumps(run.settings),
+            "decides": json.dumps(self._decides(training)),
             "tasks": json.dumps([task.to_json() for task in tasks]),
             "base_width": config.network.base_width,
             "max_width": config.network.max_width,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pv
 import pytest
 
 from benchmarks.study.__main__ import run
+from benchmarks.study.decisive import decisive, is_still
+from benchmarks.study.related import SHAPE, draw, write
 from benchmarks.study.results import Results
 from benchmarks.study.statistics import coverage
 from benchmarks.study.table import Table
 from benchmarks.study.widths import matched
-from ctan.config import NetworkConfig
+from ctan.config import NetworkConfig, RunConfig
 from ctan.datasets.openkbp.phantom import write_openkbp_phantoms
 from ctan.errors import ConfigError
 from ctan.evaluation.cases import SCHEMA
@@ -109,3 +113,33 @@ def test_a_study_is_done_once(tmp_path, monkeypatch, capsys) -> None:
     run(*asked)
     assert "seed 0" not in capsys.readouterr().out
     assert page.read_text() == text
+
+
+def test_a_result_counts_where_new_settings_are_at_their_defaults() -> None:
+    now = decisive(RunConfig(), "ctan")
+    before = {name: value for name, value in now.items() if name != "training.label_share"}
+    assert is_still(before, now, now)
+    assert is_still(now | {"training.gone": 1}, now, now)
+    assert not is_still(before, now | {"training.label_share.dose": 0.1}, now)
+    assert not is_still(now | {"network.options.ctan.ctab": False}, now, now)
+    assert not is_still(now | {"training.learning_rate": 0.5}, now, now)
+    assert is_still(decisive(RunConfig(), "hps"), decisive(RunConfig(), "hps"), now)
+
+
+def test_what_makes_training_faster_or_safer_makes_no_other_result() -> None:
+    now = decisive(RunConfig(), "ctan")
+    assert not {"training.num_workers", "training.max_restarts"} & set(now)
+    assert now["network.options.ctan.ctae_exchange"] == "add"
+
+
+def test_the_dial_changes_the_numbers_alone_and_not_their_spread(tmp_path) -> None:
+    for relatedness in (0.0, 0.5, 1.0):
+        write(tmp_path / str(relatedness), relatedness, cases=60, seed=1)
+    drawn = [draw(np.random.default_rng([1, case])) for case in range(60)]
+    numbers = {name: pv.read_csv(tmp_path / name / "table.csv")["number"].to_numpy() for name in ("0.0", "0.5", "1.0")}
+    assert drawn[0][0].shape == drawn[0][1].shape == SHAPE
+    assert numbers["1.0"] == pytest.approx([one[2] for one in drawn], abs=1e-6)
+    assert numbers["0.0"] == pytest.approx([one[3] for one in drawn], abs=1e-6)
+    assert 0.8 < numbers["0.5"].std() / numbers["0.0"].std() < 1.25
+    for part in ("images/case_0007.png", "masks/case_0007.png"):
+        assert (tmp_path / "0.0" / part).read_bytes() == (tmp_path / "1.0" / part).read_bytes()
