@@ -55,10 +55,9 @@ class Inputs:
         """Return the pointer to a store of the profile `cpu`, a case in it, and its arrays."""
         from ctan.datasets import get_dataset
         from ctan.intake.build import preprocess
-        from ctan.intake.measure import case_row
+        from ctan.intake.ingest import ingest
         from ctan.settings import load_config
         from ctan.store import open_store
-        from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, write_manifest
 
         folder = self.folder / "store"
         pointer, arrays = folder / "pointer.json", folder / "case.npz"
@@ -68,13 +67,9 @@ class Inputs:
         found = dataset.find(raw)[:1]
         if not arrays.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            write_manifest(
-                [case_row(dataset.read(one), dataset, 0) for one in found],
-                folder / MANIFEST_FILE,
-                SCHEMA(dataset.spec),
-            )
-            write_manifest([], folder / QUARANTINE_FILE, QUARANTINE_SCHEMA)
-            preprocess(str(raw), folder, str(folder), load_config("cpu")).save(pointer)
+            config = load_config("cpu", {"data.dataset": "openkbp"})
+            ingest(str(raw), folder, config, num_workers=1)
+            preprocess(str(raw), folder, str(folder), config, num_workers=1).save(pointer)
             stored = open_store(_pointer(pointer)).load(found[0].case_id)
             np.savez(arrays, image=stored.image["ct"], masks=stored.masks, dose=stored.dose)
         return pointer, found[0].case_id, arrays
@@ -267,9 +262,12 @@ ROWS: dict[str, Row] = {
 
 def _bytes(inputs: Inputs) -> str:
     """Say how many bytes the case takes on both sides."""
-    store = next(inputs.folder.glob("store/stores/*/arrays.zarr/working"))
+    import pyarrow.parquet as pq
+
+    store = inputs.folder / "store"
     ours, theirs = (
-        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        for folder in (store, inputs.folder / "blosc2")
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        for folder in (store / "shards" / "working", inputs.folder / "blosc2")
     )
-    return f"the working grid of the store has {ours / 1e6:.2f} MB, blosc2 {theirs / 1e6:.2f} MB"
+    ours /= pq.read_metadata(store / "manifest.parquet").num_rows
+    return f"the working grid of the store has {ours / 1e6:.2f} MB a case, blosc2 {theirs / 1e6:.2f} MB"

@@ -75,11 +75,11 @@ class Side:
 
     def _answer(self, what: str) -> Mapping[str, Any]:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.said.seek(0)
-            raise SystemExit(f"{what}: the side ended: {self.said.read()[-2000:]}")
-        return json.loads(line)
+        for line in self.process.stdout:
+            if line.startswith("{"):  # some tools ask to be cited when they are imported
+                return json.loads(line)
+        self.said.seek(0)
+        raise SystemExit(f"{what}: the side ended: {self.said.read()[-2000:]}")
 
     def end(self) -> None:
         """Let the process end."""
@@ -107,6 +107,11 @@ def environment(name: str, work: Path) -> Path:
 
 def measure(row: Row, inputs: Inputs, rounds: int, work: Path) -> dict[str, Any]:
     """Return what one row shows."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        return _measured(row, inputs, rounds, work, Path(folder))
+
+
+def _measured(row: Row, inputs: Inputs, rounds: int, work: Path, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     pairs = row.commands(inputs)
     ours = Side.start(environment("ctan", work), pairs[0])
@@ -118,7 +123,7 @@ def measure(row: Row, inputs: Inputs, rounds: int, work: Path) -> dict[str, Any]
             answers.append(both)
     saved = []
     for name, side in (("ours", ours), ("theirs", theirs)):
-        path = work / f"{name}.npz"
+        path = folder / f"{name}.npz"
         side.do(f"save {path}")
         saved.append(path)
     note = row.check(_arrays(saved[0]), _arrays(saved[1]), inputs) if row.check else ""
@@ -144,6 +149,11 @@ def measure(row: Row, inputs: Inputs, rounds: int, work: Path) -> dict[str, Any]
 def _filled(word: str, work: Path) -> str:
     """Return a word of a command with the environments' folder in place of `{work}`."""
     return word.replace("{work}", str(work))
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Return the rows that are there."""
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _arrays(path: Path) -> Arrays:
@@ -189,7 +199,7 @@ def main() -> None:
     work = chosen.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     kept = work / "rows.json"
-    rows: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
+    rows = _kept(kept)
     inputs = Inputs(work / "inputs", chosen.eclipse, chosen.openkbp)
     for name in ROWS:
         if name not in chosen.only or (name in rows and not chosen.again):
@@ -198,7 +208,8 @@ def main() -> None:
             print(f"{name}: left out, its input was not named")
             continue
         print(f"{name} ...", flush=True)
-        rows[name] = measure(ROWS[name], inputs, chosen.rounds, work)
+        found = measure(ROWS[name], inputs, chosen.rounds, work)
+        rows = _kept(kept) | {name: found}  # another call may have added some
         write_json(kept, rows)
     show({name: rows[name] for name in ROWS if name in rows and name in chosen.only})
 

@@ -23,10 +23,9 @@ from rich.table import Table
 from ctan.cases import RawCase
 from ctan.datasets import get_dataset
 from ctan.intake.build import preprocess
-from ctan.intake.measure import case_row
+from ctan.intake.ingest import ingest
 from ctan.settings import load_config
 from ctan.store import open_store
-from ctan.store.manifest import MANIFEST_FILE, QUARANTINE_FILE, QUARANTINE_SCHEMA, SCHEMA, write_manifest
 
 ROUNDS = 3
 
@@ -70,9 +69,7 @@ def main() -> None:
     raws = dataset.find(arguments.raw_dir)[: arguments.cases]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = [case_row(dataset.read(raw), dataset, 0) for raw in raws]
-        write_manifest(rows, folder / MANIFEST_FILE, SCHEMA(dataset.spec))
-        write_manifest([], folder / QUARANTINE_FILE, QUARANTINE_SCHEMA)
+        ingest(str(arguments.raw_dir), folder, config)
         start = time.perf_counter()
         pointer = preprocess(str(arguments.raw_dir), folder, str(folder), config)
         seconds = time.perf_counter() - start

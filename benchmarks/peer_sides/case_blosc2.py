@@ -3,6 +3,7 @@
 python case_blosc2.py ARRAYS.npz FOLDER
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from serve import serve
 
 given, folder = dict(np.load(sys.argv[1])), Path(sys.argv[2])
-folder.mkdir(exist_ok=True)
+shutil.rmtree(folder, ignore_errors=True)  # blosc2 writes over nothing
+folder.mkdir()
 images = np.stack([given[name].astype(np.float32) for name in ("image", "dose")])
 shape = [1, *images.shape[1:]]
 nnUNetDatasetBlosc2.save_case(
