@@ -78,10 +78,11 @@ FAST := tests/metrics tests/networks tests/cases/test_geometry.py tests/evaluati
 test-fast: $(READY)  ## Run quick tests of many rooms: a minute of one core
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" $(FAST) $(ARGS)
 
-test-hard: $(READY)  ## Attack our own formats with 2,000 mutations of each, the rasteriser with 1,500 shapes, a training with 50 kills
+test-hard: $(READY)  ## Attack our own formats with 2,000 mutations of each, the rasteriser with 1,500 shapes, a training with 50 kills; run all tutorials
 	@CTAN_MUTATIONS=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -k mutation tests/records tests/training/test_checkpoint.py tests/tracking/test_ledger.py $(ARGS)
 	@CTAN_KILLS=50 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -k killed_at_random tests/training/test_survival.py $(ARGS)
 	@CTAN_SHAPES=1500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -k "random_shapes or keyholes" tests/dicom/test_dicomrt_raster.py $(ARGS)
+	@CTAN_TUTORIALS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/journeys/test_tutorials.py $(ARGS)
 
 mutants: $(READY)  ## Change code that decides, one place at a time: some test must notice (ARGS="--number 60 --seed 0")
 	@$(BIN)/python -m tests.mutants $(ARGS)
