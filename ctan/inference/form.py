@@ -25,6 +25,7 @@ from ctan.records import ModelRecord
 IMAGE, SPACING, PRESCRIPTION, WARNINGS = "image", "spacing_mm", "prescription_gy", "warnings"
 Kind = Literal["binary", "double", "doubles", "string", "strings"]
 _DIMS_OF_PICTURE = 2
+_WIDEST = 2.0**16  # range of values that mean something
 _SMALL = 8  # voxels along each axis of the example of a volume
 _SMALL_PICTURE = 64  # pixels
 _ARRAY = "the bytes of a .npy file"
@@ -107,10 +108,12 @@ def example(record: ModelRecord) -> dict[str, Any]:
     places = np.indices((_SMALL,) * spec.spatial_dims) - (_SMALL - 1) / 2
     radius = np.sqrt((places**2).sum(axis=0))
     ball = radius < 0.4 * _SMALL
-    outside, inside = (-1000, 0) if spec.image.modality == "ct" else (round(spec.image.low), round(spec.image.high))
-    image = np.where(ball, inside, outside).astype(np.int16)
-    if spec.image.modality != "ct":
-        image = image.astype(spec.image.dtype)
+    low, high, dtype = spec.image.low, spec.image.high, np.dtype(spec.image.dtype)
+    if spec.image.modality == "ct":
+        low, high, dtype = -1000.0, 0.0, np.dtype(np.int16)
+    elif high - low > _WIDEST:  # any value may occur, as in MR
+        low, high = 0.0, 1000.0
+    image = np.where(ball, high, low).astype(dtype)
     if spec.image.num_channels > 1:
         image = np.stack([image] * spec.image.num_channels)
     spacing = record.grid.spacing_mm or (4.0,) * spec.spatial_dims

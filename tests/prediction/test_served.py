@@ -23,6 +23,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from ctan.datasets import get_dataset
+from ctan.datasets.folder.description import ImageSection
 from ctan.errors import ConfigError, CtanError
 from ctan.files import sha256_of_file
 from ctan.inference.form import answer_columns, example, npy
@@ -132,6 +133,16 @@ def test_arrays_with_spacing_are_answered_with_what_predict_writes(
     assert_as_predicted(answer, tmp_path / "out")
     coarser = served["volumes"].answer(row | {"spacing_mm": [2 * edge for edge in row["spacing_mm"]]})
     assert coarser["dose"] != answer["dose"], "spacing must decide"
+
+
+def test_images_of_any_value_have_an_example_too(served: dict[str, ServedModel]) -> None:
+    """Today's wrong output was an OverflowError at the end of every training on MR that is kept as float32."""
+    record = served["volumes"].record
+    image = ImageSection(files=("{case}.nii",), modality="mr").spec()
+    row = example(record.model_copy(update={"spec": record.spec.model_copy(update={"image": image})}))
+    values = np.load(io.BytesIO(row["image"]))
+    assert values.dtype == np.float32
+    assert (values.min(), values.max()) == (0, 1000)
 
 
 @pytest.mark.parametrize("kind", ["volumes", "pictures"])
