@@ -54,7 +54,7 @@ def test_two_processes_have_the_gradients_of_one(name: str, of_two: list[dict[st
     in_32 = gradients(in_float32(SCENARIOS[name]), ALONE)
     if "nothing known" not in name:  # float32 is itself up to 2e-6 off where convolutions have no AVX512
         most = max(1e-6, 4 * relative_difference(in_32, alone, is_gradient))
-        assert most < 1e-5
+        assert most < 2e-5
         assert relative_difference(of_two[0][f"{name}, float32"], in_32, is_gradient) < most
 
 
