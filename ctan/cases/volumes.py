@@ -48,13 +48,17 @@ def to_case_axes(image: SimpleITK.Image) -> tuple[npt.NDArray[Any], tuple[float,
 
 
 def case_axes(direction: Sequence[float]) -> tuple[list[int], list[bool]]:
-    """Return which axis of an axis-aligned image each axis of a case is, and whether it runs the other way.
+    """Return which axis of an image each axis of a case is, or is closest to, and whether it runs the other way.
 
     Args:
         direction: the image's nine direction cosines, row by row, as SimpleITK has them.
     """
-    along = np.rint(np.array(direction).reshape(3, 3))[[1, 0, 2]] * np.array([[1], [1], [-1]])
-    axes = [int(np.flatnonzero(line)[0]) for line in along]  # posterior, left, inferior: the image's axis that runs so
+    along = np.array(direction).reshape(3, 3)[[1, 0, 2]] * np.array([[1], [1], [-1]])  # posterior, left, inferior
+    left, axes = np.abs(along), [0, 0, 0]
+    for _ in range(3):  # the closest pair first, as DICOMOrient does
+        line, axis = (int(place) for place in np.unravel_index(int(left.argmax()), left.shape))
+        axes[line] = axis
+        left[line], left[:, axis] = -1, -1
     return axes, [bool(line[axis] < 0) for line, axis in zip(along, axes, strict=True)]
 
 

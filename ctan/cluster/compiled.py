@@ -16,7 +16,7 @@ import yaml
 
 from ctan.errors import DataError
 
-PIPELINES = ("ctan", "retrain")  # compiled and installed with ctan
+PIPELINES = ("ctan", "retrain", "tune")  # compiled and installed with ctan
 _EXECUTOR = "exec-"
 _FUNCTION = "--function_to_execute"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C reads a pipeline in a tenth of the time

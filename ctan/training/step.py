@@ -152,7 +152,7 @@ class Step:
     def _outputs(self, batch: Batch) -> dict[str, Tensor]:
         announce(self.network, batch)
         with autocast(self.ranks.device, self.precision):
-            return (self.compute or self.network)(batch["image"])
+            return (self.network if self.compute is None else self.compute)(batch["image"])
 
     def _note(self, batch: Batch, total: Tensor, losses: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
         """Keep what `read` returns."""

@@ -42,6 +42,20 @@ def test_axes_are_turned_as_itk_turns_them(direction):
     np.testing.assert_array_equal(found[box], in_case_axes(values[image_box(box, found.shape, direction)], direction))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_axes_of_oblique_images_are_turned_to_the_closest_as_itk_does(seed):
+    rng = np.random.default_rng(seed)
+    direction, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    image = sitk.GetImageFromArray(rng.integers(0, 200, (5, 7, 9)).astype(np.int16))
+    image.SetSpacing((1.0, 2.5, 3.0))
+    image.SetDirection(direction.ravel().tolist())
+    oriented = sitk.DICOMOrient(image, "LPI")
+    found, spacing_mm = to_case_axes(image)
+    np.testing.assert_array_equal(found, sitk.GetArrayFromImage(oriented).transpose(1, 2, 0))
+    x, y, z = oriented.GetSpacing()
+    assert spacing_mm == (y, x, z)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_dose_is_interpolated_as_itk_does_to_the_last_bit(seed):
     rng = np.random.default_rng(seed)

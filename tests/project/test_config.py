@@ -46,6 +46,7 @@ def test_settings_as_yaml_hold_every_field_and_can_be_used_as_a_profile(tmp_path
         return found
 
     mappings = ("data.options", "network.options", "promotion.task_margins_percent", "promotion.subgroups")
+    mappings += ("training.label_share",)
 
     def leaves(values: dict, prefix: str = "") -> set[str]:
         found = set()
