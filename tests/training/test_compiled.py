@@ -16,7 +16,8 @@ SHAPE = (4, *Scenario().batch([0])["image"].shape[1:])
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what is compiled out of the caches of this machine."""
+    """Keep what is compiled out of the caches of this machine and of this process."""
+    torch.compiler.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
 
