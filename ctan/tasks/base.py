@@ -172,11 +172,7 @@ class Task(ABC):
         """
 
     def unknown(self, target: dict[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
-        """Return what `target` returns of a case of which nothing is known: here, `known` nowhere True.
-
-        Raises:
-            NotImplementedError: of a kind that has no `known`, and does not say what is meant.
-        """
+        """Return what `target` returns of a case of which nothing is known; NotImplementedError without `known`."""
         if "known" not in target:
             raise NotImplementedError(f"{self.kind} does not say what a case without a label is (Task.unknown)")
         return {**target, "known": np.zeros_like(target["known"])}
