@@ -98,24 +98,13 @@ def _of_runs(days: float) -> Iterator[Change]:
 
 def _used_lately(days: float) -> set[str]:
     """Return the stores of trainings that began within some days."""
-    from ctan.tracking.server import connect, prepare, tracking_errors
+    from ctan.tracking.server import all_runs, connect, prepare, tracking_errors
 
     uri = prepare()
-    client = connect()
     since = int(1000 * (time.time() - days * _SECONDS_A_DAY))
-    found: set[str] = set()
-    token = None
     with tracking_errors(uri, "looking for trainings of these days"):
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        while experiments:
-            page = client.search_runs(
-                experiments, f"attributes.start_time > {since}", max_results=1000, page_token=token
-            )
-            found.update(run.data.tags.get("store_key", "") for run in page)
-            token = page.token
-            if not token:
-                break
-    return found
+        runs = all_runs(connect(), f"attributes.start_time > {since}")
+        return {run.data.tags.get("store_key", "") for run in runs}
 
 
 def _remove(root: str, folder: str, names: list[str]) -> None:

@@ -322,19 +322,10 @@ def _of_sides(root: str, subject: Subject) -> Iterator[Change]:
 
 
 def _runs(client: MlflowClient) -> Iterator[Run]:
-    from mlflow.entities import ViewType
-
-    from ctan.tracking.server import tracking_errors, tracking_uri
+    from ctan.tracking.server import all_runs, tracking_errors, tracking_uri
 
     with tracking_errors(tracking_uri(), "looking through runs"):
-        experiments = [found.experiment_id for found in client.search_experiments(view_type=ViewType.ALL)]
-        token = None
-        while experiments:
-            page = client.search_runs(experiments, run_view_type=ViewType.ALL, max_results=1000, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        yield from all_runs(client, deleted=True)
 
 
 def _artifacts(client: MlflowClient, run: Run, path: str = "") -> Iterator[str]:

@@ -147,7 +147,9 @@ def _of_tags(client: MlflowClient, versions: list[ModelVersion]) -> Iterator[Cha
                 f"version {version.version} of {version.name}: its chain and no paths ({len(new)} tags)",
                 partial(_set_version_tags, client, version, new, {**run, **version.tags}),
             )
-    paths = [run for run in _all_runs(client) if _without_places(run.data.tags)]
+    from ctan.tracking.server import all_runs
+
+    paths = [run for run in all_runs(client) if _without_places(run.data.tags)]
     if paths:
         yield Change(
             f"{len(paths)} MLflow runs: the path of their source becomes a hash of it",
@@ -188,17 +190,6 @@ def _run_tags(client: MlflowClient, version: ModelVersion) -> dict[str, str]:
         return dict(client.get_run(str(version.run_id)).data.tags)
     except MlflowException:
         return {}  # deleted and collected
-
-
-def _all_runs(client: MlflowClient) -> Iterator[Any]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    token = None
-    while experiments:
-        page = client.search_runs(experiments, max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _of_sides(versions: list[ModelVersion], root: str) -> Iterator[Change]:

@@ -19,9 +19,11 @@ from ctan.workspace import workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 DATABASE_FILE, ARTIFACTS_FOLDER = "mlflow.db", "mlartifacts"
 _PROBE_SECONDS = 5.0
+_PAGE = 1000  # runs
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _DEFAULTS = {
     # Broken connections and answers 408, 429 and 5xx: again at once, then after 4, 8, 16, 32 and 64 s. In these two
@@ -148,6 +150,27 @@ def connect() -> MlflowClient:
     mlflow.set_tracking_uri(uri)
     with tracking_errors(uri):
         return mlflow.MlflowClient(uri)
+
+
+def all_runs(client: MlflowClient, asked: str = "", deleted: bool = False) -> Iterator[Run]:
+    """Yield the runs of all experiments.
+
+    Args:
+        client: see `connect`.
+        asked: filter in MLflow's words; empty: all.
+        deleted: those that were deleted, and of deleted experiments, too.
+    """
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    experiments = [experiment.experiment_id for experiment in client.search_experiments(view_type=view)]
+    token = None
+    while experiments:
+        page = client.search_runs(experiments, asked, run_view_type=view, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _configure() -> None:
